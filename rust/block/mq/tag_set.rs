@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Hardware queues and their requests.
+//!
+//! Upstream replacement: `kernel::block::mq::TagSet`.
+
+use super::{request::Pdu, Operations, Vtable};
+use crate::bindings;
+use core::marker::PhantomData;
+use kernel::{error::to_result, prelude::*, sync::Arc, types::Opaque};
+
+/// A set of tags: `hw_queues` times `depth` requests with private data.
+///
+/// # Invariants
+///
+/// `raw` was initialised by `blk_mq_alloc_tag_set()` with the table of `T`.
+#[pin_data(PinnedDrop)]
+pub struct TagSet<T: Operations> {
+    #[pin]
+    raw: Opaque<bindings::blk_mq_tag_set>,
+    _ops: PhantomData<T>,
+}
+
+// SAFETY: Tag sets may be used from any thread.
+unsafe impl<T: Operations> Send for TagSet<T> {}
+// SAFETY: As above.
+unsafe impl<T: Operations> Sync for TagSet<T> {}
+
+impl<T: Operations> TagSet<T> {
+    /// A set with `hw_queues` queues (at most one per CPU is used) of `depth` requests (1 to 10240)
+    /// each. `timeout_ms` is the time after which [`Operations::timed_out`] is told, 0 for the
+    /// default of 30 s. May sleep.
+    pub fn new(hw_queues: u32, depth: u32, timeout_ms: u32) -> Result<Arc<TagSet<T>>> {
+        // The private data lies behind `struct request`, whose size is a multiple of 8.
+        const {
+            assert!(align_of::<Pdu<T>>() <= 8);
+            assert!(size_of::<bindings::request>() % 8 == 0);
+        }
+
+        let cmd_size = u32::try_from(size_of::<Pdu<T>>())?;
+        let timeout = u32::try_from(kernel::time::msecs_to_jiffies(timeout_ms))?;
+
+        Arc::pin_init(
+            try_pin_init!(TagSet {
+                raw <- Opaque::try_ffi_init(|set: *mut bindings::blk_mq_tag_set| {
+                    // SAFETY: `set` is valid for writes; a zeroed set with these members is what
+                    // `blk_mq_alloc_tag_set()` wants.
+                    unsafe {
+                        set.write_bytes(0, 1);
+                        (*set).ops = &Vtable::<T>::TABLE;
+                        (*set).nr_hw_queues = hw_queues;
+                        (*set).queue_depth = depth;
+                        (*set).numa_node = bindings::NUMA_NO_NODE;
+                        (*set).cmd_size = cmd_size;
+                        (*set).timeout = timeout;
+                        (*set).flags = bindings::KSTAGE_MQ_F_BLOCKING
+                            | bindings::KSTAGE_MQ_F_NO_SCHED;
+                        to_result(bindings::blk_mq_alloc_tag_set(set))
+                    }
+                }),
+                _ops: PhantomData,
+            }? Error),
+            GFP_KERNEL,
+        )
+    }
+
+    /// The C tag set.
+    pub(super) fn as_raw(&self) -> *mut bindings::blk_mq_tag_set {
+        self.raw.get()
+    }
+}
+
+#[pinned_drop]
+impl<T: Operations> PinnedDrop for TagSet<T> {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: By the type invariant; disks hold a reference, so none uses it any more.
+        unsafe { bindings::blk_mq_free_tag_set(self.raw.get()) };
+    }
+}
