@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Admission: a request that changes the store is let in when everything that it may need was
+//! promised: journal bytes, memory of the overlay, pages that the next checkpoint may have to
+//! rewrite, and clusters for those pages. After that nothing on its way can fail for want of room,
+//! and an acknowledged write needs nothing more.
+//!
+//! Writers are slowed down smoothly: while a checkpoint runs, the active set may fill only as far
+//! as the checkpoint has come.
+
+use super::format::journal::{map_bytes_max, SMALL_RECORD_MAX};
+use super::format::page::{PUNCH_LEAF, VOLUME_LEAF};
+use super::mark::mark;
+use super::op::{OpKind, Phase, Reservation};
+use super::overlay::PUNCHES_MAX;
+use super::state::Store;
+use super::types::{Status, Tag};
+
+/// A discard of at most this many blocks becomes points at once; a larger one becomes a punch.
+pub const DISCARD_POINTS_MAX: u64 = 64;
+
+impl Store {
+    /// What a request may add at most.
+    fn worst_case(&self, tag: Tag) -> Option<Reservation> {
+        let op = self.ops.get(tag)?;
+        let levels = self.volumes.get(op.request.volume as usize)?.levels;
+        let count = op.request.count;
+        Some(match op.request.kind {
+            OpKind::Write => Reservation {
+                bytes: map_bytes_max(count as usize),
+                points: count as usize,
+                deltas: count as usize,
+                punches: 2,
+                pages: self.overlay.worst_pages(count, levels),
+            },
+            _ if count <= DISCARD_POINTS_MAX => Reservation {
+                bytes: 2 * SMALL_RECORD_MAX,
+                points: count as usize,
+                deltas: 0,
+                punches: 2,
+                pages: self.overlay.worst_pages(count, levels),
+            },
+            _ => Reservation {
+                bytes: SMALL_RECORD_MAX,
+                points: 0,
+                deltas: 0,
+                punches: 2,
+                pages: 2,
+            },
+        })
+    }
+
+    /// The most pages that one checkpoint may have to rewrite.
+    pub(super) fn pages_max(&self) -> u64 {
+        pages_max(self.superblock.layout.clusters)
+    }
+
+    /// The part of `max` that may be in use now.
+    fn paced(&self, max: u64) -> u64 {
+        match self.checkpointer.progress() {
+            None => max,
+            Some((done, total)) => max / 2 + max / 2 * done.min(total) / total.max(1),
+        }
+    }
+
+    /// Whether a set that merges at most this much more is within its bounds. An eighth of them is
+    /// kept from requests, so that those that wait for space leave room to what frees it.
+    pub(super) fn fits_overlay(&self, want: &Reservation, for_request: bool) -> bool {
+        let active = &self.overlay.active;
+        let points = active.points.len() + self.reserved.points + want.points;
+        let deltas = active.deltas.len() + self.reserved.deltas + want.deltas;
+        let pages = self.overlay.pages(active) + self.reserved.pages + want.pages;
+        let punches = self.overlay.punches() + self.reserved.punches + want.punches;
+        let alone = active.is_empty() && self.reserved == Reservation::default();
+        let bound = |max: u64| {
+            let kept = if for_request { max / 8 } else { 0 };
+            self.paced(max) - kept
+        };
+        let points_max = bound(self.config.points_max.into());
+        let fits = points as u64 <= points_max
+            && deltas as u64 <= 2 * points_max
+            && pages <= bound(self.pages_max());
+        (fits || alone) && punches <= PUNCHES_MAX
+    }
+
+    /// Whether the metadata segments have room for what two checkpoints may rewrite.
+    fn fits_metadata(&mut self, want: &Reservation, frees: bool) -> bool {
+        let waiting = self.overlay.pages(&self.overlay.active)
+            + self.overlay.pages(&self.overlay.frozen)
+            + self.reserved.pages
+            + want.pages;
+        // What only takes space leaves a part of the reserve to what gives it back.
+        let kept = if frees { 32 } else { self.pages_max() / 4 + 64 };
+        // The lists are written anew by every checkpoint, while the last one's are still held.
+        let lists = self.overlay.punches() as u64 / PUNCH_LEAF
+            + self.volumes.len() as u64 / VOLUME_LEAF
+            + self.superblock.layout.select_pages();
+        let kept = kept + 2 * (lists + 4);
+        while self.space.wants_metadata(waiting + kept) {
+            if !self.space.grow_metadata() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Promises a request what it needs, or answers false; then it waits, and what it waits for
+    /// was set going.
+    pub(super) fn try_admit(&mut self, tag: Tag) -> bool {
+        let Some(want) = self.worst_case(tag) else {
+            return true;
+        };
+        let frees = self
+            .ops
+            .get(tag)
+            .is_some_and(|op| op.request.kind != OpKind::Write);
+        if !self.fits_overlay(&want, true) {
+            self.checkpointer.want();
+            return false;
+        }
+        if !self.fits_metadata(&want, frees) {
+            if self.overlay.active.is_empty()
+                && self.reserved == Reservation::default()
+                && !self.checkpointer.is_running()
+            {
+                mark!(no_metadata_at_all);
+                // Nothing will give pages back by itself: no space for this one.
+                if let Some(op) = self.ops.get_mut(tag) {
+                    op.phase = Phase::Running;
+                    op.status = Status::NoSpace;
+                    op.todo = 0;
+                    for block in op.blocks.iter_mut() {
+                        block.state = super::op::BlockState::Failed;
+                    }
+                }
+                return true;
+            }
+            self.checkpointer.want();
+            return false;
+        }
+        let overlay_room = self.overlay.reserve(
+            self.reserved.points + want.points,
+            self.reserved.deltas + want.deltas,
+            self.reserved.punches + want.punches,
+        );
+        let blocks = self.reserved.points + want.points;
+        if overlay_room.is_err() || self.locks.reserve(blocks).is_err() {
+            return false;
+        }
+        if self.holds.reserve(blocks).is_err() {
+            return false;
+        }
+        if !self.journal.reserve(want.bytes, true) {
+            // Full buffers empty by themselves; a full ring needs a checkpoint.
+            self.journal.want(self.journal.last_sequence());
+            if self.journal.used() > self.journal.ring() / 4 {
+                self.checkpointer.want();
+            }
+            return false;
+        }
+        self.reserved.bytes += want.bytes;
+        self.reserved.points += want.points;
+        self.reserved.deltas += want.deltas;
+        self.reserved.punches += want.punches;
+        self.reserved.pages += want.pages;
+        if let Some(op) = self.ops.get_mut(tag) {
+            op.reservation = want;
+        }
+        true
+    }
+
+    /// Takes back what a request was promised and did not use, and what it used.
+    pub(super) fn release_reservation(&mut self, tag: Tag) {
+        let Some(op) = self.ops.get_mut(tag) else {
+            return;
+        };
+        let had = core::mem::take(&mut op.reservation);
+        self.journal.unreserve(had.bytes);
+        self.reserved.bytes -= had.bytes;
+        self.reserved.points -= had.points;
+        self.reserved.deltas -= had.deltas;
+        self.reserved.punches -= had.punches;
+        self.reserved.pages -= had.pages;
+    }
+}
+
+/// The most pages that one checkpoint of a store may have to rewrite: the dirty-page cap.
+pub fn pages_max(store_clusters: u64) -> u64 {
+    (store_clusters / 80).clamp(512, 1 << 16)
+}

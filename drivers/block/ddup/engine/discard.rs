@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! DISCARD and WRITE ZEROES, and the reaper that finishes the large ones.
+//!
+//! A small range becomes points. A large one is one record and one punch, whatever it covers; the
+//! reaper then walks what is mapped below it, leaf by leaf, and turns each mapped block into a
+//! point, which releases its cluster at the next merge. The reaper journals nothing: a checkpoint
+//! holds the punches that are left together with what came of the others, so after a crash it
+//! starts again from there.
+
+use super::admit::DISCARD_POINTS_MAX;
+use super::format::journal::{self as codec, Record, SMALL_RECORD_MAX};
+use super::format::page::{MapEntry, MAP_LEAF};
+use super::mark::mark;
+use super::op::Reservation;
+use super::overlay::{key, key_parts};
+use super::recover::FailReason;
+use super::state::{Mode, Store};
+use super::tree::Page;
+use super::types::{Lbn, Status, Tag};
+
+/// Blocks that the reaper takes at a time where room is short.
+const REAPER_FEW: u64 = 8;
+
+impl Store {
+    /// Makes a range read as zeroes.
+    pub(super) fn run_discard(&mut self, tag: Tag) {
+        let Some((request, status)) = self.ops.get(tag).map(|op| (op.request, op.status)) else {
+            return;
+        };
+        if status != Status::Ok {
+            return self.finish(tag, status);
+        }
+        let slot = request.volume as usize;
+        let Some((volume, levels)) = self.volumes.get(slot).map(|v| (v.id, v.levels)) else {
+            return self.finish(tag, Status::Range);
+        };
+        self.stats.blocks_discarded += request.count;
+        let mut applied = Ok(());
+        if request.count > DISCARD_POINTS_MAX {
+            mark!(discard_becomes_punch);
+            let record = Record::Discard {
+                volume,
+                lbn: request.lbn,
+                count: request.count,
+            };
+            self.append_small(tag, &record);
+            applied = self.overlay.punch(slot, request.lbn, request.count);
+        } else {
+            let (mut lbn, end) = (request.lbn.0, request.lbn.0 + request.count);
+            while lbn < end {
+                let leaf_end = ((lbn / MAP_LEAF + 1) * MAP_LEAF).min(end);
+                let record = Record::Unmap {
+                    volume,
+                    lbn: Lbn(lbn),
+                    count: leaf_end - lbn,
+                };
+                self.append_small(tag, &record);
+                for lbn in lbn..leaf_end {
+                    applied = applied.and(self.overlay.set(slot, Lbn(lbn), MapEntry::NONE, levels));
+                }
+                lbn = leaf_end;
+            }
+        }
+        self.note_change();
+        if applied.is_err() {
+            self.fail(FailReason::Promise);
+        }
+        if self.ops.get(tag).is_some_and(|op| op.request.fua) {
+            return self.wait_for_commit(tag);
+        }
+        self.finish(tag, Status::Ok);
+    }
+
+    fn append_small(&mut self, tag: Tag, record: &Record<'_>) {
+        let identity = self.identity();
+        let appended = self.journal.append(&identity, SMALL_RECORD_MAX, |buf, at| {
+            codec::write_small(buf, at, record)
+        });
+        match appended {
+            Ok(sequence) => {
+                if let Some(op) = self.ops.get_mut(tag) {
+                    op.sequence = sequence;
+                }
+            }
+            Err(_) => self.fail(FailReason::Promise),
+        }
+    }
+
+    /// One step of the reaper: at most one leaf, or one stretch in which nothing is mapped.
+    pub(super) fn reaper_step(&mut self) -> bool {
+        if self.mode != Mode::Attached || self.overlay.punches() == 0 {
+            return false;
+        }
+        let Some((start, end)) = self
+            .overlay
+            .next_punch(self.reaper_cursor)
+            .or_else(|| self.overlay.next_punch(0))
+        else {
+            return false;
+        };
+        self.reaper_cursor = start;
+        let (slot, lbn) = key_parts(start);
+        let Some(tree) = self.map(slot) else {
+            return false;
+        };
+        let leaf = match self.page(&tree, lbn.0, 0) {
+            Page::Here(page) => Ok(page),
+            Page::Absent(until) => Err(until),
+            Page::Wait(page) => {
+                self.background_page = Some(page);
+                return false;
+            }
+            Page::Busy => return false,
+        };
+        // The frozen set may map blocks that the tree does not show yet.
+        let frozen = self
+            .overlay
+            .frozen
+            .points
+            .next_from(start)
+            .map_or(u64::MAX, |e| e.0);
+        let stretch = match leaf {
+            Err(until) => end.min(key(slot, Lbn(0)).saturating_add(until)).min(frozen),
+            Ok(_) => start,
+        };
+        if stretch > start {
+            mark!(reaper_skips_unmapped);
+            return self.overlay.cut_punches(start, stretch).is_ok();
+        }
+        let leaf_end = key(slot, Lbn((lbn.0 / MAP_LEAF + 1) * MAP_LEAF)).min(end);
+        // Where room is short a few blocks at a time: they may be what frees it.
+        let few = leaf_end.min(start + REAPER_FEW);
+        mark!(reaper_at_a_leaf);
+        let Some(stop) = [leaf_end, few].into_iter().find(|stop| {
+            let want = Reservation {
+                points: (stop - start) as usize,
+                pages: self
+                    .overlay
+                    .worst_pages_of_release(stop - start, tree.levels),
+                punches: 1,
+                ..Reservation::default()
+            };
+            self.fits_overlay(&want, false)
+        }) else {
+            self.checkpointer.want();
+            return false;
+        };
+        let points = self.reserved.points + (stop - start) as usize;
+        let (deltas, punches) = (self.reserved.deltas, self.reserved.punches + 1);
+        if self.overlay.reserve(points, deltas, punches).is_err() {
+            return false;
+        }
+        for at in start..stop {
+            let lbn = key_parts(at).1;
+            let entry = self
+                .overlay
+                .frozen
+                .points
+                .get(at)
+                .unwrap_or_else(|| match leaf {
+                    Ok(page) => MapEntry::read(self.cache.page(page), lbn.0 % MAP_LEAF),
+                    Err(_) => MapEntry::NONE,
+                });
+            if entry.is_mapped()
+                && self
+                    .overlay
+                    .set(slot, lbn, MapEntry::NONE, tree.levels)
+                    .is_err()
+            {
+                self.fail(FailReason::Promise);
+                return false;
+            }
+        }
+        self.dirty_since.get_or_insert(self.now);
+        self.overlay.cut_punches(start, stop).is_ok()
+    }
+}

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The superblock: what a store is, and the root of its last checkpoint.
+//!
+//! Generation `g` lies in slot `g % 2`, in two distant copies that are written one after the
+//! other; so a power cut leaves at least one intact copy in each slot, and a slot without one was
+//! damaged otherwise.
+
+use super::super::types::{Cluster, FingerprintAlgorithm, Generation};
+use super::super::types::{
+    CLUSTER_LIMIT, CLUSTER_SHIFT, CLUSTER_SIZE, JOINS_MAX, NAME_BYTES, VOLUMES_MAX,
+};
+use super::layout::{Layout, SELECT_PAGES_MAX};
+use super::le;
+use super::page::{Hash, Pointer, FANOUT, POINTER_BYTES, PUNCH_LEAF};
+
+const MAGIC: [u8; 8] = *b"ddup\x8b\xf7st";
+/// The format's version; a different one is refused.
+pub const VERSION: u64 = 1;
+const SEED: u64 = 0x6464_7570_7375_7065;
+
+/// Feature bits of this version, as in ext4: unknown `compat` bits are ignored, unknown
+/// `ro_compat` bits allow only a read-only attach, unknown `incompat` bits none.
+const RO_COMPAT_KNOWN: u64 = 0;
+const INCOMPAT_KNOWN: u64 = 0;
+
+const AT_SUM: usize = 8;
+const AT_VERSION: usize = 16;
+const AT_COMPAT: usize = 24;
+const AT_RO_COMPAT: usize = 32;
+const AT_INCOMPAT: usize = 40;
+const AT_UUID: usize = 48;
+const AT_GENERATION: usize = 64;
+const AT_INCARNATION: usize = 72;
+const AT_CLUSTERS: usize = 80;
+const AT_JOURNAL: usize = 88;
+const AT_BITMAPS: usize = 96;
+const AT_SHIFTS: usize = 104;
+const AT_NAME_KEY: usize = 112;
+const AT_CHECK_KEY: usize = 120;
+const AT_DEVICE: usize = 128;
+const AT_FLAGS: usize = 160;
+const AT_LABEL: usize = 168;
+const AT_ENCRYPTION: usize = 232;
+const AT_CHECKPOINT: usize = 512;
+const AT_ROOTS: usize = 640;
+const AT_SELECT: usize = 1024;
+const AT_JOINS: usize = 2048;
+const JOIN_BYTES: usize = 32;
+const FLAG_CLEAN: u64 = 1;
+
+/// Why a superblock copy was not believed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SuperblockError {
+    /// No ddup store.
+    Magic,
+    /// A ddup superblock whose checksum does not match.
+    Checksum,
+    /// Of a format version that this code does not know.
+    Version(u64),
+    /// With incompatible features that this code does not know.
+    Features(u64),
+    /// Intact, but a field holds a value that no writer writes.
+    Field,
+}
+
+/// Where the journal continues, under which incarnation, with which chained checksum before it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Join {
+    /// The incarnation whose blocks follow from here on.
+    pub incarnation: u64,
+    /// Sequence of the first block.
+    pub sequence: u64,
+    /// Its place, in clusters from the start of the ring.
+    pub offset: u64,
+    /// What seeds its checksum.
+    pub chain: u64,
+}
+
+/// The root of a checkpoint: a durable, consistent image of all trees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Checkpoint {
+    /// Never reused.
+    pub number: u64,
+    /// The generation at its cut.
+    pub generation: Generation,
+    /// Seconds for which the store was attached, in all.
+    pub attached_seconds: u64,
+    /// The next volume id to hand out.
+    pub next_volume: u32,
+    /// Entries of the volume table.
+    pub volume_count: u64,
+    /// Map entries that own a cluster: the sum of all counts.
+    pub owner_count: u64,
+    /// Pending discards.
+    pub punch_count: u64,
+    /// Cluster to name.
+    pub names: Pointer,
+    /// Cluster to state and count.
+    pub counts: Pointer,
+    /// The volume table.
+    pub volumes: Pointer,
+    /// Pending discards.
+    pub punches: Pointer,
+}
+
+/// What a store is, and the root of its last checkpoint.
+#[derive(Clone, Debug)]
+pub struct Superblock {
+    /// Names the store.
+    pub uuid: [u8; 16],
+    /// Chosen by the user; UTF-8, padded with zeroes.
+    pub label: [u8; 64],
+    /// Rises with every write of a superblock.
+    pub generation: u64,
+    /// A fresh number for each read-write attach.
+    pub incarnation: u64,
+    /// Where the fixed parts lie.
+    pub layout: Layout,
+    /// How fingerprints are made.
+    pub fingerprint: FingerprintAlgorithm,
+    /// Key of a fast fingerprint.
+    pub name_key: u64,
+    /// Key of the checks; belongs to the replica set.
+    pub check_key: u64,
+    /// The store was detached in order: nothing follows the checkpoint in the journal.
+    pub clean: bool,
+    /// Unknown read-only-compatible features are set: attach read-only.
+    pub read_only_features: u64,
+    /// The root.
+    pub checkpoint: Checkpoint,
+    /// Pages that say which place of each segment-table page counts.
+    pub select: [Pointer; SELECT_PAGES_MAX],
+    /// The journal's continuation since the checkpoint; at least one, ascending in sequence.
+    pub joins: [Join; JOINS_MAX],
+    /// How many of `joins` are in use.
+    pub join_count: usize,
+}
+
+impl Superblock {
+    /// Whether the bytes begin like a ddup superblock (of any version).
+    pub fn probe(block: &[u8]) -> bool {
+        block.get(..8) == Some(&MAGIC[..])
+    }
+
+    /// The joins in use.
+    pub fn joins(&self) -> &[Join] {
+        self.joins.get(..self.join_count).unwrap_or(&[])
+    }
+
+    /// Encodes into a zeroed block of one cluster.
+    pub fn write(&self, block: &mut [u8], hash: Hash) {
+        le::put(block, 0, &MAGIC);
+        le::put_uint::<8>(block, AT_VERSION, VERSION);
+        le::put_uint::<8>(block, AT_COMPAT, 0);
+        le::put_uint::<8>(block, AT_RO_COMPAT, self.read_only_features);
+        le::put_uint::<8>(block, AT_INCOMPAT, INCOMPAT_KNOWN);
+        le::put(block, AT_UUID, &self.uuid);
+        le::put_uint::<8>(block, AT_GENERATION, self.generation);
+        le::put_uint::<8>(block, AT_INCARNATION, self.incarnation);
+        le::put_uint::<8>(block, AT_CLUSTERS, self.layout.clusters);
+        le::put_uint::<8>(block, AT_JOURNAL, self.layout.journal_clusters);
+        le::put_uint::<8>(block, AT_BITMAPS, self.layout.bitmaps);
+        let shifts = [
+            CLUSTER_SHIFT as u8,
+            self.fingerprint as u8,
+            NAME_BYTES as u8,
+            1,
+        ];
+        le::put(block, AT_SHIFTS, &shifts);
+        le::put_uint::<8>(block, AT_NAME_KEY, self.name_key);
+        le::put_uint::<8>(block, AT_CHECK_KEY, self.check_key);
+        le::put(block, AT_DEVICE, &self.uuid);
+        le::put_uint::<8>(block, AT_DEVICE + 16, 1);
+        le::put_uint::<8>(block, AT_FLAGS, if self.clean { FLAG_CLEAN } else { 0 });
+        le::put(block, AT_LABEL, &self.label);
+        let c = &self.checkpoint;
+        le::put_uint::<8>(block, AT_CHECKPOINT, c.number);
+        le::put_uint::<8>(block, AT_CHECKPOINT + 8, c.attached_seconds);
+        le::put_uint::<4>(block, AT_CHECKPOINT + 16, c.generation.0.into());
+        le::put_uint::<4>(block, AT_CHECKPOINT + 20, c.next_volume.into());
+        le::put_uint::<8>(block, AT_CHECKPOINT + 24, c.punch_count);
+        le::put_uint::<8>(block, AT_CHECKPOINT + 32, c.volume_count);
+        le::put_uint::<8>(block, AT_CHECKPOINT + 40, c.owner_count);
+        for (i, root) in [c.names, c.counts, c.volumes, c.punches].iter().enumerate() {
+            root.write(block, AT_ROOTS + i * POINTER_BYTES);
+        }
+        for (i, pointer) in self.select.iter().enumerate() {
+            pointer.write(block, AT_SELECT + i * POINTER_BYTES);
+        }
+        le::put_uint::<8>(block, AT_JOINS, self.join_count as u64);
+        for (i, join) in self.joins().iter().enumerate() {
+            let at = AT_JOINS + 8 + i * JOIN_BYTES;
+            le::put_uint::<8>(block, at, join.incarnation);
+            le::put_uint::<8>(block, at + 8, join.sequence);
+            le::put_uint::<8>(block, at + 16, join.offset);
+            le::put_uint::<8>(block, at + 24, join.chain);
+        }
+        let sum = hash(block.get(16..).unwrap_or(&[]), SEED);
+        le::put_uint::<8>(block, AT_SUM, sum);
+    }
+
+    /// Decodes and checks a block of one cluster.
+    pub fn read(block: &[u8], hash: Hash) -> Result<Superblock, SuperblockError> {
+        if block.len() != CLUSTER_SIZE || !Self::probe(block) {
+            return Err(SuperblockError::Magic);
+        }
+        if le::uint::<8>(block, AT_SUM) != hash(block.get(16..).unwrap_or(&[]), SEED) {
+            return Err(SuperblockError::Checksum);
+        }
+        let version = le::uint::<8>(block, AT_VERSION);
+        if version != VERSION {
+            return Err(SuperblockError::Version(version));
+        }
+        let unknown = le::uint::<8>(block, AT_INCOMPAT) & !INCOMPAT_KNOWN;
+        if unknown != 0 {
+            return Err(SuperblockError::Features(unknown));
+        }
+        let layout = Layout {
+            clusters: le::uint::<8>(block, AT_CLUSTERS),
+            journal_clusters: le::uint::<8>(block, AT_JOURNAL),
+            bitmaps: le::uint::<8>(block, AT_BITMAPS),
+        };
+        let [shift, algorithm, width, check] = le::bytes::<4>(block, AT_SHIFTS);
+        let fixed = u32::from(shift) == CLUSTER_SHIFT
+            && usize::from(width) == NAME_BYTES
+            && check == 1
+            && le::uint::<8>(block, AT_DEVICE + 16) == 1
+            && le::bytes::<64>(block, AT_ENCRYPTION) == [0; 64];
+        let fingerprint = FingerprintAlgorithm::from_u8(algorithm);
+        let (true, Some(fingerprint)) = (fixed && layout.is_sound(), fingerprint) else {
+            return Err(SuperblockError::Field);
+        };
+        let root = |i: usize| Pointer::read(block, AT_ROOTS + i * POINTER_BYTES);
+        let mut select = [Pointer::NULL; SELECT_PAGES_MAX];
+        for (i, pointer) in select.iter_mut().enumerate() {
+            *pointer = Pointer::read(block, AT_SELECT + i * POINTER_BYTES);
+        }
+        let mut joins = [Join::default(); JOINS_MAX];
+        for (i, join) in joins.iter_mut().enumerate() {
+            let at = AT_JOINS + 8 + i * JOIN_BYTES;
+            *join = Join {
+                incarnation: le::uint::<8>(block, at),
+                sequence: le::uint::<8>(block, at + 8),
+                offset: le::uint::<8>(block, at + 16),
+                chain: le::uint::<8>(block, at + 24),
+            };
+        }
+        let superblock = Superblock {
+            uuid: le::bytes(block, AT_UUID),
+            label: le::bytes(block, AT_LABEL),
+            generation: le::uint::<8>(block, AT_GENERATION),
+            incarnation: le::uint::<8>(block, AT_INCARNATION),
+            layout,
+            fingerprint,
+            name_key: le::uint::<8>(block, AT_NAME_KEY),
+            check_key: le::uint::<8>(block, AT_CHECK_KEY),
+            clean: le::uint::<8>(block, AT_FLAGS) & FLAG_CLEAN != 0,
+            read_only_features: le::uint::<8>(block, AT_RO_COMPAT) & !RO_COMPAT_KNOWN,
+            checkpoint: Checkpoint {
+                number: le::uint::<8>(block, AT_CHECKPOINT),
+                attached_seconds: le::uint::<8>(block, AT_CHECKPOINT + 8),
+                generation: Generation(le::uint::<4>(block, AT_CHECKPOINT + 16) as u32),
+                next_volume: le::uint::<4>(block, AT_CHECKPOINT + 20) as u32,
+                punch_count: le::uint::<8>(block, AT_CHECKPOINT + 24),
+                volume_count: le::uint::<8>(block, AT_CHECKPOINT + 32),
+                owner_count: le::uint::<8>(block, AT_CHECKPOINT + 40),
+                names: root(0),
+                counts: root(1),
+                volumes: root(2),
+                punches: root(3),
+            },
+            select,
+            joins,
+            join_count: le::uint::<8>(block, AT_JOINS).min(JOINS_MAX as u64 + 1) as usize,
+        };
+        if superblock.is_sound() {
+            Ok(superblock)
+        } else {
+            Err(SuperblockError::Field)
+        }
+    }
+
+    fn is_sound(&self) -> bool {
+        let c = &self.checkpoint;
+        let in_store = |p: &Pointer| p.place.0 < self.layout.clusters;
+        let ring = self.layout.journal_clusters;
+        (1..=JOINS_MAX).contains(&self.join_count)
+            && self.joins().windows(2).all(|w| match w {
+                [a, b] => a.sequence <= b.sequence && a.incarnation < b.incarnation,
+                _ => true,
+            })
+            && self
+                .joins()
+                .iter()
+                .all(|j| j.offset < ring && j.sequence < u64::MAX / 2)
+            && self.generation < u64::MAX / 2
+            && self.incarnation < u64::MAX / 2
+            && c.number < u64::MAX / 2
+            && c.attached_seconds < CLUSTER_LIMIT
+            && c.generation.0 < u32::MAX / 2
+            && c.punch_count <= (FANOUT * PUNCH_LEAF)
+            && (1..=VOLUMES_MAX as u64).contains(&c.volume_count)
+            && c.owner_count < u64::MAX / 2
+            && [c.names, c.counts, c.volumes, c.punches]
+                .iter()
+                .all(in_store)
+            && self.select.iter().all(in_store)
+    }
+
+    /// Where generation `self.generation` is written: the first and the distant copy.
+    pub fn places(&self) -> [Cluster; 2] {
+        let slot = self.generation % 2;
+        [
+            Layout::superblock(slot, None),
+            Layout::superblock(slot, Some(&self.layout)),
+        ]
+    }
+}
+
+const _: () = {
+    assert!(AT_SELECT + SELECT_PAGES_MAX * POINTER_BYTES <= AT_JOINS);
+    assert!(AT_JOINS + 8 + JOINS_MAX * JOIN_BYTES <= CLUSTER_SIZE);
+    assert!(AT_ROOTS + 4 * POINTER_BYTES <= AT_SELECT);
+    assert!(AT_ENCRYPTION + 64 <= AT_CHECKPOINT);
+};

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The refcount journal: the ring of blocks, the block being filled, and who waits for durability.
+//! One per store.
+//!
+//! Records go into the *open* block. It is *sealed* when it is full, when somebody waits for a
+//! commit, when the commit interval ends, or by the cut of a checkpoint; sealed blocks are written
+//! one after the other, each with PREFLUSH and FUA: the data that its records refer to is durable
+//! before the block is (a record is appended only after its data was written), and everything up
+//! to a block is durable when its write ends.
+
+use super::format::journal::{self as codec, BlockHeader, BLOCK_BYTES_MAX, HEADER_BYTES};
+use super::format::page::Hash;
+use super::format::superblock::Join;
+use super::mutant::mutant;
+use super::types::{Cluster, CLUSTER_SIZE, JOURNAL_BLOCK_CLUSTERS_MAX};
+use super::Buf;
+use kernel::prelude::*;
+
+/// Blocks that may be open, sealed or being written at once.
+const BUFFERS: usize = 12;
+/// Ring clusters that only the cut of a checkpoint may use: a block, and what a wrap skips.
+const CUT_RESERVE: u64 = 2 * JOURNAL_BLOCK_CLUSTERS_MAX;
+/// Record bytes of a full block that a record may leave unused at its end.
+const SLACK: usize = 4096;
+
+struct Sealed {
+    block: Buf,
+    offset: u64,
+    sequence: u64,
+}
+
+/// What identifies the blocks of this attach.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    /// The store.
+    pub uuid: [u8; 16],
+    /// Generation of the newest superblock.
+    pub superblock_generation: u64,
+    /// Attached seconds of the store, now.
+    pub attached_seconds: u64,
+    /// XXH64.
+    pub hash: Hash,
+}
+
+/// The refcount journal.
+pub struct Journal {
+    start: Cluster,
+    ring: u64,
+    incarnation: u64,
+    /// Sequence of the open block.
+    sequence: u64,
+    /// Place of the open block.
+    offset: u64,
+    /// Chained checksum before the open block.
+    chain: u64,
+    /// Ring clusters passed since attach, skipped ones included; grows for ever.
+    head: u64,
+    /// `head` when the oldest block that is still needed began.
+    tail: u64,
+    open: Buf,
+    open_bytes: usize,
+    sealed: KVec<Sealed>,
+    /// Sequence and place of the block in flight.
+    writing: Option<(u64, Cluster)>,
+    spare: KVec<Buf>,
+    reserved: usize,
+    /// All blocks up to this sequence are durable.
+    durable: u64,
+    /// A block up to this sequence was asked for.
+    wanted: u64,
+    /// Bytes of all blocks written since attach.
+    pub bytes_written: u64,
+    /// Blocks written since attach.
+    pub blocks_written: u64,
+}
+
+/// What a running commit needs next.
+#[derive(Debug)]
+pub enum Commit {
+    /// Write this block to this place, with PREFLUSH and FUA.
+    Write(Cluster, Buf),
+    /// The ring is full: a checkpoint has to free its tail.
+    RingFull,
+    /// Nothing to do, or wait for the write in flight.
+    Idle,
+}
+
+impl Journal {
+    /// A journal that continues at `join`, where `used` clusters of the ring hold blocks that are
+    /// still needed.
+    pub fn new(start: Cluster, ring: u64, join: Join, used: u64) -> Result<Journal> {
+        let mut spare = KVec::with_capacity(BUFFERS, GFP_KERNEL)?;
+        for _ in 1..BUFFERS {
+            let buffer = KVec::from_elem(0, BLOCK_BYTES_MAX, GFP_KERNEL)?;
+            spare.push(buffer, GFP_KERNEL)?;
+        }
+        Ok(Journal {
+            start,
+            ring,
+            incarnation: join.incarnation,
+            sequence: join.sequence,
+            offset: join.offset,
+            chain: join.chain,
+            head: used,
+            tail: 0,
+            open: KVec::from_elem(0, BLOCK_BYTES_MAX, GFP_KERNEL)?,
+            open_bytes: HEADER_BYTES,
+            sealed: KVec::with_capacity(BUFFERS, GFP_KERNEL)?,
+            writing: None,
+            spare,
+            reserved: 0,
+            durable: join.sequence.saturating_sub(1),
+            wanted: 0,
+            bytes_written: 0,
+            blocks_written: 0,
+        })
+    }
+
+    /// Promises room for records of `bytes` bytes, or says no. Half a block is kept from requests, for the records that give space back.
+    pub fn reserve(&mut self, bytes: usize, for_request: bool) -> bool {
+        let per_block = BLOCK_BYTES_MAX - HEADER_BYTES - SLACK;
+        let kept = if for_request { per_block / 2 } else { 0 };
+        let room = self.spare.len() * per_block;
+        if self.reserved + bytes + kept > room
+            || !self.has_room(self.promised(self.reserved + bytes))
+        {
+            return false;
+        }
+        self.reserved += bytes;
+        true
+    }
+
+    /// Takes back a promise.
+    pub fn unreserve(&mut self, bytes: usize) {
+        self.reserved = self.reserved.saturating_sub(bytes);
+    }
+
+    /// Appends a record of at most `bytes_max` (promised) bytes. Returns the sequence of its block.
+    pub fn append(
+        &mut self,
+        identity: &Identity,
+        bytes_max: usize,
+        encode: impl FnOnce(&mut [u8], usize) -> usize,
+    ) -> Result<u64> {
+        if self.open_bytes + bytes_max > BLOCK_BYTES_MAX {
+            self.seal(identity)?;
+        }
+        self.open_bytes = encode(&mut self.open, self.open_bytes);
+        Ok(self.sequence)
+    }
+
+    /// Whether the open block has records.
+    pub fn has_open_records(&self) -> bool {
+        self.open_bytes > HEADER_BYTES
+    }
+
+    /// The sequence that has to be durable so that all records so far are.
+    pub fn last_sequence(&self) -> u64 {
+        if self.has_open_records() {
+            self.sequence
+        } else {
+            self.sequence.saturating_sub(1)
+        }
+    }
+
+    /// Everything up to this sequence is durable.
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// Asks for a commit of everything up to `sequence`.
+    pub fn want(&mut self, sequence: u64) {
+        self.wanted = self.wanted.max(sequence);
+    }
+
+    /// Ring clusters in use.
+    pub fn used(&self) -> u64 {
+        self.head - self.tail
+    }
+
+    /// Ring clusters in all.
+    pub fn ring(&self) -> u64 {
+        self.ring
+    }
+
+    fn open_clusters(&self) -> u64 {
+        self.open_bytes.div_ceil(CLUSTER_SIZE) as u64
+    }
+
+    /// Whether another block fits (and what a wrap skips) and leaves `reserve` clusters.
+    fn has_room(&self, reserve: u64) -> bool {
+        mutant!(23) || self.used() + 2 * JOURNAL_BLOCK_CLUSTERS_MAX + reserve <= self.ring
+    }
+
+    /// Ring clusters that `reserved` record bytes may still take, and what the cut may.
+    fn promised(&self, reserved: usize) -> u64 {
+        let blocks = reserved / (BLOCK_BYTES_MAX - HEADER_BYTES - SLACK) + 2;
+        blocks as u64 * JOURNAL_BLOCK_CLUSTERS_MAX + CUT_RESERVE
+    }
+
+    /// Closes the open block and queues it. Fails only if the promises were broken.
+    fn seal(&mut self, identity: &Identity) -> Result {
+        let next = self.spare.pop().ok_or(ENOMEM)?;
+        let mut block = core::mem::replace(&mut self.open, next);
+        let clusters = self.open_clusters();
+        // The block is written from its first to its last cluster: clear what lies between.
+        let end = clusters as usize * CLUSTER_SIZE;
+        if let Some(tail) = block.get_mut(self.open_bytes..end) {
+            tail.fill(0);
+        }
+        block.truncate(end);
+        let header = BlockHeader {
+            uuid: identity.uuid,
+            clusters,
+            sequence: self.sequence,
+            incarnation: self.incarnation,
+            durable_upto: self.sequence,
+            superblock_generation: identity.superblock_generation,
+            attached_seconds: identity.attached_seconds,
+            record_bytes: self.open_bytes - HEADER_BYTES,
+        };
+        self.chain = codec::seal(&mut block, &header, self.chain, identity.hash);
+        let (offset, sequence) = (self.offset, self.sequence);
+        let sealed = Sealed {
+            block,
+            offset,
+            sequence,
+        };
+        let _ = self.sealed.push_within_capacity(sealed);
+        let next = codec::next_offset(offset, clusters, self.ring);
+        self.head += if next == 0 {
+            self.ring - offset
+        } else {
+            clusters
+        };
+        self.offset = next;
+        self.sequence += 1;
+        self.open_bytes = HEADER_BYTES;
+        Ok(())
+    }
+
+    /// Whether [`Journal::cut`] would succeed; if not, the block being written has to end first.
+    pub fn can_cut(&self) -> bool {
+        !self.has_open_records() || (self.has_room(0) && !self.spare.is_empty())
+    }
+
+    /// The cut of a checkpoint: seals the open block, and says where the journal goes on.
+    pub fn cut(&mut self, identity: &Identity) -> Option<(Join, u64)> {
+        let records = self.has_open_records();
+        if records && (!self.has_room(0) || self.seal(identity).is_err()) {
+            return None;
+        }
+        let join = Join {
+            incarnation: self.incarnation,
+            sequence: self.sequence,
+            offset: self.offset,
+            chain: self.chain,
+        };
+        Some((join, self.head))
+    }
+
+    /// A checkpoint that was cut at `head` is durable: what is before it is not needed any more.
+    pub fn release(&mut self, head: u64) {
+        self.tail = self.tail.max(head);
+    }
+
+    /// What the commit needs next.
+    pub fn commit(&mut self, identity: &Identity) -> Commit {
+        if self.writing.is_some() {
+            return Commit::Idle;
+        }
+        if self.sealed.is_empty() {
+            if self.wanted < self.sequence || !self.has_open_records() {
+                return Commit::Idle;
+            }
+            if !self.has_room(self.promised(self.reserved)) {
+                return Commit::RingFull;
+            }
+            if self.seal(identity).is_err() {
+                return Commit::Idle;
+            }
+        }
+        match self.sealed.remove(0) {
+            Ok(sealed) => {
+                let place = Cluster(self.start.0 + sealed.offset);
+                self.writing = Some((sealed.sequence, place));
+                self.blocks_written += 1;
+                self.bytes_written += sealed.block.len() as u64;
+                Commit::Write(place, sealed.block)
+            }
+            Err(_) => Commit::Idle,
+        }
+    }
+
+    /// The block in flight is durable. Gives its buffer back.
+    pub fn written(&mut self, block: Buf) {
+        if let Some((sequence, _)) = self.writing.take() {
+            self.durable = sequence;
+        }
+        self.keep(block);
+    }
+
+    /// The block in flight can't be written. Gives its buffer back.
+    pub fn lost(&mut self, block: Buf) {
+        self.writing = None;
+        self.keep(block);
+    }
+
+    /// Where the block in flight goes.
+    pub fn place_in_flight(&self) -> Option<Cluster> {
+        self.writing.map(|(_, place)| place)
+    }
+
+    /// Whether a block is being written or waits for it.
+    pub fn is_busy(&self) -> bool {
+        self.writing.is_some() || !self.sealed.is_empty()
+    }
+
+    fn keep(&mut self, mut block: Buf) {
+        if block.capacity() >= BLOCK_BYTES_MAX {
+            let missing = BLOCK_BYTES_MAX - block.len();
+            if block.extend_with(missing, 0, GFP_KERNEL).is_ok() {
+                let _ = self.spare.push_within_capacity(block);
+            }
+        }
+    }
+}

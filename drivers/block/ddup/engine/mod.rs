@@ -1,0 +1,390 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The engine: all decisions of a store, and no I/O, clock, lock or unsafe code (D1).
+//!
+//! There is one [`Engine`] per attached store. The shell (the driver, the simulator, the `ddup`
+//! tool) calls its inputs, one at a time, and after each of them carries out what
+//! [`Engine::poll_action`] yields until it yields nothing:
+//!
+//! - *inputs*: [`Engine::start`], [`Engine::submit`], [`Engine::data_done`],
+//!   [`Engine::meta_done`], [`Engine::background`], [`Engine::detach`];
+//! - *outputs*: [`Engine::poll_action`], [`Engine::next_deadline`];
+//! - *getters*: everything else.
+//!
+//! Time is a parameter. The engine sees names, checks and lengths of data, never its bytes;
+//! metadata and journal blocks it builds and reads itself, in buffers that change hands with the
+//! action and come back with [`Engine::meta_done`].
+//!
+//! # What the shell owes
+//!
+//! 1. Before [`Engine::submit`] it reports every completion that already happened, also of
+//!    requests that it completed itself. So a read sees, and a FLUSH covers, what was acknowledged.
+//! 2. [`Action::CompleteAfterIo`]: all that a request still waits for is its data I/O. When that
+//!    has succeeded the shell completes the request at once and reports by [`Engine::data_done`]
+//!    when it likes; nothing that the engine does then can fail. If some of it failed the shell
+//!    does not complete, reports, and the engine sends what to do instead.
+//! 3. A tag is free for a new request when the engine has seen all its completions.
+//! 4. No order of I/O is needed among actions: where order matters the engine waits.
+//!
+//! # The path of a 4 KiB write
+//!
+//! 1. `admit.rs`: room is promised in journal, overlay, cache of pages to rewrite, and on disk.
+//! 2. `write.rs`: the index is asked and its answer confirmed, or the hash lock taken and a cluster
+//!    handed out (`space.rs`); the shell writes the data; the record is appended (`journal.rs`) and
+//!    applied (`overlay.rs`).
+//! 3. `flush.rs`: a FLUSH, FUA or the commit interval writes the journal block.
+//! 4. `checkpoint.rs`: the overlay is merged into the trees, and a superblock makes that durable.
+//! 5. `recycle.rs`: clusters that nothing owns any more are retired and handed out again.
+
+#![forbid(unsafe_code)]
+
+pub mod cache;
+#[cfg(not(MODULE))]
+pub mod check;
+pub mod format;
+pub mod index;
+pub mod mark;
+#[cfg(not(MODULE))]
+pub mod mkfs;
+pub mod overlay;
+pub mod sorted;
+pub mod space;
+pub mod types;
+
+mod admit;
+mod checkpoint;
+mod discard;
+mod flush;
+mod journal;
+mod mutant;
+mod op;
+mod read;
+mod rebuild;
+mod recover;
+mod recycle;
+mod state;
+mod supply;
+mod tree;
+mod write;
+
+pub use self::format::page::Hash;
+#[cfg(not(MODULE))]
+pub use self::mutant::set_mutant;
+pub use self::op::{BlockContent, OpKind, Request};
+pub use self::recover::FailReason;
+pub use self::state::{Counters, FingerprintParams, IoToken, VolumeInfo};
+pub use self::types::{Check, Cluster, FingerprintAlgorithm, Lbn, Millis, Name, Status, Tag};
+
+use self::recover::Recovery;
+use self::state::Store;
+use kernel::prelude::*;
+
+/// A metadata buffer: a multiple of 4096 bytes, at most 64 KiB.
+pub type Buf = KVec<u8>;
+
+/// What a store is attached with.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Clusters of the backing device.
+    pub store_clusters: u64,
+    /// Change nothing on the device.
+    pub read_only: bool,
+    /// Tags are below this (at most 4096).
+    pub queue_depth: u32,
+    /// Pages of the metadata cache, 4 KiB each (at least 64).
+    pub cache_pages: u32,
+    /// Memory of the index, in bytes.
+    pub index_bytes: u64,
+    /// The most block changes that wait for one checkpoint (at least 1024).
+    pub points_max: u32,
+    /// XXH64 of this side.
+    pub hash: Hash,
+    /// What can be changed while attached.
+    pub knobs: Knobs,
+}
+
+/// What can be changed while a store is attached.
+#[derive(Clone, Copy, Debug)]
+pub struct Knobs {
+    /// Journal entries of plain writes are durable after this, in milliseconds.
+    pub commit_interval: Millis,
+    /// Dirty state is checkpointed after this at the latest, in milliseconds.
+    pub checkpoint_interval: Millis,
+    /// Junk is not retired before it is this old, in attached seconds, unless space is short.
+    pub gc_delay: u64,
+    /// Junk is retired while fewer clusters than this are ready to be written.
+    pub keep_erased: u64,
+    /// Retired clusters are discarded on the backing device.
+    pub discard: bool,
+    /// A count from which on a cluster takes no more owners (2^31; less in tests).
+    pub count_full: u32,
+}
+
+impl Default for Knobs {
+    fn default() -> Self {
+        Knobs {
+            commit_interval: 1000,
+            checkpoint_interval: 30_000,
+            gc_delay: 30,
+            keep_erased: 1 << 16,
+            discard: false,
+            count_full: 1 << 31,
+        }
+    }
+}
+
+/// How a data I/O ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DataResult {
+    /// Done; a read's content matched its check.
+    Ok,
+    /// The backing device failed.
+    Failed,
+    /// The content that was read does not match its check.
+    Mismatch,
+    /// A comparison found the same bytes.
+    Equal,
+    /// A comparison found other bytes.
+    Differs,
+}
+
+/// What the shell has to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Read a cluster into a block of a request and verify it against its check.
+    ReadBlock {
+        /// The request.
+        tag: Tag,
+        /// The block, counted from the request's first.
+        block: u32,
+        /// From where.
+        cluster: Cluster,
+        /// What the content must match.
+        check: Check,
+    },
+    /// Fill blocks of a request with zeroes. No completion is reported.
+    ZeroBlocks {
+        /// The request.
+        tag: Tag,
+        /// The first block.
+        block: u32,
+        /// Blocks.
+        count: u32,
+    },
+    /// Write neighbouring blocks of a request to neighbouring clusters.
+    WriteRun {
+        /// The request.
+        tag: Tag,
+        /// The first block.
+        block: u32,
+        /// Blocks.
+        count: u32,
+        /// The first cluster.
+        cluster: Cluster,
+    },
+    /// Compare a block of a request with a cluster, byte by byte.
+    CompareBlock {
+        /// The request.
+        tag: Tag,
+        /// The block.
+        block: u32,
+        /// With what.
+        cluster: Cluster,
+    },
+    /// Complete the request when its data I/O has succeeded (see the module's documentation).
+    CompleteAfterIo {
+        /// The request.
+        tag: Tag,
+    },
+    /// Complete the request. None of its I/O is with the shell.
+    Complete {
+        /// The request.
+        tag: Tag,
+        /// How.
+        status: Status,
+    },
+    /// Fill the buffer from this cluster on.
+    ReadMeta {
+        /// Goes back with the buffer.
+        token: IoToken,
+        /// From where.
+        cluster: Cluster,
+        /// To be filled whole.
+        buf: Buf,
+    },
+    /// Write the buffer from this cluster on.
+    WriteMeta {
+        /// Goes back with the buffer.
+        token: IoToken,
+        /// To where.
+        cluster: Cluster,
+        /// To be written whole.
+        buf: Buf,
+        /// Make everything that completed before durable first.
+        preflush: bool,
+        /// Be durable when it completes.
+        fua: bool,
+    },
+    /// Make everything that completed before durable. Goes back with an empty buffer.
+    Flush {
+        /// Goes back.
+        token: IoToken,
+    },
+    /// Discard clusters on the backing device. Goes back with an empty buffer; may fail.
+    DiscardRun {
+        /// Goes back.
+        token: IoToken,
+        /// The first cluster.
+        cluster: Cluster,
+        /// Clusters.
+        count: u64,
+    },
+    /// The store is attached; requests may come.
+    Started,
+    /// The store can't be attached, or (after [`Action::Started`]) is or became read-only.
+    Failed(FailReason),
+    /// The store is detached; nothing is with the shell. False: not all of it is durable.
+    Detached(bool),
+}
+
+/// All decisions of one attached store.
+pub struct Engine {
+    config: Config,
+    recovery: Option<KBox<Recovery>>,
+    store: Option<KBox<Store>>,
+}
+
+impl Engine {
+    /// Checks the configuration. Nothing is read before [`Engine::start`].
+    pub fn new(config: Config) -> Result<Engine> {
+        if config.queue_depth == 0 || config.queue_depth > 4096 || config.points_max < 1024 {
+            return Err(EINVAL);
+        }
+        Ok(Engine {
+            config,
+            recovery: Some(KBox::new(Recovery::new(config), GFP_KERNEL)?),
+            store: None,
+        })
+    }
+
+    /// Starts recovery, which ends in [`Action::Started`] or [`Action::Failed`].
+    pub fn start(&mut self, now: Millis) {
+        if let Some(recovery) = self.recovery.as_mut() {
+            recovery.start(now);
+        }
+    }
+
+    /// A request came. `blocks` tells the content of each block of a write and is empty otherwise.
+    pub fn submit(&mut self, now: Millis, request: Request, blocks: &[BlockContent]) {
+        if let Some(store) = self.store.as_mut() {
+            store.submit(now, request, blocks);
+        }
+    }
+
+    /// Data I/O of a request ended: a whole run or a part of it, in any order.
+    pub fn data_done(&mut self, now: Millis, tag: Tag, block: u32, count: u32, result: DataResult) {
+        if let Some(store) = self.store.as_mut() {
+            store.now = store.now.max(now);
+            store.data_done(tag, block, count, result);
+        }
+    }
+
+    /// Metadata I/O ended; its buffer comes back.
+    pub fn meta_done(&mut self, now: Millis, token: IoToken, buf: Buf, ok: bool) {
+        match (self.recovery.as_mut(), self.store.as_mut()) {
+            (Some(recovery), _) => recovery.meta_done(now, token, buf, ok),
+            (None, Some(store)) => {
+                store.now = store.now.max(now);
+                store.meta_done(token, buf, ok);
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// The next thing to do; `None` until the next input.
+    pub fn poll_action(&mut self, now: Millis) -> Option<Action> {
+        if let Some(recovery) = self.recovery.as_mut() {
+            let action = recovery.poll(now);
+            if recovery.is_over() {
+                self.store = self.recovery.take().and_then(|mut r| r.take_store());
+            }
+            if action.is_some() {
+                return action;
+            }
+        }
+        let store = self.store.as_mut()?;
+        store.now = store.now.max(now);
+        store.poll()
+    }
+
+    /// One bounded step of checkpoint, recycler, reaper or index rebuild. True: more can be done
+    /// now. Call it after each turn from a context in which time matters less than in a request's.
+    pub fn background(&mut self, now: Millis) -> bool {
+        let Some(store) = self.store.as_mut() else {
+            return false;
+        };
+        store.now = store.now.max(now);
+        store.background()
+    }
+
+    /// When [`Engine::background`] has to be called at the latest.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        self.store.as_ref().and_then(|store| store.next_deadline())
+    }
+
+    /// Whether somebody waits for a completion that the shell may not have reported yet.
+    pub fn is_eager(&self) -> bool {
+        self.store.as_ref().is_some_and(|store| store.is_eager())
+    }
+
+    /// Makes everything durable and ends in [`Action::Detached`]. No request may be in flight.
+    pub fn detach(&mut self, now: Millis) {
+        if let Some(store) = self.store.as_mut() {
+            store.now = store.now.max(now);
+            store.detach();
+        }
+    }
+
+    /// How the shell names and checks content. After [`Action::Started`].
+    pub fn fingerprint(&self) -> Option<FingerprintParams> {
+        self.store.as_ref().map(|store| store.fingerprint())
+    }
+
+    /// The volume in a slot. After [`Action::Started`].
+    pub fn volume(&self, slot: u32) -> Option<VolumeInfo> {
+        self.store
+            .as_ref()
+            .and_then(|store| store.volume_info(slot))
+    }
+
+    /// Why the store is read-only, unless that was asked for.
+    pub fn failed(&self) -> Option<FailReason> {
+        self.store.as_ref().and_then(|store| store.failed)
+    }
+
+    /// UUID of the store. After [`Action::Started`].
+    pub fn uuid(&self) -> Option<[u8; 16]> {
+        self.store.as_ref().map(|store| store.superblock.uuid)
+    }
+
+    /// Counters and gauges. After [`Action::Started`].
+    pub fn counters(&self) -> Counters {
+        self.store
+            .as_ref()
+            .map(|store| store.counters())
+            .unwrap_or_default()
+    }
+
+    /// Changes what can be changed while attached.
+    pub fn set_knobs(&mut self, knobs: Knobs) {
+        self.config.knobs = knobs;
+        if let Some(store) = self.store.as_mut() {
+            store.config.knobs = knobs;
+        }
+    }
+
+    /// What can be changed while attached, as it is.
+    pub fn knobs(&self) -> Knobs {
+        self.config.knobs
+    }
+}

@@ -1,0 +1,798 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! [`Store`]: the state of an attached store, and the loop that runs its requests.
+//!
+//! One exists from the end of recovery to the end of detach; [`super::Engine`] owns it. The other
+//! files of the engine are its methods, a file for each part of a request's way.
+
+use super::cache::{Cache, SlotId, Tree};
+use super::checkpoint::Checkpointer;
+use super::format::page::{tree, VolumeEntry, COUNT_LEAF, MAP_LEAF, NAME_LEAF};
+use super::format::superblock::Superblock;
+use super::index::Index;
+use super::journal::{Identity, Journal};
+use super::op::{Ops, Phase, Request, Reservation, WaitList};
+use super::overlay::Overlay;
+use super::recover::FailReason;
+use super::recycle::Recycler;
+use super::sorted::SortedMap;
+use super::space::Space;
+use super::types::{Cluster, FingerprintAlgorithm, Millis, Name, Status, Tag};
+use super::types::{REQUEST_BLOCKS_MAX, SEGMENT_CLUSTERS};
+use super::{Action, BlockContent, Buf, Config, OpKind};
+use kernel::prelude::*;
+
+/// Which I/O ended; opaque to the shell.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IoToken {
+    /// A read of recovery.
+    Recovery,
+    /// A tree page is read into this slot of the cache.
+    PageRead(SlotId),
+    /// A copy of this slot's page is written.
+    PageWrite(SlotId),
+    /// A page that is in no slot is written here by the checkpoint.
+    LoosePage(Cluster),
+    /// A journal block.
+    Journal,
+    /// A copy of the superblock.
+    Superblock(u8),
+    /// A discard of the recycler.
+    Discard,
+    /// The FLUSH behind the recycler's discards.
+    RecyclerFlush,
+}
+
+/// How the shell names and checks content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FingerprintParams {
+    /// The algorithm of names.
+    pub algorithm: FingerprintAlgorithm,
+    /// Its key, if it takes one.
+    pub name_key: u64,
+    /// The key of checks.
+    pub check_key: u64,
+}
+
+/// A volume as the shell shows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VolumeInfo {
+    /// Its id in the store.
+    pub id: u32,
+    /// Its UUID.
+    pub uuid: [u8; 16],
+    /// Its size in blocks.
+    pub blocks: u64,
+}
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// Counters since attach, and gauges.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+        pub struct Counters {
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        impl Counters {
+            /// Calls `each` with the name and the value of every field.
+            pub fn for_each(&self, mut each: impl FnMut(&'static str, u64)) {
+                $(each(stringify!($name), self.$name);)+
+            }
+        }
+    };
+}
+
+counters! {
+    /// Blocks written, of any content.
+    blocks_written,
+    /// Blocks written that were all zeroes.
+    blocks_zero,
+    /// Blocks written that shared a cluster.
+    blocks_duplicate,
+    /// Blocks written that took a cluster.
+    blocks_fresh,
+    /// Blocks read.
+    blocks_read,
+    /// Blocks discarded or zeroed by request, mapped or not.
+    blocks_discarded,
+    /// Index hits that were not confirmed.
+    index_misled,
+    /// Fast fingerprints that were equal for other bytes.
+    collisions,
+    /// Reads whose content did not match its check, each try.
+    check_mismatches,
+    /// Clusters quarantined.
+    clusters_quarantined,
+    /// Data writes that failed and were tried elsewhere.
+    write_retries,
+    /// Clusters retired.
+    clusters_retired,
+    /// FLUSH requests.
+    flushes,
+    /// Journal blocks written.
+    journal_blocks,
+    /// Bytes of journal blocks written.
+    journal_bytes,
+    /// Checkpoints that became durable.
+    checkpoints,
+    /// Metadata pages read.
+    pages_read,
+    /// Metadata pages written.
+    pages_written,
+    /// Requests that failed for want of space.
+    no_space,
+    /// Gauge: clusters of the store.
+    clusters_total,
+    /// Gauge: clusters of superblocks, journal ring and segment table.
+    clusters_fixed,
+    /// Gauge: map entries that own a cluster, as of the last merge.
+    blocks_mapped,
+    /// Gauge: clusters in use by data, as of the last merge.
+    clusters_live,
+    /// Gauge: clusters that nothing refers to and that may come back.
+    clusters_junk,
+    /// Gauge: data clusters that may be handed out now.
+    clusters_free,
+    /// Gauge: pages of all metadata segments.
+    metadata_capacity,
+    /// Gauge: pages of metadata segments that are free.
+    metadata_free,
+    /// Gauge: entries of the index.
+    index_used,
+    /// Gauge: entries that the index has room for.
+    index_capacity,
+    /// Gauge: bytes of the index.
+    index_bytes,
+    /// Gauge: pages in the metadata cache.
+    cache_pages,
+    /// Gauge: block changes that wait for the next checkpoint.
+    overlay_points,
+    /// Gauge: ring clusters of the journal in use.
+    journal_used,
+    /// Gauge: ring clusters of the journal.
+    journal_clusters,
+    /// Gauge: discards that the reaper still has to finish.
+    punches,
+}
+
+/// Where the store stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Takes requests.
+    Attached,
+    /// Takes reads only; a reason says why.
+    ReadOnly,
+    /// Detaching: commits, then checkpoints.
+    Detaching,
+    /// Detached; the action was sent.
+    Detached,
+}
+
+/// The most actions that wait for the shell.
+const ACTIONS_MAX: usize = 8192;
+
+/// The state of an attached store.
+pub struct Store {
+    pub(super) config: Config,
+    pub(super) now: Millis,
+    /// When this attach began, and the attached seconds then.
+    pub(super) attached_at: (Millis, u64),
+    pub(super) mode: Mode,
+    pub(super) superblock: KBox<Superblock>,
+    pub(super) volumes: KVec<VolumeEntry>,
+    pub(super) names: Tree,
+    pub(super) counts: Tree,
+    /// Map entries that own a cluster, as of the last merge.
+    pub(super) owner_count: u64,
+    pub(super) ops: Ops,
+    /// Can run.
+    pub(super) ready: WaitList,
+    /// Wait for room in journal, overlay or metadata.
+    pub(super) admission: WaitList,
+    /// Wait for a data cluster.
+    pub(super) space_wait: WaitList,
+    /// Wait for a slot of the metadata cache.
+    pub(super) page_wait: WaitList,
+    /// Wait for a journal block to be durable.
+    pub(super) commit_wait: WaitList,
+    /// What admitted requests may still add.
+    pub(super) reserved: Reservation,
+    pub(super) overlay: Overlay,
+    pub(super) cache: Cache,
+    pub(super) space: KBox<Space>,
+    pub(super) index: Index,
+    pub(super) journal: Journal,
+    /// Hash locks: names in flight, to the block that writes the content.
+    pub(super) locks: SortedMap<u32>,
+    /// Blocks that wait for a twin.
+    pub(super) twins: u32,
+    /// Clusters that are being compared, with the number of comparisons.
+    pub(super) holds: SortedMap<u32>,
+    /// Reads in flight, by epoch.
+    pub(super) reads: [u32; 2],
+    /// The epoch that new reads are counted in.
+    pub(super) read_epoch: usize,
+    pub(super) checkpointer: Checkpointer,
+    pub(super) recycler: Recycler,
+    /// Where the reaper looks for the next punch.
+    pub(super) reaper_cursor: u64,
+    /// The next cluster whose name the index rebuild looks at.
+    pub(super) rebuild_cursor: u64,
+    /// The recycler found nothing; it looks again from here on.
+    pub(super) recycle_after: Millis,
+    /// A page that background work waits for.
+    pub(super) background_page: Option<SlotId>,
+    /// When the oldest record of the open journal block was appended.
+    pub(super) open_since: Option<Millis>,
+    /// When the overlay got its first change since the last cut.
+    pub(super) dirty_since: Option<Millis>,
+    /// Nothing can be handed out, and nothing was given up since a whole round found nothing.
+    pub(super) exhausted: bool,
+    /// Rounds of checkpoint and recycler since somebody began to wait for space.
+    pub(super) space_rounds: u32,
+    pub(super) journal_retries: u32,
+    /// The journal may not be written before the next checkpoint is durable.
+    pub(super) journal_blocked: bool,
+    pub(super) failed: Option<FailReason>,
+    pub(super) stats: Counters,
+    detach_wanted: bool,
+    /// Metadata I/O with the shell.
+    meta_in_flight: u32,
+    actions: KVVec<Option<Action>>,
+    actions_head: usize,
+    actions_len: usize,
+}
+
+/// What recovery hands over.
+pub struct Parts {
+    pub(super) config: Config,
+    pub(super) now: Millis,
+    pub(super) superblock: KBox<Superblock>,
+    pub(super) volumes: KVec<VolumeEntry>,
+    pub(super) overlay: Overlay,
+    pub(super) cache: Cache,
+    pub(super) space: KBox<Space>,
+    pub(super) journal: Journal,
+    pub(super) blob_places: [KVec<Cluster>; 2],
+    pub(super) reason: Option<FailReason>,
+    pub(super) journal_blocked: bool,
+}
+
+impl Store {
+    /// Puts an attached store together.
+    pub(super) fn new(parts: Parts) -> Result<KBox<Store>> {
+        let Parts {
+            config,
+            now,
+            superblock,
+            volumes,
+            overlay,
+            ..
+        } = parts;
+        let clusters = superblock.layout.clusters;
+        let (names, counts) = trees(&superblock);
+        let generation = superblock.checkpoint.generation;
+        let owner_count = superblock.checkpoint.owner_count;
+        let mut actions = KVVec::with_capacity(ACTIONS_MAX, GFP_KERNEL)?;
+        for _ in 0..ACTIONS_MAX {
+            actions.push(None, GFP_KERNEL)?;
+        }
+        let mut locks = SortedMap::new();
+        locks.reserve(4096)?;
+        let mut holds = SortedMap::new();
+        holds.reserve(4096)?;
+        let read_only = parts.reason.is_some() || config.read_only;
+        let mode = if read_only {
+            Mode::ReadOnly
+        } else {
+            Mode::Attached
+        };
+        let dirty = !overlay.active.is_empty() || parts.journal_blocked;
+        Ok(KBox::new(
+            Store {
+                config,
+                now,
+                attached_at: (now, superblock.checkpoint.attached_seconds),
+                mode,
+                superblock,
+                volumes,
+                names,
+                counts,
+                owner_count,
+                ops: Ops::new(config.queue_depth)?,
+                ready: WaitList::new(),
+                admission: WaitList::new(),
+                space_wait: WaitList::new(),
+                page_wait: WaitList::new(),
+                commit_wait: WaitList::new(),
+                reserved: Reservation::default(),
+                dirty_since: dirty.then_some(now),
+                journal_blocked: parts.journal_blocked,
+                overlay,
+                cache: parts.cache,
+                space: parts.space,
+                index: Index::new(config.index_bytes)?,
+                journal: parts.journal,
+                locks,
+                twins: 0,
+                holds,
+                reads: [0; 2],
+                read_epoch: 0,
+                checkpointer: Checkpointer::new(generation, now, parts.blob_places)?,
+                recycler: Recycler::new()?,
+                reaper_cursor: 0,
+                rebuild_cursor: if clusters > 0 { 1 } else { 0 },
+                recycle_after: 0,
+                background_page: None,
+                open_since: None,
+                exhausted: false,
+                space_rounds: 0,
+                journal_retries: 0,
+                failed: parts.reason,
+                stats: Counters::default(),
+                detach_wanted: false,
+                meta_in_flight: 0,
+                actions,
+                actions_head: 0,
+                actions_len: 0,
+            },
+            GFP_KERNEL,
+        )?)
+    }
+
+    /// Queues an action for the shell.
+    pub(super) fn act(&mut self, action: Action) {
+        let at = (self.actions_head + self.actions_len) % ACTIONS_MAX;
+        if self.actions_len == ACTIONS_MAX {
+            // The shell did not drain: a bug there. Losing an action would lose a request.
+            self.failed.get_or_insert(FailReason::Overrun);
+            return;
+        }
+        let meta = matches!(
+            action,
+            Action::ReadMeta { .. }
+                | Action::WriteMeta { .. }
+                | Action::Flush { .. }
+                | Action::DiscardRun { .. }
+        );
+        if let Some(slot) = self.actions.get_mut(at) {
+            *slot = Some(action);
+            self.actions_len += 1;
+            self.meta_in_flight += u32::from(meta);
+        }
+    }
+
+    /// The next action; runs requests that can run until there is one.
+    pub(super) fn poll(&mut self) -> Option<Action> {
+        loop {
+            if self.actions_len > 0 {
+                let at = self.actions_head;
+                self.actions_head = (at + 1) % ACTIONS_MAX;
+                self.actions_len -= 1;
+                if let Some(action) = self.actions.get_mut(at).and_then(|slot| slot.take()) {
+                    return Some(action);
+                }
+                continue;
+            }
+            if let Some(tag) = self.next_ready() {
+                self.run(tag);
+                continue;
+            }
+            self.commit();
+            self.end_detach();
+            if self.actions_len == 0 {
+                return None;
+            }
+        }
+    }
+
+    fn next_ready(&mut self) -> Option<Tag> {
+        if let Some(tag) = self.ops.unpark(&mut self.ready) {
+            return Some(tag);
+        }
+        // The admission queue is served in order, so that nobody starves.
+        let tag = self.admission.first()?;
+        if !self.try_admit(tag) {
+            return None;
+        }
+        self.ops.unpark(&mut self.admission)
+    }
+
+    fn run(&mut self, tag: Tag) {
+        let Some(op) = self.ops.get_mut(tag) else {
+            return;
+        };
+        if op.phase == Phase::Admission {
+            op.phase = Phase::Running;
+        }
+        if op.phase == Phase::Commit {
+            // It was woken on its way to waiting for the commit.
+            return self.wait_for_commit(tag);
+        }
+        if op.phase != Phase::Running {
+            return;
+        }
+        match op.request.kind {
+            OpKind::Read => self.run_read(tag),
+            OpKind::Write => self.run_write(tag),
+            OpKind::Flush => self.run_flush(tag),
+            OpKind::Discard | OpKind::WriteZeroes => self.run_discard(tag),
+        }
+    }
+
+    /// A request came.
+    pub(super) fn submit(&mut self, now: Millis, request: Request, blocks: &[BlockContent]) {
+        self.now = self.now.max(now);
+        let tag = request.tag;
+        if let Err(status) = self.check_request(&request, blocks) {
+            return self.act(Action::Complete { tag, status });
+        }
+        if !self.prepare_op(request, blocks) {
+            return self.act(Action::Complete {
+                tag,
+                status: Status::Io,
+            });
+        }
+        self.ops.in_flight += 1;
+        match request.kind {
+            OpKind::Read | OpKind::Flush => {
+                if let Some(op) = self.ops.get_mut(tag) {
+                    op.phase = Phase::Running;
+                }
+                self.ops.park(&mut self.ready, tag);
+            }
+            _ => self.ops.park(&mut self.admission, tag),
+        }
+    }
+
+    fn check_request(&self, request: &Request, blocks: &[BlockContent]) -> Result<(), Status> {
+        let kind = request.kind;
+        let idle = self
+            .ops
+            .get(request.tag)
+            .is_some_and(|op| op.phase == Phase::Idle);
+        if !idle || matches!(self.mode, Mode::Detaching | Mode::Detached) {
+            return Err(Status::Io);
+        }
+        if kind == OpKind::Flush {
+            return Ok(());
+        }
+        let volume = self
+            .volumes
+            .get(request.volume as usize)
+            .ok_or(Status::Range)?;
+        let end = request
+            .lbn
+            .0
+            .checked_add(request.count)
+            .ok_or(Status::Range)?;
+        let too_many = matches!(kind, OpKind::Read | OpKind::Write)
+            && request.count > REQUEST_BLOCKS_MAX.into();
+        let content_fits = kind != OpKind::Write || blocks.len() as u64 == request.count;
+        if request.count == 0 || end > volume.blocks || too_many || !content_fits {
+            return Err(Status::Range);
+        }
+        if kind != OpKind::Read && self.mode != Mode::Attached {
+            return Err(if self.config.read_only {
+                Status::ReadOnly
+            } else {
+                Status::Io
+            });
+        }
+        Ok(())
+    }
+
+    fn prepare_op(&mut self, request: Request, contents: &[BlockContent]) -> bool {
+        use super::op::{Block, BlockState, NO_TWIN};
+        let Some(op) = self.ops.get_mut(request.tag) else {
+            return false;
+        };
+        let count = match request.kind {
+            OpKind::Read | OpKind::Write => request.count as usize,
+            _ => 0,
+        };
+        op.blocks.clear();
+        if op.blocks.reserve(count, GFP_KERNEL).is_err() {
+            return false;
+        }
+        for i in 0..count {
+            let block = Block {
+                content: contents.get(i).copied().unwrap_or_default(),
+                cluster: Cluster::NONE,
+                state: BlockState::Start,
+                retries: 0,
+                alone: false,
+                owner: false,
+                twin: NO_TWIN,
+            };
+            let _ = op.blocks.push_within_capacity(block);
+        }
+        op.request = request;
+        op.phase = Phase::Admission;
+        op.cursor = 0;
+        op.io = 0;
+        op.todo = count as u32;
+        op.status = Status::Ok;
+        op.handed_over = false;
+        op.sequence = 0;
+        op.reservation = Reservation::default();
+        op.since = self.now;
+        if request.kind == OpKind::Read {
+            op.epoch = self.read_epoch;
+            if let Some(reads) = self.reads.get_mut(self.read_epoch) {
+                *reads += 1;
+            }
+        }
+        true
+    }
+
+    /// A request is over, as far as the engine is concerned. If the shell was not told to complete
+    /// it by itself it is told now, with `status`.
+    pub(super) fn finish(&mut self, tag: Tag, status: Status) {
+        self.release_reservation(tag);
+        let Some(op) = self.ops.get_mut(tag) else {
+            return;
+        };
+        let completed = op.handed_over;
+        if op.request.kind == OpKind::Read {
+            let epoch = op.epoch;
+            if let Some(reads) = self.reads.get_mut(epoch) {
+                *reads = reads.saturating_sub(1);
+            }
+        }
+        op.phase = Phase::Idle;
+        op.handed_over = false;
+        self.ops.in_flight -= 1;
+        if status == Status::NoSpace {
+            self.stats.no_space += 1;
+        }
+        if !completed {
+            self.act(Action::Complete { tag, status });
+        }
+    }
+
+    /// Lets a request run again, if it is not in a list already.
+    pub(super) fn wake(&mut self, tag: Tag) {
+        self.ops.park(&mut self.ready, tag);
+    }
+
+    /// Lets all requests of a list run again.
+    pub(super) fn wake_all(&mut self, list: WaitList) {
+        self.ops.append(&mut self.ready, list);
+    }
+
+    /// The map of a volume as the cache walks it.
+    pub(super) fn map(&self, slot: usize) -> Option<Tree> {
+        let volume = self.volumes.get(slot)?;
+        Some(Tree {
+            id: volume.id,
+            root: volume.root,
+            levels: volume.levels,
+            leaf: MAP_LEAF,
+            parent_generation: volume.parent_generation.0,
+        })
+    }
+
+    /// What the journal writes into its headers.
+    pub(super) fn identity(&self) -> Identity {
+        Identity {
+            uuid: self.superblock.uuid,
+            superblock_generation: self.superblock.generation,
+            attached_seconds: self.attached_seconds(),
+            hash: self.config.hash,
+        }
+    }
+
+    /// Seconds for which the store was attached, in all.
+    pub(super) fn attached_seconds(&self) -> u64 {
+        let (at, before) = self.attached_at;
+        before + self.now.saturating_sub(at) / 1000
+    }
+
+    /// Metadata I/O ended.
+    pub(super) fn meta_done(&mut self, token: IoToken, buf: Buf, ok: bool) {
+        self.meta_in_flight = self.meta_in_flight.saturating_sub(1);
+        match token {
+            IoToken::Recovery => {}
+            IoToken::PageRead(slot) => self.page_read_done(slot, buf, ok),
+            IoToken::Journal => self.journal_done(buf, ok),
+            IoToken::PageWrite(_) | IoToken::LoosePage(_) | IoToken::Superblock(_) => {
+                self.checkpoint_io_done(token, buf, ok)
+            }
+            IoToken::Discard | IoToken::RecyclerFlush => self.recycler_io_done(token, ok),
+        }
+    }
+
+    /// One bounded step of each background job.
+    pub(super) fn background(&mut self) -> bool {
+        if !self.is_writable() {
+            return false;
+        }
+        let mut more = self.commit_if_due();
+        more |= self.space_step();
+        more |= self.checkpoint_step();
+        more |= self.recycler_step();
+        more |= self.reaper_step();
+        more |= self.rebuild_step();
+        more |= self.space_round_step();
+        more
+    }
+
+    /// When background work is due without any input.
+    pub(super) fn next_deadline(&self) -> Option<Millis> {
+        if matches!(self.mode, Mode::Detached | Mode::ReadOnly) {
+            return None;
+        }
+        let knobs = &self.config.knobs;
+        let commit = self.open_since.map(|at| at + knobs.commit_interval);
+        let idle = !self.checkpointer.is_running();
+        let can_cut = idle && self.journal.can_cut();
+        let due = |at| at + knobs.checkpoint_interval;
+        let checkpoint = self.dirty_since.filter(|_| can_cut).map(due);
+        // Waiting for memory, space, age or room: look again soon.
+        let waits = !self.admission.is_empty() || !self.space_wait.is_empty();
+        let retry = (waits || !idle || self.recycler.is_busy()).then_some(self.now + 10);
+        let aged =
+            (self.space.junk > 0 && self.space.free < knobs.keep_erased).then_some(self.now + 1000);
+        let reap = (self.overlay.punches() > 0).then_some(self.now + 10);
+        let full = can_cut && self.is_half_full();
+        let supply = self.space.wants_next() && self.space.free > 0;
+        let now = (full || supply && self.background_page.is_none()).then_some(self.now);
+        [commit, checkpoint, retry, aged, reap, now]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether a completion that the shell has not reported may hold somebody up.
+    pub(super) fn is_eager(&self) -> bool {
+        !self.admission.is_empty()
+            || !self.space_wait.is_empty()
+            || self.twins > 0
+            || self.recycler.is_busy()
+            || self.mode == Mode::Detaching
+    }
+
+    /// The end of a detach: nothing is with the shell, and nothing is left to be made durable.
+    fn end_detach(&mut self) {
+        let clean = self.mode == Mode::Detaching;
+        let done = match self.mode {
+            Mode::Detaching => self.checkpointer.is_done() && !self.journal.is_busy(),
+            Mode::ReadOnly => self.detach_wanted,
+            Mode::Attached | Mode::Detached => false,
+        };
+        if done && self.meta_in_flight == 0 {
+            self.mode = Mode::Detached;
+            let nothing_lost = clean || self.failed.is_none() || self.config.read_only;
+            self.act(Action::Detached(nothing_lost));
+        }
+    }
+
+    /// Something on disk, or of the disk, makes further changes unsafe: the store becomes
+    /// read-only. Requests that wait for a change fail; what was acknowledged and not flushed is
+    /// still read, and the next FLUSH fails.
+    pub(super) fn fail(&mut self, reason: FailReason) {
+        if self.failed.is_some() {
+            return;
+        }
+        self.failed = Some(reason);
+        self.mode = Mode::ReadOnly;
+        self.checkpointer.stop();
+        self.act(Action::Failed(reason));
+        for list in [
+            &mut self.admission,
+            &mut self.space_wait,
+            &mut self.commit_wait,
+        ] {
+            let list = core::mem::take(list);
+            let mut list = list;
+            while let Some(tag) = self.ops.unpark(&mut list) {
+                if let Some(op) = self.ops.get_mut(tag) {
+                    op.status = Status::Io;
+                    op.phase = Phase::Running;
+                    // Blocks with the shell end first; the rest never will.
+                    for block in op.blocks.iter_mut() {
+                        use super::op::BlockState;
+                        if matches!(block.state, BlockState::Start | BlockState::NoCluster) {
+                            block.state = BlockState::Failed;
+                            op.todo = op.todo.saturating_sub(1);
+                        }
+                    }
+                }
+                self.ops.park(&mut self.ready, tag);
+            }
+        }
+    }
+
+    /// Starts to make everything durable.
+    pub(super) fn detach(&mut self) {
+        self.detach_wanted = true;
+        if self.mode == Mode::Attached {
+            self.mode = Mode::Detaching;
+        }
+    }
+
+    /// How the shell names and checks content.
+    pub(super) fn fingerprint(&self) -> FingerprintParams {
+        FingerprintParams {
+            algorithm: self.superblock.fingerprint,
+            name_key: self.superblock.name_key,
+            check_key: self.superblock.check_key,
+        }
+    }
+
+    /// The volume in a slot.
+    pub(super) fn volume_info(&self, slot: u32) -> Option<VolumeInfo> {
+        let volume = self.volumes.get(slot as usize)?;
+        Some(VolumeInfo {
+            id: volume.id,
+            uuid: volume.uuid,
+            blocks: volume.blocks,
+        })
+    }
+
+    /// Counters and gauges.
+    pub(super) fn counters(&self) -> Counters {
+        Counters {
+            clusters_total: self.superblock.layout.clusters,
+            clusters_fixed: self.superblock.layout.fixed_segments() * SEGMENT_CLUSTERS,
+            blocks_mapped: self.owner_count,
+            clusters_live: self.space.live,
+            clusters_junk: self.space.junk,
+            clusters_free: self.space.free,
+            metadata_capacity: self.space.metadata_capacity(),
+            metadata_free: self.space.metadata_free,
+            index_used: self.index.used(),
+            index_capacity: self.index.capacity(),
+            index_bytes: self.index.bytes(),
+            cache_pages: self.cache.pages() as u64,
+            overlay_points: self.overlay.active.points.len() as u64,
+            journal_used: self.journal.used(),
+            journal_clusters: self.journal.ring(),
+            journal_blocks: self.journal.blocks_written,
+            journal_bytes: self.journal.bytes_written,
+            punches: self.overlay.punches() as u64,
+            ..self.stats
+        }
+    }
+
+    /// Takes a hold on a cluster: it is neither retired nor reused.
+    pub(super) fn hold(&mut self, cluster: Cluster) -> bool {
+        let count = self.holds.get(cluster.0).unwrap_or(0);
+        self.holds.insert(cluster.0, count + 1).is_ok()
+    }
+
+    /// Gives a hold back.
+    pub(super) fn unhold(&mut self, cluster: Cluster) {
+        match self.holds.get(cluster.0) {
+            Some(count) if count > 1 => {
+                let _ = self.holds.insert(cluster.0, count - 1);
+            }
+            _ => {
+                self.holds.remove(cluster.0);
+            }
+        }
+    }
+}
+
+/// The name tree and the count tree of a checkpoint.
+pub(super) fn trees(superblock: &Superblock) -> (Tree, Tree) {
+    use super::format::page::levels_for;
+    let clusters = superblock.layout.clusters;
+    let tree = |id, root, leaf| Tree {
+        id,
+        root,
+        levels: levels_for(clusters, leaf),
+        leaf,
+        parent_generation: 0,
+    };
+    (
+        tree(tree::NAMES, superblock.checkpoint.names, NAME_LEAF),
+        tree(tree::COUNTS, superblock.checkpoint.counts, COUNT_LEAF),
+    )
+}
+
+/// A name that may be looked up: not that of content that nothing shares.
+pub(super) fn is_shareable(name: &Name) -> bool {
+    *name != Name::NONE
+}

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The supply of data clusters: preparing the next segment, and what is tried before a request is
+//! told that there is no space.
+
+use super::format::page::{CountEntry, COUNT_LEAF};
+use super::mark::mark;
+use super::mutant::mutant;
+use super::space::{OpenStep, Space};
+use super::state::Store;
+use super::tree::Page;
+use super::types::Cluster;
+
+/// Checkpoint, recycler, and both once more: a checkpoint may make junk of what the first round
+/// released.
+const ROUNDS: u32 = 4;
+
+impl Store {
+    /// Prepares the next segment before the open one is used up.
+    pub(super) fn space_step(&mut self) -> bool {
+        if !self.is_writable() {
+            return false;
+        }
+        while self.space.wants_next() {
+            let OpenStep::Need(first) = self.space.open_next() else {
+                break;
+            };
+            let page = match self.page(&self.counts.clone(), first.0, 0) {
+                Page::Here(slot) => Some(slot),
+                Page::Absent(_) => None,
+                Page::Wait(slot) => {
+                    self.background_page = Some(slot);
+                    return false;
+                }
+                Page::Busy => return false,
+            };
+            let count = Space::clusters_of_leaf(first);
+            let (overlay, cache, recycler) = (&self.overlay, &self.cache, &self.recycler);
+            self.space
+                .note_free((first.0..first.0 + count).map(|cluster| {
+                    if recycler.is_pending(Cluster(cluster)) {
+                        return mutant!(18);
+                    }
+                    match overlay.deltas(Cluster(cluster)) {
+                        [Some(delta), _] | [None, Some(delta)] => {
+                            delta.is_reusable() || mutant!(34)
+                        }
+                        [None, None] => page.is_none_or(|slot| {
+                            let entry = CountEntry::read(cache.page(slot), cluster % COUNT_LEAF);
+                            entry == CountEntry::Available
+                        }),
+                    }
+                }));
+        }
+        if !self.space_wait.is_empty() && self.space.has_cluster() {
+            self.space_rounds = 0;
+            let list = core::mem::take(&mut self.space_wait);
+            self.wake_all(list);
+            return true;
+        }
+        false
+    }
+
+    /// Somebody waits for a cluster and there is none: merge what was released, retire junk
+    /// whatever its age, and only then give up.
+    pub(super) fn space_round_step(&mut self) -> bool {
+        if self.space_wait.is_empty() {
+            self.space_rounds = 0;
+            return false;
+        }
+        let waits = self.space.has_cluster()
+            || self.checkpointer.is_running()
+            || self.recycler.is_busy()
+            || self.background_page.is_some();
+        if waits || !self.is_writable() {
+            return false;
+        }
+        if self.space_rounds >= ROUNDS {
+            self.space_rounds = 0;
+            self.exhausted = true;
+            self.fail_starved();
+            mark!(no_space_after_all_rounds);
+            return true;
+        }
+        if self.space_rounds % 2 == 0 {
+            if self.dirty_since.is_some() {
+                self.checkpointer.want();
+            }
+        } else {
+            self.recycler.press();
+            mark!(recycler_pressed);
+        }
+        self.space_rounds += 1;
+        true
+    }
+}
