@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Counters and knobs of a store, for sysfs (`/sys/block/ddupN/ddup/`) and netlink.
+//!
+//! `Documentation/ABI/testing/sysfs-block-ddup` describes the files.
+
+use crate::{
+    engine::{Counters, Knobs},
+    queue::Volume,
+    uapi,
+};
+use core::fmt::Write;
+use kernel::prelude::*;
+use kstage::{
+    genetlink::Message,
+    sysfs::{parse_u64, Attribute},
+};
+
+/// A file that shows a counter of the same name.
+macro_rules! counter {
+    ($name:ident) => {
+        Attribute {
+            name: c_name!($name),
+            show: |volume: &Volume, value| write!(value, "{}", volume.store.counters().$name),
+            store: None,
+        }
+    };
+}
+
+/// A file that shows and takes a knob of the same name, within bounds.
+macro_rules! knob {
+    ($name:ident, $bounds:expr) => {
+        Attribute {
+            name: c_name!($name),
+            show: |volume: &Volume, value| write!(value, "{}", volume.store.knobs().$name),
+            store: Some(|volume: &Volume, text| {
+                set_knob(volume, text, $bounds, |knobs, value| {
+                    knobs.$name = value.try_into().unwrap_or(knobs.$name);
+                })
+            }),
+        }
+    };
+}
+
+/// An identifier as a C string.
+macro_rules! c_name {
+    ($name:ident) => {
+        kernel::c_str!(stringify!($name))
+    };
+}
+use c_name;
+
+fn set_knob(
+    volume: &Volume,
+    text: &str,
+    bounds: core::ops::RangeInclusive<u64>,
+    set: impl FnOnce(&mut Knobs, u64),
+) -> Result {
+    let value = parse_u64(text)?;
+
+    if !bounds.contains(&value) {
+        return Err(ERANGE);
+    }
+    volume.store.change_knobs(|knobs| set(knobs, value));
+    Ok(())
+}
+
+/// The files of a store.
+pub(crate) static ATTRIBUTES: &[Attribute<Volume>] = &[
+    counter!(blocks_written),
+    counter!(blocks_zero),
+    counter!(blocks_duplicate),
+    counter!(blocks_fresh),
+    counter!(blocks_read),
+    counter!(blocks_discarded),
+    counter!(index_misled),
+    counter!(collisions),
+    counter!(check_mismatches),
+    counter!(clusters_quarantined),
+    counter!(write_retries),
+    counter!(clusters_retired),
+    counter!(flushes),
+    counter!(journal_blocks),
+    counter!(journal_bytes),
+    counter!(checkpoints),
+    counter!(pages_read),
+    counter!(pages_written),
+    counter!(no_space),
+    counter!(clusters_total),
+    counter!(clusters_fixed),
+    counter!(clusters_live),
+    counter!(blocks_mapped),
+    counter!(clusters_junk),
+    counter!(clusters_free),
+    counter!(metadata_capacity),
+    counter!(metadata_free),
+    counter!(index_used),
+    counter!(index_capacity),
+    counter!(index_bytes),
+    counter!(cache_pages),
+    counter!(overlay_points),
+    counter!(journal_used),
+    counter!(journal_clusters),
+    counter!(punches),
+    knob!(commit_interval, 1..=3_600_000),
+    knob!(checkpoint_interval, 1..=86_400_000),
+    knob!(gc_delay, 0..=u64::MAX),
+    knob!(keep_erased, 0..=u64::MAX),
+    Attribute {
+        name: c"discard",
+        show: |volume, value| write!(value, "{}", u8::from(volume.store.knobs().discard)),
+        store: Some(|volume, text| {
+            set_knob(volume, text, 0..=1, |knobs, value| {
+                knobs.discard = value != 0
+            })
+        }),
+    },
+];
+
+/// Adds counters to a message.
+pub(crate) fn put_counters(counters: &Counters, message: &mut Message<'_>) -> Result {
+    let cluster = 1u64 << crate::engine::types::CLUSTER_SHIFT;
+
+    for (attr, value) in [
+        (uapi::DDUP_A_COUNTERS_CLUSTERS, counters.clusters_total),
+        (
+            uapi::DDUP_A_COUNTERS_FIXED_CLUSTERS,
+            counters.clusters_fixed,
+        ),
+        (
+            uapi::DDUP_A_COUNTERS_METADATA_CLUSTERS,
+            counters.metadata_capacity,
+        ),
+        (
+            uapi::DDUP_A_COUNTERS_FREE_METADATA_CLUSTERS,
+            counters.metadata_free,
+        ),
+        (
+            uapi::DDUP_A_COUNTERS_AVAILABLE_CLUSTERS,
+            counters.clusters_free,
+        ),
+        (uapi::DDUP_A_COUNTERS_JUNK_CLUSTERS, counters.clusters_junk),
+        (uapi::DDUP_A_COUNTERS_LIVE_CLUSTERS, counters.clusters_live),
+        (uapi::DDUP_A_COUNTERS_MAPPED_BLOCKS, counters.blocks_mapped),
+        (
+            uapi::DDUP_A_COUNTERS_QUARANTINED_CLUSTERS,
+            counters.clusters_quarantined,
+        ),
+        (uapi::DDUP_A_COUNTERS_READ_BLOCKS, counters.blocks_read),
+        (
+            uapi::DDUP_A_COUNTERS_WRITTEN_BLOCKS,
+            counters.blocks_written,
+        ),
+        (
+            uapi::DDUP_A_COUNTERS_DUPLICATE_BLOCKS,
+            counters.blocks_duplicate,
+        ),
+        (uapi::DDUP_A_COUNTERS_ZERO_BLOCKS, counters.blocks_zero),
+        (
+            uapi::DDUP_A_COUNTERS_DISCARDED_BLOCKS,
+            counters.blocks_discarded,
+        ),
+        (uapi::DDUP_A_COUNTERS_FLUSHES, counters.flushes),
+        (uapi::DDUP_A_COUNTERS_COMMITS, counters.journal_blocks),
+        (uapi::DDUP_A_COUNTERS_CHECKPOINTS, counters.checkpoints),
+        (uapi::DDUP_A_COUNTERS_COLLISIONS, counters.collisions),
+        (
+            uapi::DDUP_A_COUNTERS_CHECK_ERRORS,
+            counters.check_mismatches,
+        ),
+        (uapi::DDUP_A_COUNTERS_WRITE_RETRIES, counters.write_retries),
+        (uapi::DDUP_A_COUNTERS_NO_SPACE, counters.no_space),
+        (
+            uapi::DDUP_A_COUNTERS_JOURNAL_BYTES,
+            counters.journal_used.saturating_mul(cluster),
+        ),
+        (
+            uapi::DDUP_A_COUNTERS_JOURNAL_SIZE,
+            counters.journal_clusters.saturating_mul(cluster),
+        ),
+        (
+            uapi::DDUP_A_COUNTERS_WAITING_CHANGES,
+            counters.overlay_points,
+        ),
+        (uapi::DDUP_A_COUNTERS_CACHED_PAGES, counters.cache_pages),
+        (uapi::DDUP_A_COUNTERS_PAGES_READ, counters.pages_read),
+        (uapi::DDUP_A_COUNTERS_PAGES_WRITTEN, counters.pages_written),
+        (uapi::DDUP_A_COUNTERS_INDEX_ENTRIES, counters.index_used),
+        (uapi::DDUP_A_COUNTERS_INDEX_LIMIT, counters.index_capacity),
+    ] {
+        message.put_uint(attr, value)?;
+    }
+    Ok(())
+}

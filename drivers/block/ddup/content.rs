@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the engine wants to know of a block's content: name, check, and whether it is all zero.
+//!
+//! Runs in the context that brings a request, and in a bio's completion; any context.
+
+use crate::engine::{
+    types::CHECK_MASK, BlockContent, Check, FingerprintAlgorithm, FingerprintParams, Name,
+};
+use kernel::prelude::*;
+use kstage::{
+    hash::{self, Hash256},
+    mm,
+    page_pool::PageBuf,
+};
+
+/// Bytes of a block.
+pub(crate) const BLOCK_SIZE: u32 = 4096;
+
+/// Names and checks the blocks of a store.
+pub(crate) struct Fingerprinter {
+    params: FingerprintParams,
+    /// For stores with that algorithm.
+    blake2b: Option<Hash256>,
+}
+
+impl Fingerprinter {
+    /// For a store with these parameters. `ENOENT` if the kernel lacks the algorithm. May sleep.
+    pub(crate) fn new(params: FingerprintParams) -> Result<Fingerprinter> {
+        let blake2b = match params.algorithm {
+            FingerprintAlgorithm::Blake2b => Some(Hash256::new(c"blake2b-256")?),
+            _ => None,
+        };
+
+        Ok(Fingerprinter { params, blake2b })
+    }
+
+    /// Names and checks a block. Any context.
+    pub(crate) fn describe(&self, block: &PageBuf) -> Result<BlockContent> {
+        if mm::is_zero(&block[..]) {
+            return Ok(BlockContent {
+                zero: true,
+                ..BlockContent::default()
+            });
+        }
+        let data: &[u8] = &block[..];
+        let check = check_of(hash::xxh64(data, self.params.check_key));
+        let mut name = Name::NONE;
+
+        match self.params.algorithm {
+            FingerprintAlgorithm::Sha256 => copy_head(&mut name.0, &hash::sha256(data)),
+            FingerprintAlgorithm::Blake2b => {
+                let blake2b = self.blake2b.as_ref().ok_or(EINVAL)?;
+
+                copy_head(&mut name.0, &blake2b.digest(data)?);
+            }
+            FingerprintAlgorithm::Xxh64 => {
+                let (head, tail) = name.0.split_at_mut(8);
+
+                head.copy_from_slice(&hash::xxh64(data, self.params.name_key).to_le_bytes());
+                copy_head(tail.split_at_mut(6).0, &check.0.to_le_bytes());
+            }
+        }
+        Ok(BlockContent {
+            name,
+            check,
+            zero: false,
+        })
+    }
+}
+
+/// The check of content whose XXH64 under the check's key is `hash`.
+pub(crate) fn check_of(hash: u64) -> Check {
+    Check(hash & CHECK_MASK)
+}
+
+/// Fills `to` with the first bytes of `from`, which is not shorter.
+fn copy_head(to: &mut [u8], from: &[u8]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
+    }
+}

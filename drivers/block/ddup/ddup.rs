@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! ddup: a block device that stores equal blocks once.
+//!
+//! - [`engine`][]: all decisions of a store, without I/O.
+//! - [`queue`][]: requests of a volume; [`content`][]: their fingerprints.
+//! - [`store`][]: runs an engine against a backing device, with [`io`][] and [`worker`][].
+//! - [`control`][]: netlink requests; the list of attached devices.
+//! - [`device`][]: one attached device.
+//! - [`error`][]: refusals.
+//! - [`passthrough`][]: a device that maps one to one, to measure what the block layer costs.
+//! - [`uapi`][]: numbers of the netlink family.
+
+#![deny(unsafe_code)]
+
+mod attributes;
+mod content;
+mod control;
+mod device;
+#[allow(
+    unreachable_pub,
+    unused_imports,
+    dead_code,
+    reason = "other users of the engine need more of it"
+)]
+mod engine;
+mod error;
+mod io;
+mod passthrough;
+mod queue;
+mod store;
+mod uapi;
+mod worker;
+
+use kernel::prelude::*;
+
+module! {
+    type: Ddup,
+    name: "ddup",
+    authors: ["The ddup authors"],
+    description: "Block device that stores equal blocks once",
+    license: "GPL",
+    params: {
+        passthrough: u8 {
+            default: 0,
+            description: "1: map devices one to one and store nothing of our own, to measure",
+        },
+    },
+}
+
+/// The loaded module.
+struct Ddup {
+    control: control::Control,
+}
+
+impl kernel::Module for Ddup {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        // A reference in 7.2, a value in 7.3.
+        let passthrough = module_parameters::passthrough.value();
+        let passthrough: &u8 = core::borrow::Borrow::borrow(&passthrough);
+
+        Ok(Ddup {
+            control: control::Control::start(*passthrough != 0)?,
+        })
+    }
+}
+
+impl Drop for Ddup {
+    fn drop(&mut self) {
+        self.control.stop();
+    }
+}

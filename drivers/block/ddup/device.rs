@@ -1,0 +1,493 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One attached device: `/dev/ddupN` with what is behind it.
+//!
+//! A [`Device`] is owned by the list in [`crate::control`]. Attach opens the backing device
+//! exclusively and makes the disk last, when all behind it works; detach goes the other way: no
+//! disk, so no requests; then the store, so no bios; then the backing device.
+
+use crate::{
+    attributes,
+    content::{Fingerprinter, BLOCK_SIZE},
+    control,
+    engine::FailReason,
+    error::{refuse, Refusal},
+    passthrough::{self, Passthrough},
+    queue::{Queue, Volume},
+    store::{self, Store},
+    uapi,
+};
+use core::fmt::Write;
+use kernel::{
+    prelude::*,
+    str::{CStr, CString},
+    sync::Arc,
+};
+use kstage::{
+    block::{
+        bdev::BlockDevice,
+        mq::{Disk, Limits, TagSet},
+    },
+    genetlink::Message,
+    mm,
+    workqueue::OwnedQueue,
+};
+
+/// Smallest backing device of a pass-through device.
+const PASSTHROUGH_BYTES_MIN: u64 = 1 << 20;
+
+/// Requests in flight per hardware queue.
+const QUEUE_DEPTH: u32 = 128;
+
+/// Hardware queues at most: all of their requests together are what the engine takes at once.
+const HW_QUEUES_MAX: u32 = store::SLOTS / QUEUE_DEPTH;
+
+/// Largest read or write.
+const MAX_BYTES: u32 = crate::engine::types::REQUEST_BLOCKS_MAX * BLOCK_SIZE;
+
+/// Largest discard or write of zeroes: what the block layer can express.
+const MAX_RANGE_BYTES: u32 = u32::MAX - (BLOCK_SIZE - 1);
+
+/// Memory for pages of the trees, if an attach does not say.
+const CACHE_BYTES: u64 = 64 << 20;
+
+/// Memory for the index, if an attach does not say.
+const INDEX_BYTES: u64 = 64 << 20;
+
+/// Bounds of both.
+const MEMORY_BYTES_MIN: u64 = 1 << 20;
+
+/// What an attach asks for.
+pub(crate) struct Options<'a> {
+    /// N of `/dev/ddupN`.
+    pub(crate) index: u32,
+    /// Of the backing device.
+    pub(crate) path: &'a CStr,
+    /// Write nothing to the backing device.
+    pub(crate) read_only: bool,
+    /// Map one to one.
+    pub(crate) passthrough: bool,
+    /// Memory for pages of the trees.
+    pub(crate) cache_bytes: Option<u64>,
+    /// Memory for the index.
+    pub(crate) index_bytes: Option<u64>,
+    /// Where stores work.
+    pub(crate) queue: Arc<OwnedQueue>,
+}
+
+/// An attached store with its volume.
+struct Attached {
+    disk: Disk<Queue>,
+    store: Arc<Store>,
+    volume: u32,
+    bytes: u64,
+    uuid: [u8; 16],
+    cache_bytes: u64,
+    index_bytes: u64,
+}
+
+/// What is behind a device.
+enum Kind {
+    Passthrough(Disk<Passthrough>),
+    Store(Attached),
+}
+
+/// What a device is known by.
+pub(crate) struct Identity {
+    /// N of `/dev/ddupN`.
+    pub(crate) index: u32,
+    /// `ddupN`.
+    pub(crate) name: CString,
+    /// Of the backing device, as given.
+    pub(crate) path: CString,
+    /// Of the store, if there is one.
+    pub(crate) uuid: Option<[u8; 16]>,
+}
+
+impl Identity {
+    pub(crate) fn try_clone(&self) -> Result<Identity> {
+        Ok(Identity {
+            index: self.index,
+            name: CString::try_from(&*self.name)?,
+            path: CString::try_from(&*self.path)?,
+            uuid: self.uuid,
+        })
+    }
+
+    /// Adds it to a message.
+    pub(crate) fn put(&self, message: &mut Message<'_>) -> Result {
+        message.put_u32(uapi::DDUP_A_DEVICE_INDEX, self.index)?;
+        message.put_string(uapi::DDUP_A_DEVICE_NAME, &self.name)?;
+        message.put_string(uapi::DDUP_A_DEVICE_PATH, &self.path)?;
+        if let Some(uuid) = &self.uuid {
+            message.put_bytes(uapi::DDUP_A_DEVICE_STORE_UUID, uuid)?;
+        }
+        Ok(())
+    }
+}
+
+/// An attached device.
+pub(crate) struct Device {
+    kind: Kind,
+    backing: Arc<BlockDevice>,
+    identity: Identity,
+    read_only: bool,
+}
+
+impl Device {
+    /// Attaches a device. May sleep, for as long as recovery takes.
+    pub(crate) fn attach(options: &Options<'_>) -> Result<Device, Refusal> {
+        let name = CString::try_from_fmt(fmt!("ddup{}", options.index))?;
+        let path = CString::try_from(options.path)?;
+        let backing = Arc::new(open(options)?, GFP_KERNEL)?;
+        let (kind, uuid) = if options.passthrough {
+            (attach_passthrough(options, &name, &backing)?, None)
+        } else {
+            let attached = attach_store(options, &name, &backing)?;
+            let uuid = attached.uuid;
+
+            (Kind::Store(attached), Some(uuid))
+        };
+
+        Ok(Device {
+            kind,
+            backing,
+            identity: Identity {
+                index: options.index,
+                name,
+                path,
+                uuid,
+            },
+            read_only: options.read_only,
+        })
+    }
+
+    /// Removes the device: fails its I/O if it is still open, waits for what is under way, and
+    /// lets go of the backing device. May sleep.
+    pub(crate) fn detach(self, force: bool) -> Identity {
+        match self.kind {
+            Kind::Passthrough(disk) => {
+                if force {
+                    disk.mark_dead();
+                }
+                drop(disk);
+            }
+            Kind::Store(attached) => {
+                let Attached { disk, store, .. } = attached;
+
+                if force {
+                    disk.mark_dead();
+                }
+                drop(disk);
+                if !store.detach() {
+                    pr_err!(
+                        "ddup{}: not all of the store is durable; the next attach recovers it\n",
+                        self.identity.index
+                    );
+                }
+            }
+        }
+        self.identity
+    }
+
+    /// If nobody has it open, refuses opens from here on and returns true. May sleep.
+    pub(crate) fn close_if_idle(&self) -> bool {
+        match &self.kind {
+            Kind::Passthrough(disk) => disk.close_if_idle(),
+            Kind::Store(attached) => attached.disk.close_if_idle(),
+        }
+    }
+
+    /// What it is known by.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Why the store failed, if it did. May sleep.
+    pub(crate) fn failure(&self) -> Option<FailReason> {
+        match &self.kind {
+            Kind::Passthrough(_) => None,
+            Kind::Store(attached) => attached.store.failure(),
+        }
+    }
+
+    /// Adds why the device failed, if it did. May sleep.
+    pub(crate) fn put_failure(&self, message: &mut Message<'_>) -> Result<bool> {
+        if self.backing.is_dead() {
+            message.put_u32(uapi::DDUP_A_DEVICE_FAILURE, uapi::DDUP_FAILURE_DEVICE_GONE)?;
+            message.put_string(
+                uapi::DDUP_A_DEVICE_MESSAGE,
+                c"the backing device was removed",
+            )?;
+            return Ok(true);
+        }
+        let Some(reason) = self.failure() else {
+            return Ok(false);
+        };
+
+        put_failure(reason, message)?;
+        Ok(true)
+    }
+
+    /// Adds all that is known of it. May sleep.
+    pub(crate) fn describe(&self, message: &mut Message<'_>) -> Result {
+        let devt = self.backing.devt();
+
+        self.identity.put(message)?;
+        message.put_u32(uapi::DDUP_A_DEVICE_BACKING_MAJOR, devt >> 20)?;
+        message.put_u32(uapi::DDUP_A_DEVICE_BACKING_MINOR, devt & 0xf_ffff)?;
+        if self.read_only {
+            message.put_flag(uapi::DDUP_A_DEVICE_READ_ONLY)?;
+        }
+        let failed = self.put_failure(message)?;
+        message.put_u32(
+            uapi::DDUP_A_DEVICE_STATE,
+            match (failed, self.read_only) {
+                (true, _) => uapi::DDUP_STATE_FAILED,
+                (false, true) => uapi::DDUP_STATE_READ_ONLY,
+                (false, false) => uapi::DDUP_STATE_ONLINE,
+            },
+        )?;
+        match &self.kind {
+            Kind::Passthrough(_) => message.put_uint(
+                uapi::DDUP_A_DEVICE_SIZE,
+                passthrough::capacity_bytes(self.backing.size_bytes()),
+            ),
+            Kind::Store(attached) => {
+                message.put_uint(uapi::DDUP_A_DEVICE_CACHE_BYTES, attached.cache_bytes)?;
+                message.put_uint(uapi::DDUP_A_DEVICE_INDEX_BYTES, attached.index_bytes)?;
+                message.put_u32(uapi::DDUP_A_DEVICE_VOLUME, attached.volume)?;
+                message.put_uint(uapi::DDUP_A_DEVICE_SIZE, attached.bytes)?;
+                message.put_nested(uapi::DDUP_A_DEVICE_COUNTERS, |message| {
+                    attributes::put_counters(&attached.store.counters(), message)
+                })
+            }
+        }
+    }
+}
+
+/// Makes a device that maps one to one.
+fn attach_passthrough(
+    options: &Options<'_>,
+    name: &CStr,
+    backing: &Arc<BlockDevice>,
+) -> Result<Kind, Refusal> {
+    let size = backing.size_bytes();
+
+    if size < PASSTHROUGH_BYTES_MIN {
+        return Err(refuse!(
+            EINVAL,
+            Some(uapi::DDUP_A_DEVICE_PATH),
+            "the backing device has {size} bytes, and needs {PASSTHROUGH_BYTES_MIN}"
+        ));
+    }
+    Ok(Kind::Passthrough(passthrough::add(
+        name,
+        backing.clone(),
+        options.read_only,
+    )?))
+}
+
+/// Memory that an attach asks for, or a default. More than half of the RAM is refused.
+fn memory(wish: Option<u64>, default: u64, attr: u32) -> Result<u64, Refusal> {
+    let max = mm::ram_bytes() / 2;
+
+    match wish {
+        None => Ok(default),
+        Some(bytes) if bytes < MEMORY_BYTES_MIN => Err(refuse!(
+            EINVAL,
+            Some(attr),
+            "{bytes} bytes are too few: give at least {MEMORY_BYTES_MIN}"
+        )),
+        Some(bytes) if bytes > max => Err(refuse!(
+            EINVAL,
+            Some(attr),
+            "{bytes} bytes are too many: give {max} (half of the RAM) at most"
+        )),
+        Some(bytes) => Ok(bytes),
+    }
+}
+
+/// Attaches a store and makes the disk of its volume.
+fn attach_store(
+    options: &Options<'_>,
+    name: &CStr,
+    backing: &Arc<BlockDevice>,
+) -> Result<Attached, Refusal> {
+    let path = Some(uapi::DDUP_A_DEVICE_PATH);
+    let cache_bytes = memory(
+        options.cache_bytes,
+        CACHE_BYTES,
+        uapi::DDUP_A_DEVICE_CACHE_BYTES,
+    )?;
+    let index_bytes = memory(
+        options.index_bytes,
+        INDEX_BYTES,
+        uapi::DDUP_A_DEVICE_INDEX_BYTES,
+    )?;
+    if backing.limits().logical_block_size > BLOCK_SIZE {
+        return Err(refuse!(
+            EINVAL,
+            path,
+            "blocks of {} bytes are too large: 4096 at most",
+            backing.limits().logical_block_size
+        ));
+    }
+
+    let store = Store::attach(
+        backing.clone(),
+        options.queue.clone(),
+        &store::Options {
+            index: options.index,
+            read_only: options.read_only,
+            cache_bytes,
+            index_bytes,
+        },
+    )?
+    .map_err(refuse_store)?;
+
+    let uuid = store.uuid().unwrap_or_default();
+
+    control::claim(options.index, uuid)
+        .and_then(|()| add_disk(options, name, &store))
+        .map(|(disk, volume, bytes)| Attached {
+            disk,
+            volume,
+            bytes,
+            uuid,
+            store: store.clone(),
+            cache_bytes,
+            index_bytes,
+        })
+        .inspect_err(|_| {
+            store.clone().detach();
+        })
+}
+
+/// Makes the disk of a store's first volume. Returns also the number and size of the volume.
+fn add_disk(
+    options: &Options<'_>,
+    name: &CStr,
+    store: &Arc<Store>,
+) -> Result<(Disk<Queue>, u32, u64), Refusal> {
+    let slot = 0;
+    let volume = store
+        .volume(slot)
+        .ok_or_else(|| refuse!(ENOENT, None, "the store has no volume"))?;
+    let params = store.fingerprint().ok_or(EINVAL)?;
+    let fingerprinter = Fingerprinter::new(params).map_err(|error| {
+        refuse!(
+            error,
+            None,
+            "the kernel lacks the store's fingerprint algorithm {:?}",
+            params.algorithm
+        )
+    })?;
+    let bytes = volume
+        .blocks
+        .checked_mul(u64::from(BLOCK_SIZE))
+        .ok_or(EOVERFLOW)?;
+    let limits = Limits {
+        capacity_bytes: bytes,
+        logical_block_size: BLOCK_SIZE,
+        physical_block_size: BLOCK_SIZE,
+        io_min: BLOCK_SIZE,
+        io_opt: 0,
+        max_bytes: MAX_BYTES,
+        max_segments: kstage::block::bio::MAX_SEGMENTS,
+        max_discard_bytes: MAX_RANGE_BYTES,
+        discard_granularity: BLOCK_SIZE,
+        max_write_zeroes_bytes: MAX_RANGE_BYTES,
+        write_cache: true,
+        fua: true,
+        // Writes are copied.
+        stable_writes: false,
+        rotational: store.device().limits().rotational,
+        read_only: options.read_only,
+    };
+    let tags = TagSet::new(kernel::cpu::nr_cpu_ids().min(HW_QUEUES_MAX), QUEUE_DEPTH, 0)?;
+    let data = Arc::new(
+        Volume {
+            store: store.clone(),
+            slot,
+            fingerprinter,
+        },
+        GFP_KERNEL,
+    )?;
+    let disk = Disk::add(
+        name,
+        tags,
+        &limits,
+        data,
+        Some((c"ddup", attributes::ATTRIBUTES)),
+    )?;
+
+    Ok((disk, volume.id, bytes))
+}
+
+/// Says why a store cannot be attached.
+fn refuse_store(reason: FailReason) -> Refusal {
+    let error = match reason {
+        FailReason::Memory => ENOMEM,
+        FailReason::Read(_) | FailReason::Journal | FailReason::Flush => EIO,
+        FailReason::ReadOnlyFeatures(_) => EROFS,
+        _ => EINVAL,
+    };
+    let mut refusal = refuse!(error, Some(uapi::DDUP_A_DEVICE_PATH), "");
+
+    // Cannot fail: too long a message is cut.
+    let _ = write!(refusal, "{reason}");
+    pr_err!("cannot attach: {}\n", format_args!("{reason}"));
+    refusal
+}
+
+/// Adds why a store failed.
+pub(crate) fn put_failure(reason: FailReason, message: &mut Message<'_>) -> Result {
+    let text = CString::try_from_fmt(format_args!("{reason}"))?;
+
+    message.put_u32(uapi::DDUP_A_DEVICE_FAILURE, failure_number(reason))?;
+    message.put_string(uapi::DDUP_A_DEVICE_MESSAGE, &text)
+}
+
+/// The number of a failure in messages.
+fn failure_number(reason: FailReason) -> u32 {
+    match reason {
+        FailReason::Read(_) | FailReason::Journal | FailReason::Checkpoint | FailReason::Flush => {
+            uapi::DDUP_FAILURE_DEVICE_ERROR
+        }
+        FailReason::Memory | FailReason::Promise | FailReason::Overrun => {
+            uapi::DDUP_FAILURE_INTERNAL
+        }
+        _ => uapi::DDUP_FAILURE_DAMAGED,
+    }
+}
+
+/// Opens the backing device, and says why if it cannot.
+fn open(options: &Options<'_>) -> Result<BlockDevice, Refusal> {
+    let path = Some(uapi::DDUP_A_DEVICE_PATH);
+
+    BlockDevice::open(options.path, !options.read_only).map_err(|error| match error {
+        ENOENT => refuse!(error, path, "nothing is at that path"),
+        ENOTBLK => refuse!(
+            error,
+            path,
+            "not a block device: attach a regular file through a loop device"
+        ),
+        EBUSY => refuse!(
+            error,
+            path,
+            "in use: it is mounted, attached or held by another driver"
+        ),
+        EACCES => refuse!(
+            error,
+            path,
+            "no access: if the device is read-only, attach it read-only"
+        ),
+        ENXIO => refuse!(error, path, "there is no such device any more"),
+        _ => refuse!(
+            error,
+            path,
+            "the backing device cannot be opened: {error:?}"
+        ),
+    })
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Contexts of a store's bios, and what is done when one is done.
+//!
+//! A completion runs in any context and never takes the engine's lock: it verifies or compares, puts
+//! the bio itself into the worker's inbox as the report for the engine, and then gives up its part
+//! of the request. So a request ends here when the engine has handed it over and all of its data
+//! I/O succeeded, and the engine is told before it, by the order of the inbox, though later. A bio
+//! that failed keeps its part, and thereby the request, until the engine has decided.
+
+use crate::{
+    content::{self, BLOCK_SIZE},
+    engine::{Buf, DataResult, IoToken, Tag},
+    queue::Queue,
+    worker::Worker,
+};
+use kernel::sync::{atomic::Relaxed, Arc};
+use kstage::{
+    block::{
+        bio::{Completed, EndIo},
+        mq::Part,
+    },
+    page_pool::PageBuf,
+};
+
+/// What a data bio does.
+pub(crate) enum Work {
+    /// Reads into the request and verifies under this key.
+    Read {
+        /// Key of checks.
+        check_key: u64,
+    },
+    /// Writes the request's copy.
+    Write,
+    /// Reads a cluster to compare it with the request's copy.
+    Compare(PageBuf),
+}
+
+/// Data I/O of neighbouring blocks of a request.
+pub(crate) struct DataIo {
+    /// The request. Taken when the I/O was done and good.
+    pub(crate) part: Option<Part<Queue>>,
+    pub(crate) tag: Tag,
+    pub(crate) block: u32,
+    pub(crate) count: u32,
+    pub(crate) work: Work,
+    /// How it went, when it is done; of those blocks that are not `bad`.
+    pub(crate) result: DataResult,
+    /// Blocks that did not match their checks, counted from `block`.
+    pub(crate) bad: [u64; 4],
+}
+
+impl DataIo {
+    pub(crate) fn new(part: Part<Queue>, tag: Tag, block: u32, count: u32, work: Work) -> Self {
+        DataIo {
+            part: Some(part),
+            tag,
+            block,
+            count,
+            work,
+            result: DataResult::Failed,
+            bad: [0; 4],
+        }
+    }
+
+    /// Whether a block, counted from the first, did not match its check.
+    pub(crate) fn is_bad(&self, at: u32) -> bool {
+        self.bad
+            .get(at as usize / 64)
+            .is_some_and(|word| word >> (at % 64) & 1 != 0)
+    }
+
+    /// Looks at what was read. Any context.
+    fn judge(&mut self, ok: bool) {
+        let Some(part) = self.part.as_ref().filter(|_| ok) else {
+            self.result = DataResult::Failed;
+            return;
+        };
+
+        self.result = match &self.work {
+            Work::Write => DataResult::Ok,
+            Work::Read { check_key } => {
+                let mut cursor = part.cursor();
+
+                cursor.advance(self.block * BLOCK_SIZE);
+                for at in 0..self.count {
+                    let found = content::check_of(cursor.xxh64(BLOCK_SIZE, *check_key));
+                    let wanted = part
+                        .data()
+                        .checks
+                        .get((self.block + at) as usize)
+                        .map(|check| check.load(Relaxed));
+
+                    if wanted != Some(found.0) {
+                        if let Some(word) = self.bad.get_mut(at as usize / 64) {
+                            *word |= 1 << (at % 64);
+                        }
+                    }
+                }
+                DataResult::Ok
+            }
+            Work::Compare(page) => match part.data().pages.get(self.block as usize) {
+                Some(own) if own[..] == page[..] => DataResult::Equal,
+                Some(_) => DataResult::Differs,
+                None => DataResult::Failed,
+            },
+        };
+    }
+
+    /// Whether nobody has to decide anything.
+    fn is_good(&self) -> bool {
+        self.result == DataResult::Ok && self.bad == [0; 4]
+    }
+}
+
+/// Metadata I/O.
+pub(crate) struct MetaIo {
+    pub(crate) token: IoToken,
+    pub(crate) buf: Buf,
+    /// How it went, when it is done.
+    pub(crate) ok: bool,
+}
+
+impl MetaIo {
+    pub(crate) fn new(token: IoToken, buf: Buf) -> Self {
+        MetaIo {
+            token,
+            buf,
+            ok: false,
+        }
+    }
+}
+
+/// Context of a bio.
+pub(crate) enum Io {
+    Data(DataIo),
+    Meta(MetaIo),
+}
+
+impl Io {
+    /// The data I/O's request.
+    pub(crate) fn request(&self) -> Option<&Part<Queue>> {
+        match self {
+            Io::Data(data) => data.part.as_ref(),
+            Io::Meta(_) => None,
+        }
+    }
+
+    /// The copies that a write writes.
+    pub(crate) fn pages(&self) -> Option<&[PageBuf]> {
+        let Io::Data(data) = self else {
+            return None;
+        };
+        let first = data.block as usize;
+
+        data.part
+            .as_ref()?
+            .data()
+            .pages
+            .get(first..first + data.count as usize)
+    }
+
+    /// The page that a comparison reads into.
+    pub(crate) fn page_mut(&mut self) -> Option<&mut [PageBuf]> {
+        match self {
+            Io::Data(DataIo {
+                work: Work::Compare(page),
+                ..
+            }) => Some(core::slice::from_mut(page)),
+            _ => None,
+        }
+    }
+
+    /// The buffer of metadata.
+    pub(crate) fn buffer(&self) -> Option<&Buf> {
+        match self {
+            Io::Meta(meta) => Some(&meta.buf),
+            Io::Data(_) => None,
+        }
+    }
+
+    /// The buffer of metadata.
+    pub(crate) fn buffer_mut(&mut self) -> Option<&mut Buf> {
+        match self {
+            Io::Meta(meta) => Some(&mut meta.buf),
+            Io::Data(_) => None,
+        }
+    }
+
+    /// The I/O did not happen: its buffer, if it has one.
+    pub(crate) fn into_buffer(self) -> Buf {
+        match self {
+            Io::Meta(meta) => meta.buf,
+            Io::Data(_) => Buf::new(),
+        }
+    }
+
+    /// The I/O did not happen: the request loses nothing but this part.
+    pub(crate) fn give_back(self) {
+        if let Io::Data(DataIo {
+            part: Some(part), ..
+        }) = self
+        {
+            part.finish(Ok(()));
+        }
+    }
+}
+
+impl EndIo for Io {
+    type Shared = Arc<Worker>;
+
+    fn end_io(mut bio: Completed<Self>, worker: &Arc<Worker>) {
+        let ok = bio.result().is_ok();
+
+        match bio.context_mut() {
+            Io::Meta(meta) => {
+                meta.ok = ok;
+                worker.report(bio, true);
+            }
+            Io::Data(data) => {
+                data.judge(ok);
+
+                let good = data.is_good();
+                let part = if good { data.part.take() } else { None };
+
+                worker.report(bio, !good);
+                if let Some(part) = part {
+                    part.finish(Ok(()));
+                }
+            }
+        }
+    }
+}

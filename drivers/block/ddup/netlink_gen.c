@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: ((GPL-2.0 WITH Linux-syscall-note) OR BSD-3-Clause)
+/* Do not edit directly, auto-generated from: */
+/*	Documentation/netlink/specs/ddup.yaml */
+/* YNL-GEN kernel source */
+/* To regenerate run: tools/net/ynl/ynl-regen.sh */
+
+#include <net/netlink.h>
+#include <net/genetlink.h>
+
+#include "netlink_gen.h"
+
+#include <uapi/linux/ddup.h>
+
+/* Integer value ranges */
+static const struct netlink_range_validation ddup_a_device_index_range = {
+	.max	= DDUP_INDEX_MAX,
+};
+
+/* DDUP_CMD_ATTACH - do */
+static const struct nla_policy ddup_attach_nl_policy[DDUP_A_DEVICE_INDEX_BYTES + 1] = {
+	[DDUP_A_DEVICE_PATH] = { .type = NLA_NUL_STRING, .len = DDUP_PATH_LEN_MAX, },
+	[DDUP_A_DEVICE_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_device_index_range),
+	[DDUP_A_DEVICE_READ_ONLY] = { .type = NLA_FLAG, },
+	[DDUP_A_DEVICE_CACHE_BYTES] = { .type = NLA_UINT, },
+	[DDUP_A_DEVICE_INDEX_BYTES] = { .type = NLA_UINT, },
+};
+
+/* DDUP_CMD_DETACH - do */
+static const struct nla_policy ddup_detach_nl_policy[DDUP_A_DEVICE_FORCE + 1] = {
+	[DDUP_A_DEVICE_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_device_index_range),
+	[DDUP_A_DEVICE_FORCE] = { .type = NLA_FLAG, },
+};
+
+/* DDUP_CMD_GET - do */
+static const struct nla_policy ddup_get_nl_policy[DDUP_A_DEVICE_INDEX + 1] = {
+	[DDUP_A_DEVICE_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_device_index_range),
+};
+
+/* Ops table for ddup */
+static const struct genl_split_ops ddup_nl_ops[] = {
+	{
+		.cmd		= DDUP_CMD_ATTACH,
+		.doit		= ddup_nl_attach_doit,
+		.policy		= ddup_attach_nl_policy,
+		.maxattr	= DDUP_A_DEVICE_INDEX_BYTES,
+		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
+	},
+	{
+		.cmd		= DDUP_CMD_DETACH,
+		.doit		= ddup_nl_detach_doit,
+		.policy		= ddup_detach_nl_policy,
+		.maxattr	= DDUP_A_DEVICE_FORCE,
+		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
+	},
+	{
+		.cmd		= DDUP_CMD_GET,
+		.doit		= ddup_nl_get_doit,
+		.policy		= ddup_get_nl_policy,
+		.maxattr	= DDUP_A_DEVICE_INDEX,
+		.flags		= GENL_CMD_CAP_DO,
+	},
+	{
+		.cmd	= DDUP_CMD_GET,
+		.dumpit	= ddup_nl_get_dumpit,
+		.flags	= GENL_CMD_CAP_DUMP,
+	},
+};
+
+static const struct genl_multicast_group ddup_nl_mcgrps[] = {
+	[DDUP_NLGRP_EVENTS] = { "events", },
+};
+
+struct genl_family ddup_nl_family __ro_after_init = {
+	.name		= DDUP_FAMILY_NAME,
+	.version	= DDUP_FAMILY_VERSION,
+	.netnsok	= true,
+	.parallel_ops	= true,
+	.module		= THIS_MODULE,
+	.split_ops	= ddup_nl_ops,
+	.n_split_ops	= ARRAY_SIZE(ddup_nl_ops),
+	.mcgrps		= ddup_nl_mcgrps,
+	.n_mcgrps	= ARRAY_SIZE(ddup_nl_mcgrps),
+};

@@ -1,0 +1,1027 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The store: runs an engine against a backing device.
+//!
+//! Whoever brings requests puts them into [`Store::incoming`] and tries to get the lock. Who gets it
+//! takes a turn: tells the engine what was completed, gives it requests, and turns its actions into
+//! bios, which are submitted when the lock is free again. Who does not get it goes away: the one who
+//! has the lock looks into the inbox again after he gave it up. What must wait, and all background
+//! work, is done by the [`Worker`].
+//!
+//! # Context and locks
+//!
+//! - `inner` is the engine's lock. Below it are only memory allocation (in a `NoIo` scope) and the
+//!   inboxes, which are lock-free. It is never taken in a completion.
+//! - Completions report to the worker's inbox; see [`crate::io`]. They wake the worker only if
+//!   somebody waits for what the engine will do with them ("eager"). Else the next turn finds them,
+//!   at the latest at the engine's next deadline.
+//! - A turn never reclaims memory, since reclaim may wait for it: it takes from the system's reserves
+//!   or fails, which the engine can cope with.
+//! - Memory for bios is taken without waiting. If there is none, the action is kept ("stalled"), and
+//!   done when a bio of ours has been completed or a few milliseconds have passed; the reserve of
+//!   the bio set makes sure that one comes back.
+
+use crate::{
+    content::BLOCK_SIZE,
+    engine::{
+        self, types::CLUSTER_SHIFT, Action, Check, Cluster, Config, Counters, DataResult, Engine,
+        FailReason, FingerprintParams, Knobs, Lbn, Millis, OpKind, Status, Tag, VolumeInfo,
+    },
+    io::{DataIo, Io, MetaIo, Work},
+    queue::Queue,
+    worker::Worker,
+};
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc, Completion, Mutex,
+    },
+    time::{Instant, Monotonic},
+};
+use kstage::{
+    block::{
+        self,
+        bdev::BlockDevice,
+        bio::{self, Bio, BioList, BioSet, Completed},
+        mq::{Part, Request},
+        Op, OpFlags, SECTOR_SHIFT,
+    },
+    llist::{Batch, Inbox},
+    mm::{NoReclaim, Wait},
+    page_pool::PagePool,
+    sync::smp_mb,
+    workqueue::OwnedQueue,
+};
+
+/// Requests that the engine has at once.
+pub(crate) const SLOTS: u32 = 512;
+
+/// Bios that are there even when memory is not.
+const BIO_RESERVE: u16 = 64;
+
+/// Pages for copies of data that are there even when memory is not: two of the largest writes.
+const PAGE_RESERVE: u16 = 512;
+
+/// Pages for comparisons that are there even when memory is not.
+const COMPARE_RESERVE: u16 = 32;
+
+/// Requests that one turn gives to the engine.
+const TURN_REQUESTS: u32 = 64;
+
+/// A submitter takes no turn if less of his stack is left, in bytes.
+const STACK_MIN: usize = 7 << 10;
+
+/// Turns that one submitter takes for others.
+const SUBMITTER_TURNS: u32 = 4;
+
+/// Turns of the worker before it queues itself anew.
+const WORKER_TURNS: u32 = 64;
+
+/// After this many milliseconds a stalled action is tried again.
+const STALL_MS: u32 = 2;
+
+/// Background work that is due, but has nothing to do now, is looked at again after this.
+const DUE_MS: u32 = 10;
+
+/// Block changes that wait for one checkpoint at most.
+const POINTS_MAX: u32 = 1 << 16;
+
+/// The engine hears of completions after this many milliseconds at the latest.
+const REPORT_MS: Millis = 1000;
+
+/// Sectors of a cluster, as a shift.
+const CLUSTER_SECTOR_SHIFT: u32 = CLUSTER_SHIFT - SECTOR_SHIFT;
+
+/// A request that the engine has, by its tag.
+struct Slot {
+    /// The request; None when it is handed over or the slot is free.
+    part: Option<Part<Queue>>,
+    /// Data bios of which the engine has not heard.
+    bios: u32,
+    /// The slot has a request.
+    used: bool,
+}
+
+/// Neighbouring blocks of a request that are to be read from neighbouring clusters.
+#[derive(Clone, Copy)]
+struct ReadRun {
+    tag: Tag,
+    block: u32,
+    count: u32,
+    cluster: Cluster,
+}
+
+/// How far the store is.
+#[derive(Clone, Copy)]
+enum Phase {
+    Starting,
+    Started,
+    /// It could not be attached.
+    Refused(FailReason),
+    Detaching,
+    /// Whether all is durable.
+    Detached(bool),
+}
+
+/// What is left to do at the end of a turn.
+enum Settled {
+    /// Nothing, until something happens.
+    Idle,
+    /// Requests wait that the engine could have.
+    Requests,
+    /// Background work is due.
+    Due,
+}
+
+/// What the lock guards.
+struct Inner {
+    engine: Engine,
+    slots: KVec<Slot>,
+    free: KVec<Tag>,
+    /// Requests that were taken from the inbox and have no slot yet.
+    backlog: Option<Batch<Request<Queue>>>,
+    /// Blocks that are to be read; the next action may add to them.
+    run: Option<ReadRun>,
+    /// An action that waits for memory.
+    stalled: Option<Action>,
+    /// When the worker's timer will run.
+    armed: Option<Millis>,
+    phase: Phase,
+    /// Why the store failed, after it was attached.
+    failure: Option<FailReason>,
+    /// Nobody was told of `failure` yet.
+    untold: bool,
+    /// A request that was taken from the inbox and waits for a stalled action.
+    next: Option<Request<Queue>>,
+}
+
+/// A store that is attached, or about to be.
+#[pin_data]
+pub(crate) struct Store {
+    #[pin]
+    inner: Mutex<Inner>,
+    incoming: Inbox<Request<Queue>>,
+    /// Requests must stay in the inbox: there is no slot, or an action is stalled.
+    blocked: Atomic<i32>,
+    worker: Arc<Worker>,
+    bios: BioSet<Io>,
+    pages: PagePool,
+    /// Pages to compare with. Apart from those of requests, which hold theirs until they were
+    /// compared.
+    compare_pages: PagePool,
+    /// Key of checks, once it is known.
+    check_key: Atomic<u64>,
+    can_discard: bool,
+    /// The store takes requests.
+    live: Atomic<i32>,
+    epoch: Instant<Monotonic>,
+    /// N of `/dev/ddupN`.
+    index: u32,
+    #[pin]
+    started: Completion,
+    #[pin]
+    detached: Completion,
+}
+
+/// What a store is attached with.
+pub(crate) struct Options {
+    pub(crate) index: u32,
+    pub(crate) read_only: bool,
+    /// Memory for pages of the trees.
+    pub(crate) cache_bytes: u64,
+    /// Memory for the index.
+    pub(crate) index_bytes: u64,
+}
+
+impl Store {
+    /// Attaches the store on `device`: recovers it, and lets it take requests. May sleep for as long
+    /// as recovery takes.
+    pub(crate) fn attach(
+        device: Arc<BlockDevice>,
+        queue: Arc<OwnedQueue>,
+        options: &Options,
+    ) -> Result<Result<Arc<Store>, FailReason>> {
+        let engine = Engine::new(Config {
+            store_clusters: device.size_bytes() >> CLUSTER_SHIFT,
+            read_only: options.read_only,
+            queue_depth: SLOTS,
+            cache_pages: u32::try_from(options.cache_bytes >> CLUSTER_SHIFT)?.max(64),
+            index_bytes: options.index_bytes,
+            points_max: POINTS_MAX,
+            hash: kstage::hash::xxh64,
+            knobs: Knobs::default(),
+        })?;
+        let mut slots = KVec::with_capacity(SLOTS as usize, GFP_KERNEL)?;
+        let mut free = KVec::with_capacity(SLOTS as usize, GFP_KERNEL)?;
+
+        for tag in 0..SLOTS {
+            slots.push(
+                Slot {
+                    part: None,
+                    bios: 0,
+                    used: false,
+                },
+                GFP_KERNEL,
+            )?;
+            free.push(tag, GFP_KERNEL)?;
+        }
+        let inner = Inner {
+            engine,
+            slots,
+            free,
+            backlog: None,
+            run: None,
+            stalled: None,
+            armed: None,
+            phase: Phase::Starting,
+            failure: None,
+            untold: false,
+            next: None,
+        };
+
+        let can_discard = device.limits().max_discard_sectors > 0;
+        let worker = Worker::new(queue)?;
+        let bios = BioSet::new(device, BIO_RESERVE, worker.clone())?;
+        let pages = PagePool::new(PAGE_RESERVE)?;
+        let compare_pages = PagePool::new(COMPARE_RESERVE)?;
+        let index = options.index;
+        let store = Arc::pin_init(
+            pin_init!(Store {
+                inner <- new_mutex!(inner, "ddup::Store::inner"),
+                incoming: Inbox::new(),
+                blocked: Atomic::new(0),
+                worker,
+                bios,
+                pages,
+                compare_pages,
+                check_key: Atomic::new(0),
+                can_discard,
+                live: Atomic::new(0),
+                epoch: Instant::now(),
+                index,
+                started <- Completion::new(),
+                detached <- Completion::new(),
+            }),
+            GFP_KERNEL,
+        )?;
+
+        store.worker.start(store.clone());
+        {
+            let mut inner = store.inner.lock();
+            let now = store.now();
+
+            inner.engine.start(now);
+        }
+        store.worker.kick();
+        store.started.wait_for_completion();
+
+        let refused = match store.inner.lock().phase {
+            Phase::Refused(reason) => Some(reason),
+            _ => None,
+        };
+        if let Some(reason) = refused {
+            store.worker.stop();
+            return Ok(Err(reason));
+        }
+        let params = store.fingerprint().ok_or(EINVAL)?;
+        store.check_key.store(params.check_key, Relaxed);
+        store.live.store(1, Relaxed);
+        Ok(Ok(store))
+    }
+
+    /// Detaches the store, whose requests have all ended and whose disk is gone. Returns whether all
+    /// of it is durable. May sleep.
+    pub(crate) fn detach(self: Arc<Self>) -> bool {
+        {
+            let mut inner = self.inner.lock();
+            let mut bios = BioList::new();
+
+            self.turn(&mut inner, &mut bios);
+            inner.phase = Phase::Detaching;
+            let now = self.now();
+            inner.engine.detach(now);
+            drop(inner);
+            bios.submit();
+        }
+        self.worker.kick();
+        self.detached.wait_for_completion();
+        self.worker.stop();
+
+        let clean = matches!(self.inner.lock().phase, Phase::Detached(true));
+        clean
+    }
+
+    /// Pages for copies of data.
+    pub(crate) fn pages(&self) -> &PagePool {
+        &self.pages
+    }
+
+    /// The backing device.
+    pub(crate) fn device(&self) -> &BlockDevice {
+        self.bios.device()
+    }
+
+    /// How content is named and checked. May sleep.
+    pub(crate) fn fingerprint(&self) -> Option<FingerprintParams> {
+        self.with_engine(|engine| engine.fingerprint())
+    }
+
+    /// The volume in a slot. May sleep.
+    pub(crate) fn volume(&self, slot: u32) -> Option<VolumeInfo> {
+        self.with_engine(|engine| engine.volume(slot))
+    }
+
+    /// UUID of the store. May sleep.
+    pub(crate) fn uuid(&self) -> Option<[u8; 16]> {
+        self.with_engine(|engine| engine.uuid())
+    }
+
+    /// Counters and gauges. May sleep.
+    pub(crate) fn counters(&self) -> Counters {
+        self.with_engine(|engine| engine.counters())
+    }
+
+    /// What can be changed. May sleep.
+    pub(crate) fn knobs(&self) -> Knobs {
+        self.with_engine(|engine| engine.knobs())
+    }
+
+    /// Changes what can be changed. May sleep.
+    pub(crate) fn change_knobs(&self, change: impl FnOnce(&mut Knobs)) {
+        self.with_engine(|engine| {
+            let mut knobs = engine.knobs();
+
+            change(&mut knobs);
+            engine.set_knobs(knobs);
+        });
+        self.worker.kick();
+    }
+
+    /// Why the store failed, if it did. May sleep.
+    pub(crate) fn failure(&self) -> Option<FailReason> {
+        let failure = self.inner.lock().failure;
+
+        self.look_again();
+        failure
+    }
+
+    /// Calls `f` with the engine, which must not get an input.
+    fn with_engine<R>(&self, f: impl FnOnce(&mut Engine) -> R) -> R {
+        let result = f(&mut self.inner.lock().engine);
+
+        self.look_again();
+        result
+    }
+
+    /// Milliseconds since the attach began. Any context.
+    fn now(&self) -> Millis {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(0)
+    }
+
+    /// Adds a request to the inbox; [`run`](Self::run) must follow. Any context.
+    pub(crate) fn push(&self, request: Request<Queue>) {
+        self.incoming.push(request);
+    }
+
+    /// Whether a turn would find something to do.
+    fn has_work(&self) -> bool {
+        // Pairs with the full barriers of the inboxes: what was pushed before the lock was tried in
+        // vain is seen after the lock was given up.
+        smp_mb();
+        (!self.incoming.is_empty() && self.blocked.load(Relaxed) == 0)
+            || (self.worker.is_eager() && !self.worker.inbox.is_empty())
+    }
+
+    /// The lock was given up: whoever tried it meanwhile relies on us.
+    fn look_again(&self) {
+        if self.has_work() {
+            self.worker.kick();
+        }
+    }
+
+    /// A turn of a submitter, unless somebody else has one. May sleep, but waits for no I/O of ours.
+    pub(crate) fn run(&self) {
+        if bio::stack_left() < STACK_MIN {
+            return self.worker.kick();
+        }
+        let _noreclaim = NoReclaim::enter();
+
+        for _ in 0..SUBMITTER_TURNS {
+            let Some(mut inner) = self.inner.try_lock() else {
+                return;
+            };
+            let mut bios = BioList::new();
+
+            self.turn(&mut inner, &mut bios);
+            let settled = self.settle(&mut inner);
+            drop(inner);
+            bios.submit();
+            if !matches!(settled, Settled::Idle) {
+                self.worker.kick();
+            }
+            if !self.has_work() {
+                return;
+            }
+        }
+        self.worker.kick();
+    }
+
+    /// A turn of the worker. May sleep.
+    pub(crate) fn work(&self) {
+        // Recovery allocates caches, and nobody's reclaim waits for it.
+        let is_live = self.live.load(Relaxed) != 0;
+        let _noreclaim = is_live.then(NoReclaim::enter);
+
+        for _ in 0..WORKER_TURNS {
+            let mut bios = BioList::new();
+            let mut inner = self.inner.lock();
+
+            inner.armed = None;
+            self.turn(&mut inner, &mut bios);
+            let now = self.now();
+            let more = !inner.is_stalled() && inner.engine.background(now);
+            self.turn(&mut inner, &mut bios);
+            let more = match self.settle(&mut inner) {
+                _ if more => true,
+                Settled::Requests => true,
+                Settled::Due => {
+                    // It is late, but what it waits for is under way.
+                    inner.armed = Some(now + u64::from(DUE_MS));
+                    self.worker.kick_later(DUE_MS);
+                    false
+                }
+                Settled::Idle => false,
+            };
+            let told = core::mem::take(&mut inner.untold);
+            drop(inner);
+            bios.submit();
+
+            if told {
+                crate::control::store_failed(self.index);
+            }
+            if !more && !self.has_work() {
+                return;
+            }
+        }
+        self.worker.kick();
+    }
+
+    /// Tells the engine what was completed, gives it requests, and does what it wants.
+    fn turn(&self, inner: &mut Inner, bios: &mut BioList<Io>) {
+        let mut budget = TURN_REQUESTS;
+
+        loop {
+            let now = self.now();
+            let mut moved = false;
+
+            if !self.report(inner, now, bios, &mut moved) {
+                return;
+            }
+            while budget > 0 {
+                let Some(request) = self.next_request(inner) else {
+                    break;
+                };
+                // What was completed before this request came is in the inbox by now.
+                if !self.report(inner, now, bios, &mut moved) {
+                    inner.next = Some(request);
+                    return;
+                }
+                moved = true;
+                budget -= 1;
+                inner.submit(now, request);
+                if !self.act(inner, now, bios) {
+                    return;
+                }
+            }
+            if !moved || budget == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Tells the engine of all completions. Returns false if an action has to wait for memory.
+    fn report(
+        &self,
+        inner: &mut Inner,
+        now: Millis,
+        bios: &mut BioList<Io>,
+        moved: &mut bool,
+    ) -> bool {
+        for bio in self.worker.inbox.take() {
+            *moved = true;
+            inner.report(now, bio);
+            self.act(inner, now, bios);
+        }
+        self.act(inner, now, bios)
+    }
+
+    /// The next request, if there is a slot for it.
+    fn next_request(&self, inner: &mut Inner) -> Option<Request<Queue>> {
+        if inner.free.is_empty() {
+            return None;
+        }
+        if let Some(request) = inner.next.take() {
+            return Some(request);
+        }
+        if let Some(request) = inner.backlog.as_mut().and_then(Iterator::next) {
+            return Some(request);
+        }
+        let mut batch = self.incoming.take();
+        let request = batch.next();
+        inner.backlog = Some(batch);
+        request
+    }
+
+    /// Ends a turn: says who has to be woken for what.
+    fn settle(&self, inner: &mut Inner) -> Settled {
+        let now = self.now();
+        let stalled = inner.is_stalled();
+        let blocked = stalled || inner.free.is_empty();
+
+        self.blocked.store(i32::from(blocked), Relaxed);
+        self.worker.set_eager(blocked || inner.engine.is_eager());
+
+        let mut deadline = inner.engine.next_deadline();
+        if inner.free.len() < inner.slots.len() {
+            deadline = Some(deadline.unwrap_or(u64::MAX).min(now + REPORT_MS));
+        }
+        if stalled {
+            deadline = Some(now + u64::from(STALL_MS));
+        }
+        match deadline {
+            Some(deadline) if deadline <= now => return Settled::Due,
+            Some(deadline) if inner.armed.is_none_or(|armed| deadline < armed) => {
+                inner.armed = Some(deadline);
+                self.worker
+                    .kick_later(u32::try_from(deadline - now).unwrap_or(u32::MAX));
+            }
+            _ => {}
+        }
+        if !blocked && inner.has_backlog() {
+            Settled::Requests
+        } else {
+            Settled::Idle
+        }
+    }
+
+    /// Does what the engine wants. Returns false if that has to wait for memory.
+    fn act(&self, inner: &mut Inner, now: Millis, bios: &mut BioList<Io>) -> bool {
+        loop {
+            let next = inner
+                .stalled
+                .take()
+                .or_else(|| inner.engine.poll_action(now));
+            let Some(action) = next else {
+                return self.send_run(inner, bios);
+            };
+
+            if let Action::ReadBlock {
+                tag,
+                block,
+                cluster,
+                check,
+            } = action
+            {
+                if !inner.extends_run(tag, block, cluster) && !self.send_run(inner, bios) {
+                    inner.stalled = Some(action);
+                    return false;
+                }
+                inner.add_to_run(tag, block, cluster, check);
+                continue;
+            }
+            let action = if self.send_run(inner, bios) {
+                match self.perform(inner, now, action, bios) {
+                    Ok(()) => continue,
+                    Err(action) => action,
+                }
+            } else {
+                action
+            };
+            inner.stalled = Some(action);
+            return false;
+        }
+    }
+
+    /// Sends the reads that were gathered. Returns false if that has to wait for memory.
+    fn send_run(&self, inner: &mut Inner, bios: &mut BioList<Io>) -> bool {
+        let Some(run) = inner.run else {
+            return true;
+        };
+        let Some(part) = inner.fork(run.tag) else {
+            inner.run = None;
+            return true;
+        };
+        let (offset, bytes) = (run.block * BLOCK_SIZE, run.count * BLOCK_SIZE);
+        let segments = {
+            let mut cursor = part.cursor();
+
+            cursor.advance(offset);
+            cursor.segment_count(bytes)
+        };
+
+        let work = Work::Read {
+            check_key: self.check_key.load(Relaxed),
+        };
+        let hints = part.flags().hints();
+        let io = Io::Data(DataIo::new(part, run.tag, run.block, run.count, work));
+
+        match self.alloc(Op::Read, hints, run.cluster, segments, io) {
+            Ok(mut bio) => {
+                bio.add_request(|io| io.request().map(|part| &**part), offset, bytes);
+                inner.run = None;
+                inner.sent(run.tag);
+                bios.push(bio);
+                true
+            }
+            Err(io) => {
+                io.give_back();
+                false
+            }
+        }
+    }
+
+    /// A bio at a cluster. Without memory the context comes back.
+    fn alloc(
+        &self,
+        op: Op,
+        flags: OpFlags,
+        cluster: Cluster,
+        segments: u32,
+        io: Io,
+    ) -> Result<Bio<Io>, Io> {
+        let sector = cluster.0 << CLUSTER_SECTOR_SHIFT;
+
+        self.bios.alloc(op, flags, sector, segments, io, Wait::No)
+    }
+
+    /// Does one action. Without memory it comes back.
+    fn perform(
+        &self,
+        inner: &mut Inner,
+        now: Millis,
+        action: Action,
+        bios: &mut BioList<Io>,
+    ) -> Result<(), Action> {
+        match action {
+            // Gathered by the caller.
+            Action::ReadBlock { .. } => Ok(()),
+            Action::ZeroBlocks { tag, block, count } => {
+                if let Some(part) = inner.part(tag) {
+                    let mut cursor = part.cursor();
+
+                    cursor.advance(block * BLOCK_SIZE);
+                    cursor.fill_zero(count * BLOCK_SIZE);
+                }
+                Ok(())
+            }
+            Action::WriteRun {
+                tag,
+                block,
+                count,
+                cluster,
+            } => {
+                let Some(part) = inner.fork(tag) else {
+                    return Ok(());
+                };
+                let hints = part.flags().hints();
+                let io = Io::Data(DataIo::new(part, tag, block, count, Work::Write));
+
+                match self.alloc(Op::Write, hints, cluster, count, io) {
+                    Ok(mut bio) => {
+                        bio.add_pages(Io::pages);
+                        inner.sent(tag);
+                        bios.push(bio);
+                        Ok(())
+                    }
+                    Err(io) => {
+                        io.give_back();
+                        Err(action)
+                    }
+                }
+            }
+            Action::CompareBlock {
+                tag,
+                block,
+                cluster,
+            } => {
+                let Ok(page) = self.compare_pages.alloc(Wait::No) else {
+                    return Err(action);
+                };
+                let Some(part) = inner.fork(tag) else {
+                    return Ok(());
+                };
+                let io = Io::Data(DataIo::new(part, tag, block, 1, Work::Compare(page)));
+
+                match self.alloc(Op::Read, OpFlags::SYNC, cluster, 1, io) {
+                    Ok(mut bio) => {
+                        bio.add_pages_mut(Io::page_mut);
+                        inner.sent(tag);
+                        bios.push(bio);
+                        Ok(())
+                    }
+                    Err(io) => {
+                        io.give_back();
+                        Err(action)
+                    }
+                }
+            }
+            Action::CompleteAfterIo { tag } => {
+                inner.complete(tag, Ok(()));
+                Ok(())
+            }
+            Action::Complete { tag, status } => {
+                inner.complete(tag, to_block_status(status));
+                Ok(())
+            }
+            Action::ReadMeta {
+                token,
+                cluster,
+                buf,
+            } => {
+                let io = Io::Meta(MetaIo::new(token, buf));
+
+                match self.alloc(Op::Read, OpFlags::META | OpFlags::SYNC, cluster, 1, io) {
+                    Ok(mut bio) => {
+                        bio.add_buffer_mut(Io::buffer_mut);
+                        bios.push(bio);
+                        Ok(())
+                    }
+                    Err(io) => Err(Action::ReadMeta {
+                        token,
+                        cluster,
+                        buf: io.into_buffer(),
+                    }),
+                }
+            }
+            Action::WriteMeta {
+                token,
+                cluster,
+                buf,
+                preflush,
+                fua,
+            } => {
+                let io = Io::Meta(MetaIo::new(token, buf));
+                let mut flags = OpFlags::META | OpFlags::SYNC;
+
+                if preflush && !cfg!(ddup_no_disk_flush) {
+                    flags = flags | OpFlags::PREFLUSH;
+                }
+                if fua && !cfg!(ddup_no_disk_flush) {
+                    flags = flags | OpFlags::FUA;
+                }
+                match self.alloc(Op::Write, flags, cluster, 1, io) {
+                    Ok(mut bio) => {
+                        bio.add_buffer(Io::buffer);
+                        bios.push(bio);
+                        Ok(())
+                    }
+                    Err(io) => Err(Action::WriteMeta {
+                        token,
+                        cluster,
+                        buf: io.into_buffer(),
+                        preflush,
+                        fua,
+                    }),
+                }
+            }
+            Action::Flush { token } if cfg!(ddup_no_disk_flush) => {
+                inner.engine.meta_done(now, token, KVec::new(), true);
+                Ok(())
+            }
+            Action::Flush { token } => {
+                let io = Io::Meta(MetaIo::new(token, KVec::new()));
+
+                match self.alloc(Op::Flush, OpFlags::SYNC, Cluster(0), 0, io) {
+                    Ok(bio) => {
+                        bios.push(bio);
+                        Ok(())
+                    }
+                    Err(_) => Err(action),
+                }
+            }
+            Action::DiscardRun {
+                token,
+                cluster,
+                count,
+            } => {
+                let bytes = count
+                    .checked_mul(u64::from(BLOCK_SIZE))
+                    .and_then(|bytes| u32::try_from(bytes).ok())
+                    .filter(|_| self.can_discard);
+                let Some(bytes) = bytes else {
+                    inner.engine.meta_done(now, token, KVec::new(), false);
+                    return Ok(());
+                };
+                let io = Io::Meta(MetaIo::new(token, KVec::new()));
+
+                match self.alloc(Op::Discard, OpFlags::NONE, cluster, 0, io) {
+                    Ok(mut bio) => {
+                        bio.set_bytes(cluster.0 << CLUSTER_SECTOR_SHIFT, bytes);
+                        bios.push(bio);
+                        Ok(())
+                    }
+                    Err(_) => Err(action),
+                }
+            }
+            Action::Started => {
+                inner.phase = Phase::Started;
+                self.started.complete_all();
+                Ok(())
+            }
+            Action::Failed(reason) => {
+                if matches!(inner.phase, Phase::Starting) {
+                    inner.phase = Phase::Refused(reason);
+                    self.started.complete_all();
+                } else if inner.failure.is_none() {
+                    inner.failure = Some(reason);
+                    inner.untold = true;
+                    self.worker.kick();
+                }
+                Ok(())
+            }
+            Action::Detached(clean) => {
+                inner.phase = Phase::Detached(clean);
+                self.detached.complete_all();
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Whether something waits for memory.
+    fn is_stalled(&self) -> bool {
+        self.stalled.is_some() || self.run.is_some()
+    }
+
+    /// Whether requests were taken from the inbox that the engine does not have.
+    fn has_backlog(&self) -> bool {
+        self.next.is_some() || self.backlog.as_ref().is_some_and(|batch| !batch.is_empty())
+    }
+
+    fn slot(&mut self, tag: Tag) -> Option<&mut Slot> {
+        self.slots.get_mut(tag as usize)
+    }
+
+    /// The request of a tag.
+    fn part(&self, tag: Tag) -> Option<&Part<Queue>> {
+        self.slots.get(tag as usize)?.part.as_ref()
+    }
+
+    /// One more part of the request of a tag, for a bio.
+    fn fork(&self, tag: Tag) -> Option<Part<Queue>> {
+        Some(self.part(tag)?.fork())
+    }
+
+    /// A data bio of this tag was made.
+    fn sent(&mut self, tag: Tag) {
+        if let Some(slot) = self.slot(tag) {
+            slot.bios += 1;
+        }
+    }
+
+    /// The engine is done with a request, but for bios that it has not heard of.
+    fn complete(&mut self, tag: Tag, result: Result<(), block::Status>) {
+        if let Some(part) = self.slot(tag).and_then(|slot| slot.part.take()) {
+            part.finish(result);
+        }
+        self.release(tag);
+    }
+
+    /// Frees a slot if nothing of its request is left.
+    fn release(&mut self, tag: Tag) {
+        let Some(slot) = self.slot(tag) else {
+            return;
+        };
+
+        if slot.used && slot.part.is_none() && slot.bios == 0 {
+            slot.used = false;
+            // There is room for all tags.
+            let _ = self.free.push_within_capacity(tag);
+        }
+    }
+
+    /// Gives a request to the engine. There is a slot for it.
+    fn submit(&mut self, now: Millis, request: Request<Queue>) {
+        let kind = match request.op() {
+            Op::Read => OpKind::Read,
+            Op::Write => OpKind::Write,
+            Op::Flush => OpKind::Flush,
+            Op::Discard => OpKind::Discard,
+            Op::WriteZeroes => OpKind::WriteZeroes,
+            Op::Other(_) => return request.end(Err(block::Status::NOTSUPP)),
+        };
+        let Some(tag) = self.free.pop() else {
+            return request.end(Err(block::Status::RESOURCE));
+        };
+        let described = engine::Request {
+            tag,
+            kind,
+            volume: request.queue_data().slot,
+            lbn: Lbn(request.sector() >> CLUSTER_SECTOR_SHIFT),
+            count: u64::from(request.bytes() / BLOCK_SIZE),
+            fua: request.flags().contains(OpFlags::FUA) && !cfg!(ddup_no_flush),
+        };
+        let part = request.into_part();
+        let whole = part.fork();
+
+        if let Some(slot) = self.slot(tag) {
+            slot.part = Some(part);
+            slot.bios = 0;
+            slot.used = true;
+        }
+        self.engine.submit(now, described, &whole.data().contents);
+        whole.finish(Ok(()));
+    }
+
+    /// Tells the engine of a bio that is done.
+    fn report(&mut self, now: Millis, bio: Completed<Io>) {
+        match bio.into_context() {
+            Io::Meta(meta) => self.engine.meta_done(now, meta.token, meta.buf, meta.ok),
+            Io::Data(mut data) => {
+                let tag = data.tag;
+
+                if let Some(slot) = self.slot(tag) {
+                    slot.bios = slot.bios.saturating_sub(1);
+                    match data.part.take() {
+                        // It was handed over, and failed: the engine decides.
+                        Some(part) if slot.part.is_none() => slot.part = Some(part),
+                        Some(part) => part.finish(Ok(())),
+                        None => {}
+                    }
+                }
+                self.report_blocks(now, &data);
+                self.release(tag);
+            }
+        }
+    }
+
+    /// Reports the blocks of a data bio, neighbours with the same result at once.
+    fn report_blocks(&mut self, now: Millis, data: &DataIo) {
+        let result_of = |at| {
+            if data.is_bad(at) {
+                DataResult::Mismatch
+            } else {
+                data.result
+            }
+        };
+        let mut first = 0;
+
+        for at in 1..=data.count {
+            if at == data.count || result_of(at) != result_of(first) {
+                self.engine.data_done(
+                    now,
+                    data.tag,
+                    data.block + first,
+                    at - first,
+                    result_of(first),
+                );
+                first = at;
+            }
+        }
+    }
+
+    /// Whether a block can be read together with those that were gathered.
+    fn extends_run(&self, tag: Tag, block: u32, cluster: Cluster) -> bool {
+        self.run.is_some_and(|run| {
+            run.tag == tag
+                && run.block + run.count == block
+                && run.cluster.0 + u64::from(run.count) == cluster.0
+        })
+    }
+
+    /// Adds a block to those that are to be read, or is the first.
+    fn add_to_run(&mut self, tag: Tag, block: u32, cluster: Cluster, check: Check) {
+        let wanted = self
+            .part(tag)
+            .and_then(|part| part.data().checks.get(block as usize));
+
+        if let Some(wanted) = wanted {
+            wanted.store(check.0, Relaxed);
+        }
+        match self.run.as_mut() {
+            Some(run) => run.count += 1,
+            None => {
+                self.run = Some(ReadRun {
+                    tag,
+                    block,
+                    count: 1,
+                    cluster,
+                })
+            }
+        }
+    }
+}
+
+/// What the block layer is told.
+fn to_block_status(status: Status) -> Result<(), block::Status> {
+    match status {
+        Status::Ok => Ok(()),
+        Status::Io | Status::ReadOnly => Err(block::Status::IOERR),
+        Status::NoSpace => Err(block::Status::NOSPC),
+        Status::Medium => Err(block::Status::MEDIUM),
+        Status::Range => Err(block::Status::INVAL),
+    }
+}

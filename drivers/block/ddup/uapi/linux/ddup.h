@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: ((GPL-2.0 WITH Linux-syscall-note) OR BSD-3-Clause) */
+/* Do not edit directly, auto-generated from: */
+/*	Documentation/netlink/specs/ddup.yaml */
+/* YNL-GEN uapi header */
+/* To regenerate run: tools/net/ynl/ynl-regen.sh */
+
+#ifndef _UAPI_LINUX_DDUP_H
+#define _UAPI_LINUX_DDUP_H
+
+#define DDUP_FAMILY_NAME	"ddup"
+#define DDUP_FAMILY_VERSION	1
+
+#define DDUP_NAME_LEN_MAX	31
+#define DDUP_PATH_LEN_MAX	4095
+#define DDUP_UUID_LEN		16
+#define DDUP_INDEX_MAX		65535
+
+/**
+ * enum ddup_state - What a device does with requests.
+ * @DDUP_STATE_ONLINE: It reads and writes.
+ * @DDUP_STATE_READ_ONLY: It reads, and refuses writes: it was attached so, or
+ *   its backing device is read-only.
+ * @DDUP_STATE_FAILED: The store failed, for the reason in ``failure``. What
+ *   the map in memory and the backing device still allow is read, writes and
+ *   flushes fail.
+ * @DDUP_STATE_DETACHING: It is on its way out, and takes no new request.
+ */
+enum ddup_state {
+	DDUP_STATE_ONLINE,
+	DDUP_STATE_READ_ONLY,
+	DDUP_STATE_FAILED,
+	DDUP_STATE_DETACHING,
+
+	/* private: */
+	__DDUP_STATE_MAX,
+	DDUP_STATE_MAX = (__DDUP_STATE_MAX - 1)
+};
+
+/**
+ * enum ddup_failure - Why a store failed.
+ * @DDUP_FAILURE_DEVICE_ERROR: The backing device failed a write or flush of
+ *   journal or metadata, or a read of metadata.
+ * @DDUP_FAILURE_DEVICE_GONE: The backing device was removed.
+ * @DDUP_FAILURE_DAMAGED: Metadata does not fit together, or does not match its
+ *   checksum.
+ * @DDUP_FAILURE_INTERNAL: The driver met a state that must not occur; the log
+ *   has more.
+ */
+enum ddup_failure {
+	DDUP_FAILURE_DEVICE_ERROR,
+	DDUP_FAILURE_DEVICE_GONE,
+	DDUP_FAILURE_DAMAGED,
+	DDUP_FAILURE_INTERNAL,
+
+	/* private: */
+	__DDUP_FAILURE_MAX,
+	DDUP_FAILURE_MAX = (__DDUP_FAILURE_MAX - 1)
+};
+
+enum {
+	DDUP_A_DEVICE_INDEX = 1,
+	DDUP_A_DEVICE_NAME,
+	DDUP_A_DEVICE_PATH,
+	DDUP_A_DEVICE_BACKING_MAJOR,
+	DDUP_A_DEVICE_BACKING_MINOR,
+	DDUP_A_DEVICE_READ_ONLY,
+	DDUP_A_DEVICE_FORCE,
+	DDUP_A_DEVICE_CACHE_BYTES,
+	DDUP_A_DEVICE_INDEX_BYTES,
+	DDUP_A_DEVICE_STORE_UUID,
+	DDUP_A_DEVICE_VOLUME,
+	DDUP_A_DEVICE_SIZE,
+	DDUP_A_DEVICE_STATE,
+	DDUP_A_DEVICE_FAILURE,
+	DDUP_A_DEVICE_MESSAGE,
+	DDUP_A_DEVICE_COUNTERS,
+	DDUP_A_DEVICE_INSTANCE,
+	DDUP_A_DEVICE_EVENT_SEQ,
+
+	__DDUP_A_DEVICE_MAX,
+	DDUP_A_DEVICE_MAX = (__DDUP_A_DEVICE_MAX - 1)
+};
+
+enum {
+	DDUP_A_COUNTERS_CLUSTERS = 1,
+	DDUP_A_COUNTERS_FIXED_CLUSTERS,
+	DDUP_A_COUNTERS_METADATA_CLUSTERS,
+	DDUP_A_COUNTERS_FREE_METADATA_CLUSTERS,
+	DDUP_A_COUNTERS_AVAILABLE_CLUSTERS,
+	DDUP_A_COUNTERS_JUNK_CLUSTERS,
+	DDUP_A_COUNTERS_LIVE_CLUSTERS,
+	DDUP_A_COUNTERS_MAPPED_BLOCKS,
+	DDUP_A_COUNTERS_QUARANTINED_CLUSTERS,
+	DDUP_A_COUNTERS_READ_BLOCKS,
+	DDUP_A_COUNTERS_WRITTEN_BLOCKS,
+	DDUP_A_COUNTERS_DUPLICATE_BLOCKS,
+	DDUP_A_COUNTERS_ZERO_BLOCKS,
+	DDUP_A_COUNTERS_DISCARDED_BLOCKS,
+	DDUP_A_COUNTERS_FLUSHES,
+	DDUP_A_COUNTERS_COMMITS,
+	DDUP_A_COUNTERS_CHECKPOINTS,
+	DDUP_A_COUNTERS_COLLISIONS,
+	DDUP_A_COUNTERS_CHECK_ERRORS,
+	DDUP_A_COUNTERS_WRITE_RETRIES,
+	DDUP_A_COUNTERS_NO_SPACE,
+	DDUP_A_COUNTERS_JOURNAL_BYTES,
+	DDUP_A_COUNTERS_JOURNAL_SIZE,
+	DDUP_A_COUNTERS_WAITING_CHANGES,
+	DDUP_A_COUNTERS_CACHED_PAGES,
+	DDUP_A_COUNTERS_PAGES_READ,
+	DDUP_A_COUNTERS_PAGES_WRITTEN,
+	DDUP_A_COUNTERS_INDEX_ENTRIES,
+	DDUP_A_COUNTERS_INDEX_LIMIT,
+
+	__DDUP_A_COUNTERS_MAX,
+	DDUP_A_COUNTERS_MAX = (__DDUP_A_COUNTERS_MAX - 1)
+};
+
+enum {
+	DDUP_CMD_ATTACH = 1,
+	DDUP_CMD_DETACH,
+	DDUP_CMD_GET,
+	DDUP_CMD_ATTACHED,
+	DDUP_CMD_DETACHED,
+	DDUP_CMD_STORE_FAILED,
+
+	__DDUP_CMD_MAX,
+	DDUP_CMD_MAX = (__DDUP_CMD_MAX - 1)
+};
+
+#define DDUP_MCGRP_EVENTS	"events"
+
+#endif /* _UAPI_LINUX_DDUP_H */
