@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The engine's decisions alone: data is neither copied, nor hashed, nor checked; metadata goes to
+//! memory. One core, 4 KiB requests at random places, 32 in flight.
+//!
+//! `cargo bench -p ddup-engine` prints operations per second, and the bytes that one operation
+//! allocates, measured after warming up.
+
+#![allow(missing_docs, reason = "criterion's macros document nothing")]
+
+use criterion::{criterion_group, criterion_main, Criterion, Throughput};
+use ddup_engine::engine::mkfs::{self, Params, Step};
+use ddup_engine::engine::{
+    Action, BlockContent, Check, Config, DataResult, Engine, FingerprintAlgorithm, Knobs, Lbn,
+    Name, OpKind, Request,
+};
+use std::collections::HashMap;
+use std::hint::black_box;
+
+const CLUSTERS: u64 = 1 << 22;
+const DEPTH: u32 = 32;
+const OPS: u64 = 20_000;
+
+fn hash(bytes: &[u8], seed: u64) -> u64 {
+    xxhash_rust::xxh64::xxh64(bytes, seed)
+}
+
+struct Bench {
+    engine: Engine,
+    pages: HashMap<u64, Box<[u8]>>,
+    state: u64,
+    serial: u64,
+    tag: u32,
+    blocks: u64,
+}
+
+impl Bench {
+    fn new(blocks: u64, cache_pages: u32) -> Bench {
+        let mut pages = HashMap::new();
+        let params = Params {
+            clusters: CLUSTERS,
+            journal_clusters: 0,
+            volume_blocks: blocks,
+            uuid: [7; 16],
+            volume_uuid: [8; 16],
+            label: [0; 64],
+            fingerprint: FingerprintAlgorithm::Blake2b,
+            name_key: 1,
+            check_key: 2,
+            hash,
+        };
+        mkfs::format::<()>(&params, &mut |step| {
+            if let Step::Write(cluster, bytes) = step {
+                pages.insert(cluster.0, bytes.into());
+            }
+            Ok(())
+        })
+        .expect("format");
+        let config = Config {
+            store_clusters: CLUSTERS,
+            read_only: false,
+            queue_depth: DEPTH,
+            cache_pages,
+            index_bytes: 256 << 20,
+            points_max: 131_072,
+            hash,
+            knobs: Knobs::default(),
+        };
+        let mut engine = Engine::new(config).expect("configuration");
+        engine.start(1);
+        let mut bench = Bench {
+            engine,
+            pages,
+            state: 42,
+            serial: 0,
+            tag: 0,
+            blocks,
+        };
+        bench.turn();
+        bench
+    }
+
+    fn random(&mut self) -> u64 {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        self.state
+    }
+
+    fn drain(&mut self) {
+        while let Some(action) = self.engine.poll_action(1) {
+            match action {
+                Action::ReadBlock { tag, block, .. } => {
+                    self.engine.data_done(1, tag, block, 1, DataResult::Ok);
+                }
+                Action::WriteRun {
+                    tag, block, count, ..
+                } => {
+                    self.engine.data_done(1, tag, block, count, DataResult::Ok);
+                }
+                Action::ReadMeta {
+                    token,
+                    cluster,
+                    mut buf,
+                } => {
+                    for (i, page) in buf.chunks_mut(4096).enumerate() {
+                        match self.pages.get(&(cluster.0 + i as u64)) {
+                            Some(stored) => page.copy_from_slice(stored),
+                            None => page.fill(0),
+                        }
+                    }
+                    self.engine.meta_done(1, token, buf, true);
+                }
+                Action::WriteMeta {
+                    token,
+                    cluster,
+                    buf,
+                    ..
+                } => {
+                    for (i, page) in buf.chunks(4096).enumerate() {
+                        self.pages
+                            .entry(cluster.0 + i as u64)
+                            .or_insert_with(|| vec![0; 4096].into())
+                            .copy_from_slice(page);
+                    }
+                    self.engine.meta_done(1, token, buf, true);
+                }
+                Action::Flush { token } | Action::DiscardRun { token, .. } => {
+                    self.engine.meta_done(1, token, Default::default(), true);
+                }
+                Action::Failed(reason) => panic!("{reason}"),
+                other => {
+                    black_box(other);
+                }
+            }
+        }
+    }
+
+    fn turn(&mut self) {
+        self.drain();
+        while self.engine.background(1) {
+            self.drain();
+        }
+        self.drain();
+    }
+
+    fn submit(&mut self, kind: OpKind, lbn: u64, blocks: &[BlockContent]) {
+        self.tag = (self.tag + 1) % DEPTH;
+        let request = Request {
+            tag: self.tag,
+            kind,
+            volume: 0,
+            lbn: Lbn(lbn),
+            count: 1,
+            fua: false,
+        };
+        self.engine.submit(1, request, blocks);
+        self.drain();
+        if self.tag == 0 {
+            self.turn();
+        }
+    }
+
+    fn content(id: u64) -> BlockContent {
+        let mut name = [0x55; 24];
+        name[..8].copy_from_slice(&id.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+        name[8..16].copy_from_slice(&id.wrapping_mul(0xff51_afd7_ed55_8ccd).to_le_bytes());
+        BlockContent {
+            name: Name(name),
+            check: Check(id),
+            zero: false,
+        }
+    }
+
+    fn write_unique(&mut self) {
+        self.serial += 1;
+        let content = Self::content(self.serial);
+        let lbn = self.random() % self.blocks;
+        self.submit(OpKind::Write, lbn, &[content]);
+    }
+
+    fn write_duplicate(&mut self) {
+        let content = Self::content(1 + self.random() % 1000);
+        let lbn = self.random() % self.blocks;
+        self.submit(OpKind::Write, lbn, &[content]);
+    }
+
+    fn read(&mut self) {
+        let lbn = self.random() % self.blocks;
+        self.submit(OpKind::Read, lbn, &[]);
+    }
+}
+
+fn decisions(c: &mut Criterion) {
+    let mut group = c.benchmark_group("4k_random");
+    group.throughput(Throughput::Elements(OPS)).sample_size(20);
+    let mut bench = Bench::new(1 << 20, 16_384);
+    for lbn in 0..1 << 20 {
+        bench.serial += 1;
+        let content = Bench::content(bench.serial);
+        bench.submit(OpKind::Write, lbn, &[content]);
+    }
+    let mut run = |name: &str, op: fn(&mut Bench)| {
+        kernel::fail_alloc::reset_stats();
+        let mut ops = 0;
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                ops += OPS;
+                for _ in 0..OPS {
+                    op(&mut bench);
+                }
+            })
+        });
+        let stats = kernel::fail_alloc::stats();
+        println!(
+            "{name}: {:.1} bytes allocated per operation",
+            stats.bytes_total as f64 / ops as f64
+        );
+    };
+    run("read_mapped", Bench::read);
+    run("write_unique", Bench::write_unique);
+    run("write_duplicate", Bench::write_duplicate);
+    group.finish();
+}
+
+criterion_group!(benches, decisions);
+criterion_main!(benches);

@@ -1,0 +1,335 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A shell in memory: carries out actions at once, on a disk that fails only where a test wants it
+//! to. Content is a number.
+
+// Each test uses a part of this.
+#![allow(dead_code)]
+
+use ddup_engine::engine::check::{check, Finding, PageSource, Summary};
+use ddup_engine::engine::mkfs::{self, Params, Step};
+use ddup_engine::engine::{
+    Action, BlockContent, Check, Cluster, Config, DataResult, Engine, FailReason,
+    FingerprintAlgorithm, Knobs, Lbn, Name, OpKind, Request, Status,
+};
+use kernel::prelude::Result;
+use std::collections::{HashMap, HashSet, VecDeque};
+
+pub const PAGE: usize = 4096;
+
+/// The hash of the format.
+pub fn hash(bytes: &[u8], seed: u64) -> u64 {
+    xxhash_rust::xxh64::xxh64(bytes, seed)
+}
+
+/// Number 0 is a block of zeroes.
+pub fn content(id: u64) -> BlockContent {
+    let mut name = [0x55; 24];
+    name[..8].copy_from_slice(&hash(&id.to_le_bytes(), 1).to_le_bytes());
+    name[8..16].copy_from_slice(&hash(&id.to_le_bytes(), 2).to_le_bytes());
+    let check = Check(hash(&id.to_le_bytes(), 3) & ((1 << 48) - 1));
+    BlockContent {
+        name: Name(name),
+        check,
+        zero: id == 0,
+    }
+}
+
+#[derive(Default, Clone)]
+pub struct Disk {
+    pub pages: HashMap<u64, Box<[u8]>>,
+    pub data: HashMap<u64, u64>,
+    /// Clusters whose content is not what it was.
+    pub rotten: HashSet<u64>,
+}
+
+impl PageSource for &Disk {
+    fn read(&mut self, cluster: Cluster, page: &mut [u8]) -> Result {
+        match self.pages.get(&cluster.0) {
+            Some(stored) => page.copy_from_slice(stored),
+            None => page.fill(0),
+        }
+        Ok(())
+    }
+}
+
+pub struct Shell {
+    pub engine: Engine,
+    pub disk: Disk,
+    pub now: u64,
+    writes: HashMap<u32, Vec<u64>>,
+    pub reads: HashMap<u32, Vec<Option<u64>>>,
+    pub done: HashMap<u32, Status>,
+    /// What names and checks the content of a number.
+    content: fn(u64) -> BlockContent,
+    pub started: bool,
+    pub failed: Option<FailReason>,
+    pub detached: bool,
+}
+
+/// I/O that is reported when nothing else is left to do: request, first block, blocks, result.
+type Late = VecDeque<(u32, u32, u32, DataResult)>;
+
+/// What the tests make a store with.
+pub fn params(clusters: u64, volume_blocks: u64) -> Params {
+    Params {
+        clusters,
+        journal_clusters: 0,
+        volume_blocks,
+        uuid: [7; 16],
+        volume_uuid: [8; 16],
+        label: [0; 64],
+        fingerprint: FingerprintAlgorithm::Blake2b,
+        name_key: 1,
+        check_key: 2,
+        hash,
+    }
+}
+
+impl Shell {
+    pub fn format(clusters: u64, volume_blocks: u64) -> Disk {
+        Self::format_with(&params(clusters, volume_blocks))
+    }
+
+    pub fn format_with(params: &Params) -> Disk {
+        let mut disk = Disk::default();
+        mkfs::format::<()>(params, &mut |step| {
+            if let Step::Write(cluster, bytes) = step {
+                for (i, page) in bytes.chunks(PAGE).enumerate() {
+                    disk.pages.insert(cluster.0 + i as u64, page.into());
+                }
+            }
+            Ok(())
+        })
+        .unwrap();
+        disk
+    }
+
+    pub fn attach(disk: Disk, clusters: u64, cache_pages: u32, points_max: u32) -> Shell {
+        let shell = Self::try_attach(disk, clusters, cache_pages, points_max, content);
+        assert_eq!(shell.failed, None);
+        assert!(shell.started);
+        shell
+    }
+
+    pub fn try_attach(
+        disk: Disk,
+        clusters: u64,
+        cache_pages: u32,
+        points_max: u32,
+        content: fn(u64) -> BlockContent,
+    ) -> Shell {
+        let config = Config {
+            store_clusters: clusters,
+            read_only: false,
+            queue_depth: 128,
+            cache_pages,
+            index_bytes: 64 << 20,
+            points_max,
+            hash,
+            knobs: Knobs::default(),
+        };
+        let engine = Engine::new(config).unwrap();
+        let mut shell = Shell {
+            engine,
+            disk,
+            now: 1,
+            writes: HashMap::new(),
+            reads: HashMap::new(),
+            done: HashMap::new(),
+            content,
+            started: false,
+            failed: None,
+            detached: false,
+        };
+        shell.engine.start(1);
+        shell.turn();
+        shell
+    }
+
+    pub fn turn(&mut self) {
+        loop {
+            self.drain();
+            if !self.engine.background(self.now) {
+                self.drain();
+                break;
+            }
+        }
+    }
+
+    pub fn drain(&mut self) {
+        let mut late = VecDeque::new();
+        loop {
+            while let Some(action) = self.engine.poll_action(self.now) {
+                self.carry_out(action, &mut late);
+            }
+            let Some((tag, block, count, result)) = late.pop_front() else {
+                return;
+            };
+            self.engine.data_done(self.now, tag, block, count, result);
+        }
+    }
+
+    fn carry_out(&mut self, action: Action, late: &mut Late) {
+        match action {
+            Action::ReadBlock {
+                tag,
+                block,
+                cluster,
+                check,
+            } => {
+                if self.disk.rotten.contains(&cluster.0) {
+                    return late.push_back((tag, block, 1, DataResult::Mismatch));
+                }
+                let id = self.disk.data.get(&cluster.0).copied().unwrap_or(u64::MAX);
+                let expected = (self.content)(id).check;
+                assert_eq!(check, expected, "block {block} at {cluster:?}");
+                self.reads.get_mut(&tag).unwrap()[block as usize] = Some(id);
+                late.push_back((tag, block, 1, DataResult::Ok));
+            }
+            Action::ZeroBlocks { tag, block, count } => {
+                for i in block..block + count {
+                    self.reads.get_mut(&tag).unwrap()[i as usize] = Some(0);
+                }
+            }
+            Action::WriteRun {
+                tag,
+                block,
+                count,
+                cluster,
+            } => {
+                for i in 0..u64::from(count) {
+                    let id = self.writes[&tag][block as usize + i as usize];
+                    self.disk.data.insert(cluster.0 + i, id);
+                }
+                late.push_back((tag, block, count, DataResult::Ok));
+            }
+            Action::CompareBlock {
+                tag,
+                block,
+                cluster,
+            } => {
+                let id = self.writes[&tag][block as usize];
+                let result = match self.disk.data.get(&cluster.0) == Some(&id) {
+                    true => DataResult::Equal,
+                    false => DataResult::Differs,
+                };
+                late.push_back((tag, block, 1, result));
+            }
+            Action::CompleteAfterIo { tag } => {
+                self.done.insert(tag, Status::Ok);
+            }
+            Action::Complete { tag, status } => {
+                self.done.insert(tag, status);
+            }
+            Action::ReadMeta {
+                token,
+                cluster,
+                mut buf,
+            } => {
+                for (i, page) in buf.chunks_mut(PAGE).enumerate() {
+                    match self.disk.pages.get(&(cluster.0 + i as u64)) {
+                        Some(stored) => page.copy_from_slice(stored),
+                        None => page.fill(0),
+                    }
+                }
+                self.engine.meta_done(self.now, token, buf, true);
+            }
+            Action::WriteMeta {
+                token,
+                cluster,
+                buf,
+                ..
+            } => {
+                for (i, page) in buf.chunks(PAGE).enumerate() {
+                    self.disk.pages.insert(cluster.0 + i as u64, page.into());
+                }
+                self.engine.meta_done(self.now, token, buf, true);
+            }
+            Action::Flush { token } | Action::DiscardRun { token, .. } => {
+                self.engine
+                    .meta_done(self.now, token, Default::default(), true);
+            }
+            Action::Started => self.started = true,
+            Action::Failed(reason) => self.failed = Some(reason),
+            Action::Detached(ok) => {
+                assert_eq!(ok, self.failed.is_none());
+                self.detached = true;
+            }
+        }
+    }
+
+    fn submit(&mut self, kind: OpKind, lbn: u64, count: u64, blocks: &[BlockContent]) -> Status {
+        let request = Request {
+            tag: 0,
+            kind,
+            volume: 0,
+            lbn: Lbn(lbn),
+            count,
+            fua: false,
+        };
+        self.done.remove(&0);
+        self.engine.submit(self.now, request, blocks);
+        self.drain();
+        for _ in 0..10_000 {
+            if self.done.contains_key(&0) {
+                break;
+            }
+            self.now += 1;
+            self.turn();
+        }
+        self.done[&0]
+    }
+
+    pub fn write(&mut self, lbn: u64, ids: &[u64]) -> Status {
+        self.writes.insert(0, ids.to_vec());
+        let blocks: Vec<_> = ids.iter().map(|&id| (self.content)(id)).collect();
+        self.submit(OpKind::Write, lbn, ids.len() as u64, &blocks)
+    }
+
+    pub fn read(&mut self, lbn: u64, count: u64) -> Vec<u64> {
+        self.try_read(lbn, count).unwrap()
+    }
+
+    pub fn try_read(&mut self, lbn: u64, count: u64) -> Result<Vec<u64>, Status> {
+        self.reads.insert(0, vec![None; count as usize]);
+        match self.submit(OpKind::Read, lbn, count, &[]) {
+            Status::Ok => Ok(self.reads[&0].iter().map(|id| id.unwrap()).collect()),
+            status => Err(status),
+        }
+    }
+
+    pub fn flush(&mut self) {
+        assert_eq!(self.submit(OpKind::Flush, 0, 0, &[]), Status::Ok);
+    }
+
+    pub fn discard(&mut self, lbn: u64, count: u64) {
+        assert_eq!(self.submit(OpKind::Discard, lbn, count, &[]), Status::Ok);
+    }
+
+    pub fn detach(mut self) -> Disk {
+        self.engine.detach(self.now);
+        for _ in 0..10_000 {
+            self.turn();
+            self.now += 1;
+            if self.detached {
+                return self.disk;
+            }
+        }
+        panic!("detach does not end");
+    }
+}
+
+pub fn check_disk(disk: &Disk, clusters: u64) -> Summary {
+    let (findings, summary) = findings_of(disk, clusters);
+    assert!(findings.is_empty(), "{findings:?}");
+    summary
+}
+
+pub fn findings_of(disk: &Disk, clusters: u64) -> (Vec<Finding>, Summary) {
+    let (mut findings, mut source) = (Vec::new(), disk);
+    let mut report = |finding| findings.push(finding);
+    let summary = check(&mut source, clusters, hash, &mut report).unwrap();
+    assert_eq!(summary.findings, findings.len() as u64);
+    (findings, summary)
+}

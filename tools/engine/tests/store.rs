@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Stories of one store on a disk that never fails.
+
+mod memory;
+
+use ddup_engine::engine::Status;
+use memory::{check_disk, Shell};
+
+const CLUSTERS: u64 = 32 * 4096;
+
+fn random(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state
+}
+
+#[test]
+fn an_empty_store_is_sound_and_reads_as_zeroes() {
+    let disk = Shell::format(CLUSTERS, 0);
+    check_disk(&disk, CLUSTERS);
+    let mut shell = Shell::attach(disk, CLUSTERS, 1024, 4096);
+    assert_eq!(shell.read(1000, 8), [0; 8]);
+    let disk = shell.detach();
+    check_disk(&disk, CLUSTERS);
+}
+
+#[test]
+fn what_was_written_is_read_before_and_after_a_detach() {
+    let mut shell = Shell::attach(Shell::format(CLUSTERS, 0), CLUSTERS, 1024, 4096);
+    let (mut state, blocks) = (42, 20_000);
+    let mut model = vec![0; blocks];
+    for round in 0..6 {
+        for step in 0..3000 {
+            let lbn = random(&mut state) as usize % (blocks - 64);
+            let count = 1 + random(&mut state) as usize % 16;
+            match random(&mut state) % 20 {
+                0 => {
+                    shell.discard(lbn as u64, count as u64);
+                    model[lbn..lbn + count].fill(0);
+                }
+                1 if step % 100 == 0 => {
+                    let count = (blocks - lbn).min(5000);
+                    shell.discard(lbn as u64, count as u64);
+                    model[lbn..lbn + count].fill(0);
+                }
+                2 => shell.flush(),
+                3..=8 => {
+                    assert_eq!(
+                        shell.read(lbn as u64, count as u64),
+                        &model[lbn..lbn + count]
+                    );
+                }
+                kind => {
+                    let pool = if kind < 14 { u64::MAX / 2 } else { 100 };
+                    let ids: Vec<_> = (0..count).map(|_| random(&mut state) % pool).collect();
+                    assert_eq!(shell.write(lbn as u64, &ids), Status::Ok);
+                    model[lbn..lbn + count].copy_from_slice(&ids);
+                }
+            }
+            shell.now += 3;
+            if step % 10 == 0 {
+                shell.turn();
+            }
+        }
+        let disk = shell.detach();
+        let summary = check_disk(&disk, CLUSTERS);
+        let mapped = model.iter().filter(|&&id| id != 0).count() as u64;
+        assert!(summary.mapped >= mapped, "{summary:?}");
+        shell = Shell::attach(disk, CLUSTERS, 1024, 4096);
+        for lbn in (0..blocks).step_by(100) {
+            assert_eq!(
+                shell.read(lbn as u64, 100),
+                &model[lbn..lbn + 100],
+                "round {round}"
+            );
+        }
+    }
+    let disk = shell.detach();
+    check_disk(&disk, CLUSTERS);
+}
+
+#[test]
+fn equal_content_takes_one_cluster() {
+    let mut shell = Shell::attach(Shell::format(CLUSTERS, 0), CLUSTERS, 1024, 4096);
+    for lbn in 0..500 {
+        assert_eq!(shell.write(lbn * 10, &[1, 2, 3, 0, 1, 2, 3]), Status::Ok);
+    }
+    let counters = shell.engine.counters();
+    assert_eq!(counters.blocks_fresh, 3);
+    assert_eq!(counters.blocks_zero, 500);
+    let disk = shell.detach();
+    assert_eq!(check_disk(&disk, CLUSTERS).live, 3);
+}
+
+#[test]
+fn a_full_store_refuses_new_content_and_takes_it_again_after_a_discard() {
+    let clusters = 4 * 4096;
+    let mut shell = Shell::attach(Shell::format(clusters, 1 << 20), clusters, 256, 4096);
+    let mut lbn = 0;
+    while shell.write(lbn, &[lbn + 1]) == Status::Ok {
+        lbn += 1;
+        assert!(lbn < clusters);
+    }
+    assert!(lbn > 4000, "full after {lbn} blocks");
+    assert_eq!(
+        shell.write(lbn, &[1]),
+        Status::Ok,
+        "a duplicate needs no cluster"
+    );
+    assert_eq!(shell.write(lbn, &[lbn + 1]), Status::NoSpace);
+    shell.discard(0, 2000);
+    for i in 0..1500 {
+        assert_eq!(shell.write(i, &[1_000_000 + i]), Status::Ok, "block {i}");
+    }
+    assert_eq!(shell.read(3000, 1), [3001]);
+    let disk = shell.detach();
+    check_disk(&disk, clusters);
+}
