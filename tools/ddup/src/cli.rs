@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The command line, the one source of help, man pages and completions.
+
+use crate::{family::INDEX_MAX, size, table::Column};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Attach, watch and detach block devices that store equal blocks once
+#[derive(Debug, Parser)]
+#[command(
+    name = "ddup",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = "See `man ddup` and `ddup VERB --help`."
+)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Make a store of a block device or file; what is on it is lost
+    Format(FormatArgs),
+    /// Make a block device of a store and print its path
+    Attach(AttachArgs),
+    /// Remove block devices and let go of their stores
+    Detach(DetachArgs),
+    /// List the attached devices, one a line
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    /// Describe attached devices: state, space, savings, work done
+    Status(StatusArgs),
+    /// Print what happens to devices, as it happens
+    Events(EventsArgs),
+    /// Check a store that is not attached, all of it; nothing is written
+    Check(CheckArgs),
+    /// Show the superblocks and the journal of a store that is not attached
+    Dump(DumpArgs),
+}
+
+/// How blocks are named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Fingerprint {
+    /// A cryptographic hash; equal names are taken for equal content
+    Blake2b,
+    /// The same, another hash
+    Sha256,
+    /// A fast hash under a secret key; equal names are compared byte by byte
+    Xxh64,
+}
+
+/// Arguments of `ddup format`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+A device that is in use is refused, by force as well. One that holds something well known is \
+refused unless forced.")]
+pub struct FormatArgs {
+    /// The block device or regular file that becomes a store, of 64 MiB at least
+    pub store: PathBuf,
+    /// Size of the volume, a multiple of 4096; without it that of the store's space for data
+    #[arg(short, long, value_name = "SIZE", value_parser = volume_size)]
+    pub size: Option<u64>,
+    /// How blocks are named
+    #[arg(long, value_name = "HASH", value_enum, default_value_t = Fingerprint::Xxh64)]
+    pub fingerprint: Fingerprint,
+    /// Size of the journal, 2M to 256M; without it 1/256 of the store within these bounds
+    #[arg(long, value_name = "SIZE", value_parser = journal_size)]
+    pub journal: Option<u64>,
+    /// A name for the store, of 64 bytes at most
+    #[arg(short, long, value_name = "NAME", value_parser = label, default_value = "", hide_default_value = true)]
+    pub label: String,
+    /// Also if the device holds something
+    #[arg(short, long)]
+    pub force: bool,
+    /// Print JSON
+    #[arg(short, long)]
+    pub json: bool,
+}
+
+/// Bytes of a block, as every size on disk is a multiple of it.
+const BLOCK: u64 = 4096;
+/// Largest volume.
+const VOLUME_MAX: u64 = 4 << 50;
+
+fn volume_size(text: &str) -> Result<u64, String> {
+    let bytes = size::parse(text)?;
+    if bytes == 0 || bytes % BLOCK != 0 {
+        return Err(format!("{bytes} bytes are no positive multiple of {BLOCK}"));
+    }
+    if bytes > VOLUME_MAX {
+        return Err("a volume has 4 PiB at most".to_owned());
+    }
+    Ok(bytes)
+}
+
+fn journal_size(text: &str) -> Result<u64, String> {
+    let bytes = size::parse(text)?;
+    if bytes % BLOCK != 0 || !((2 << 20)..=(256 << 20)).contains(&bytes) {
+        return Err(format!(
+            "{bytes} bytes are no multiple of {BLOCK} from 2 MiB to 256 MiB"
+        ));
+    }
+    Ok(bytes)
+}
+
+fn label(text: &str) -> Result<String, String> {
+    if text.len() > 64 {
+        return Err(format!("{} bytes are more than 64", text.len()));
+    }
+    if text.chars().any(char::is_control) {
+        return Err("a label has no control characters".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// Arguments of `ddup attach`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The path of the new block device is printed. A regular file gets a loop device, which goes \
+when the store is detached.")]
+pub struct AttachArgs {
+    /// The store: a block device, or a regular file
+    pub store: PathBuf,
+    /// Write nothing to the store; the block device is read-only
+    #[arg(short, long)]
+    pub read_only: bool,
+    /// N of /dev/ddupN; without it the lowest that is free
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(INDEX_MAX)))]
+    pub number: Option<u32>,
+    /// Most memory for cached pages of the trees
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub cache: Option<u64>,
+    /// Most memory for the index of fingerprints; with less, fewer duplicates are found
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    pub index: Option<u64>,
+    /// Print JSON
+    #[arg(short, long)]
+    pub json: bool,
+}
+
+/// Arguments of `ddup detach`.
+#[derive(Args, Debug)]
+pub struct DetachArgs {
+    /// The device: /dev/ddupN, ddupN, or the path of its backing device or file
+    #[arg(required_unless_present = "all", value_name = "DEVICE")]
+    pub devices: Vec<PathBuf>,
+    /// Detach all devices
+    #[arg(short, long, conflicts_with = "devices")]
+    pub all: bool,
+    /// Also if a device is open: its users get I/O errors, and lose what they did not flush
+    #[arg(short, long)]
+    pub force: bool,
+}
+
+/// Arguments of `ddup list`.
+#[derive(Args, Debug)]
+pub struct ListArgs {
+    /// The device: /dev/ddupN, ddupN, or the path of its backing device or file; without it all
+    #[arg(value_name = "DEVICE")]
+    pub devices: Vec<PathBuf>,
+    /// Columns to print, separated by commas
+    #[arg(
+        short,
+        long,
+        value_name = "COLUMN",
+        value_delimiter = ',',
+        ignore_case = true
+    )]
+    pub output: Vec<Column>,
+    /// Print no line of column names
+    #[arg(short, long)]
+    pub noheadings: bool,
+    /// Print sizes in bytes
+    #[arg(short, long)]
+    pub bytes: bool,
+    /// Print JSON, always with all columns
+    #[arg(short, long, conflicts_with_all = ["output", "noheadings", "bytes"])]
+    pub json: bool,
+}
+
+/// Arguments of `ddup status`.
+#[derive(Args, Debug)]
+pub struct StatusArgs {
+    /// The device: /dev/ddupN, ddupN, or the path of its backing device or file; without it all
+    #[arg(value_name = "DEVICE")]
+    pub devices: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(short, long)]
+    pub json: bool,
+    /// Print again every so many seconds, until interrupted
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub watch: Option<u32>,
+}
+
+/// Arguments of `ddup events`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+No event between the list of --existing and the first one printed is lost. Should events come \
+faster than they are printed, a line `lost` says so, and the attached devices are listed anew.")]
+pub struct EventsArgs {
+    /// Print the attached devices first
+    #[arg(short, long)]
+    pub existing: bool,
+    /// End after so many events
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Print one JSON object a line
+    #[arg(short, long)]
+    pub json: bool,
+}
+
+/// Arguments of `ddup check`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+What the journal holds since the last checkpoint is taken into account. Each thing that is wrong is \
+printed in a line of its own, and the exit status is 7 if there is any. Needs about five bytes of \
+memory for each 4 KiB of the store.")]
+pub struct CheckArgs {
+    /// The block device or regular file
+    pub store: PathBuf,
+    /// Print JSON
+    #[arg(short, long)]
+    pub json: bool,
+}
+
+/// Arguments of `ddup dump`.
+#[derive(Args, Debug)]
+pub struct DumpArgs {
+    /// The block device or regular file
+    pub store: PathBuf,
+    /// Also list the journal's blocks since the last checkpoint
+    #[arg(long)]
+    pub journal: bool,
+    /// Also list the records of those blocks
+    #[arg(long, requires = "journal")]
+    pub records: bool,
+    /// Print JSON
+    #[arg(short, long)]
+    pub json: bool,
+}
+
+/// The whole command line, for what is generated from it.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(arguments: &[&str]) -> String {
+        let arguments = std::iter::once("ddup").chain(arguments.iter().copied());
+        Cli::try_parse_from(arguments).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_arguments_are_named() {
+        for (arguments, word) in [
+            (&["format"][..], "STORE"),
+            (&["format", "/dev/vdb", "--size", "0"], "positive"),
+            (&["format", "/dev/vdb", "--size", "4095"], "multiple"),
+            (&["format", "/dev/vdb", "--size", "5P"], "4 PiB"),
+            (&["format", "/dev/vdb", "--journal", "1M"], "2 MiB"),
+            (&["format", "/dev/vdb", "--label", "a\nb"], "control"),
+            (&["format", "/dev/vdb", "--fingerprint", "md5"], "md5"),
+            (&["attach"][..], "STORE"),
+            (&["attach", "/dev/vdb", "--number", "65536"], "65536"),
+            (&["attach", "/dev/vdb", "--number", "-1"], "-1"),
+            (&["attach", "/dev/vdb", "--cache", "lots"], "lots"),
+            (&["attach", "/dev/vdb", "--index", "16E"], "16E"),
+            (&["detach"], "DEVICE"),
+            (&["detach", "--all", "ddup0"], "--all"),
+            (&["list", "-o", "colour"], "colour"),
+            (&["list", "--json", "--bytes"], "--bytes"),
+            (&["status", "--watch", "0"], "0"),
+            (&["events", "--count", "0"], "0"),
+            (&["check"], "STORE"),
+            (&["dump", "/dev/vdb", "--records"], "--journal"),
+            (&["frobnicate"], "frobnicate"),
+        ] {
+            let text = refused(arguments);
+            assert!(text.contains(word), "{arguments:?}: {text}");
+        }
+    }
+}

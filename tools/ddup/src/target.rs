@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which device an argument means: `/dev/ddup0`, `ddup0`, or its backing device or file.
+
+use crate::{
+    error::{Error, Exit, Result},
+    family::Device,
+    loopdev,
+};
+use std::{
+    fs,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+/// The one of `devices` that `argument` means.
+pub fn find<'a>(devices: &'a [Device], argument: &Path) -> Result<&'a Device> {
+    if let Some(device) = by_name(devices, argument) {
+        return Ok(device);
+    }
+    let not_attached = |what: &str| {
+        Error::new(
+            Exit::NotFound,
+            format!(
+                "{} is {what}: `ddup list` shows what is attached",
+                argument.display()
+            ),
+        )
+    };
+    let Ok(metadata) = fs::metadata(argument) else {
+        return Err(not_attached("no attached device and no file"));
+    };
+    let file_type = metadata.file_type();
+    let found = if file_type.is_block_device() {
+        let number = device_number(metadata.rdev());
+        devices
+            .iter()
+            .find(|device| device.backing_number == Some(number))
+    } else if file_type.is_file() {
+        let file = (metadata.dev(), metadata.ino());
+        devices.iter().find(|device| {
+            device.backing_number.is_some_and(|(major, minor)| {
+                major == loopdev::MAJOR && loopdev::backing_file(&loop_path(minor)) == Some(file)
+            })
+        })
+    } else {
+        return Err(not_attached("neither a block device nor a regular file"));
+    };
+    found.ok_or_else(|| not_attached("not attached"))
+}
+
+/// All of `devices`, or those that `arguments` mean, once each.
+pub fn choose(devices: Vec<Device>, arguments: &[PathBuf]) -> Result<Vec<Device>> {
+    if arguments.is_empty() {
+        return Ok(devices);
+    }
+    let mut chosen: Vec<Device> = Vec::new();
+    for argument in arguments {
+        let device = find(&devices, argument)?;
+        if chosen.iter().all(|other| other.index != device.index) {
+            chosen.push(device.clone());
+        }
+    }
+    Ok(chosen)
+}
+
+fn by_name<'a>(devices: &'a [Device], argument: &Path) -> Option<&'a Device> {
+    devices
+        .iter()
+        .find(|device| argument == Path::new(&device.name) || argument == device.node())
+}
+
+/// Loop devices may have partitions: then minors are not numbers, but `/sys` knows the name.
+fn loop_path(minor: u32) -> std::path::PathBuf {
+    let link = format!("/sys/dev/block/{}:{minor}", loopdev::MAJOR);
+    match fs::read_link(link) {
+        Ok(target) => Path::new("/dev").join(target.file_name().unwrap_or_default()),
+        Err(_) => format!("/dev/loop{minor}").into(),
+    }
+}
+
+/// Major and minor number out of a `dev_t` of the C library.
+pub fn device_number(number: u64) -> (u32, u32) {
+    (libc::major(number), libc::minor(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn devices() -> Vec<Device> {
+        (0..3)
+            .map(|index| Device {
+                index,
+                name: format!("ddup{index}"),
+                backing_number: Some((1, index + 3)),
+                ..Device::default()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn devices_are_found_by_name_and_node() {
+        let devices = devices();
+        for argument in ["ddup1", "/dev/ddup1"] {
+            assert_eq!(find(&devices, Path::new(argument)).unwrap().index, 1);
+        }
+    }
+
+    #[test]
+    fn what_is_not_attached_says_what_it_is() {
+        let devices = devices();
+        for (argument, what) in [
+            ("ddup3", "no attached device and no file"),
+            ("/dev/ddup01", "no attached device and no file"),
+            ("/dev/null", "neither a block device nor a regular file"),
+            ("/", "neither a block device nor a regular file"),
+            ("/proc/self/exe", "not attached"),
+        ] {
+            let error = find(&devices, Path::new(argument)).unwrap_err();
+            assert_eq!(error.exit, Exit::NotFound);
+            assert!(error.to_string().contains(what), "{error}");
+        }
+    }
+}

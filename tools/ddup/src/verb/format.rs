@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `ddup format`.
+
+use super::print_json;
+use crate::{
+    cli::{Fingerprint, FormatArgs},
+    error::{describe, Error, Exit, Result},
+    family::format_uuid,
+    probe::{self, ReadAt},
+    size,
+    store::{self, Device, CLUSTER},
+};
+use ddup_engine::engine::{
+    format::layout::STORE_CLUSTERS_MIN,
+    mkfs::{self, MkfsError, Params, Step},
+    types::FingerprintAlgorithm,
+};
+use serde::Serialize;
+use std::{io, path::Path};
+
+/// What is wiped at both ends of a device that held something: more than any signature needs.
+const WIPE_BYTES: u64 = 1 << 20;
+
+/// What was made.
+#[derive(Serialize)]
+pub(super) struct Formatted<'a> {
+    store: &'a Path,
+    store_uuid: String,
+    label: &'a str,
+    store_bytes: u64,
+    volume_bytes: u64,
+    journal_bytes: u64,
+    fingerprint: String,
+}
+
+/// Makes a store.
+pub fn run(args: &FormatArgs) -> Result {
+    let formatted = format(args)
+        .map_err(|error| error.context(format!("cannot format {}", args.store.display())))?;
+    if args.json {
+        return print_json(&formatted);
+    }
+    println!(
+        "{}: a store of {}, with a volume of {}, a journal of {}, {} fingerprints; UUID {}",
+        args.store.display(),
+        size::human(formatted.store_bytes),
+        size::human(formatted.volume_bytes),
+        size::human(formatted.journal_bytes),
+        formatted.fingerprint,
+        formatted.store_uuid
+    );
+    Ok(())
+}
+
+pub(super) fn format(args: &FormatArgs) -> Result<Formatted<'_>> {
+    let device = Device::open(&args.store, true)?;
+    if device.clusters() < STORE_CLUSTERS_MIN {
+        return Err(too_small(&device));
+    }
+    let found = probe::probe(device.file(), device.size).map_err(|error| read_failed(&error))?;
+    if let Some(found) = found {
+        if !args.force {
+            return Err(Error::new(
+                Exit::Busy,
+                format!("it holds {found}: overwrite that with --force"),
+            ));
+        }
+        wipe(&device).map_err(|error| write_failed(&error))?;
+    }
+    let mut label = [0; 64];
+    for (to, from) in label.iter_mut().zip(args.label.bytes()) {
+        *to = from;
+    }
+    let uuid = store::random_uuid()?;
+    let params = Params {
+        clusters: device.clusters(),
+        journal_clusters: args.journal.unwrap_or(0) / CLUSTER,
+        volume_blocks: args.size.unwrap_or(0) / CLUSTER,
+        uuid,
+        volume_uuid: store::random_uuid()?,
+        label,
+        fingerprint: match args.fingerprint {
+            Fingerprint::Blake2b => FingerprintAlgorithm::Blake2b,
+            Fingerprint::Sha256 => FingerprintAlgorithm::Sha256,
+            Fingerprint::Xxh64 => FingerprintAlgorithm::Xxh64,
+        },
+        name_key: u64::from_ne_bytes(store::random()?),
+        check_key: u64::from_ne_bytes(store::random()?),
+        hash: store::hash,
+    };
+    let superblock = mkfs::format(&params, &mut |step| match step {
+        Step::Write(cluster, bytes) => device.write(cluster.0, bytes),
+        Step::Flush => device.flush(),
+    })
+    .map_err(|error| match error {
+        MkfsError::Size { .. } if device.clusters() < STORE_CLUSTERS_MIN => too_small(&device),
+        MkfsError::Size { .. } => Error::new(
+            Exit::Failed,
+            format!(
+                "no store fits: the device has {}, and the journal takes {}",
+                size::human(device.size),
+                args.journal.map_or("a part of it".into(), size::human)
+            ),
+        ),
+        MkfsError::VolumeSize => Error::new(Exit::Usage, "the volume is too large"),
+        MkfsError::Memory => Error::new(Exit::Failed, "out of memory"),
+        MkfsError::Device(error) => write_failed(&error),
+    })?;
+    let layout = superblock.layout;
+    let data_clusters =
+        layout.clusters - layout.fixed_segments() * ddup_engine::engine::types::SEGMENT_CLUSTERS;
+    Ok(Formatted {
+        store: &args.store,
+        store_uuid: format_uuid(&uuid),
+        label: &args.label,
+        store_bytes: layout.clusters * CLUSTER,
+        volume_bytes: args.size.unwrap_or(data_clusters * CLUSTER),
+        journal_bytes: layout.journal_clusters * CLUSTER,
+        fingerprint: format!("{:?}", args.fingerprint).to_lowercase(),
+    })
+}
+
+/// Overwrites what signatures there may be at both ends.
+fn wipe(device: &Device) -> io::Result<()> {
+    let clusters = WIPE_BYTES / CLUSTER;
+    let zeroes = vec![0; WIPE_BYTES as usize];
+    device.write(0, &zeroes)?;
+    // The end need not be a multiple of a cluster.
+    let tail = device.size.saturating_sub(WIPE_BYTES).max(WIPE_BYTES);
+    let len = device.size.saturating_sub(tail).min(WIPE_BYTES) as usize;
+    std::os::unix::fs::FileExt::write_all_at(device.file(), &zeroes[..len], tail)?;
+    debug_assert!(device.clusters() >= 2 * clusters);
+    device.flush()
+}
+
+fn too_small(device: &Device) -> Error {
+    Error::new(
+        Exit::Failed,
+        format!(
+            "it is too small: it has {}, and a store needs {} at least",
+            size::human(device.size),
+            size::human(STORE_CLUSTERS_MIN * CLUSTER)
+        ),
+    )
+}
+
+fn read_failed(error: &io::Error) -> Error {
+    Error::new(
+        Exit::Failed,
+        format!("reading it failed: {}", describe(error)),
+    )
+}
+
+fn write_failed(error: &io::Error) -> Error {
+    Error::new(
+        Exit::Failed,
+        format!("writing it failed: {}", describe(error)),
+    )
+}
+
+// The probe reads from what is being formatted.
+const _: fn() = || {
+    fn readable<T: ReadAt>() {}
+    readable::<std::fs::File>();
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verb::testing::Scratch;
+    use std::fs;
+
+    fn format_with(path: &Path, more: &[&str]) -> Result<String> {
+        crate::verb::testing::format(path, more)
+    }
+
+    #[test]
+    fn a_store_is_made_once_and_again_by_force() {
+        let file = Scratch::new("format", 64 << 20);
+        let first = format_with(&file.0, &[]).unwrap();
+        assert!(first.contains("\"store_bytes\":67108864"), "{first}");
+        let error = format_with(&file.0, &[]).unwrap_err();
+        assert!(error.to_string().contains("a ddup store"), "{error}");
+        assert_eq!(error.exit, Exit::Busy);
+        let second = format_with(&file.0, &["--force", "--size", "1T", "--label", "λ"]).unwrap();
+        assert!(second.contains("\"volume_bytes\":1099511627776"));
+        assert_ne!(first, second);
+    }
+
+    #[test]
+    fn force_leaves_no_signature_behind() {
+        let file = Scratch::new("wipe", (64 << 20) + 512);
+        let raw = fs::OpenOptions::new().write(true).open(&file.0).unwrap();
+        use std::os::unix::fs::FileExt;
+        raw.write_all_at(b"EFI PART", 512).unwrap();
+        raw.write_all_at(b"EFI PART", 64 << 20).unwrap();
+        raw.write_all_at(b"_BHRfS_M", 0x10040).unwrap();
+        assert!(format_with(&file.0, &[]).is_err());
+        format_with(&file.0, &["--force"]).unwrap();
+        let device = fs::File::open(&file.0).unwrap();
+        assert_eq!(
+            probe::probe(&device, (64 << 20) + 512).unwrap(),
+            Some("a ddup store")
+        );
+        let mut bytes = [0; 8];
+        device.read_exact_at(&mut bytes, 64 << 20).unwrap();
+        assert_eq!(bytes, [0; 8]);
+    }
+
+    #[test]
+    fn a_small_device_is_refused_with_both_sizes() {
+        let file = Scratch::new("small", (64 << 20) - 1);
+        let error = format_with(&file.0, &[]).unwrap_err();
+        assert!(error.to_string().contains("64.0M at least"), "{error}");
+        let file = Scratch::new("journal", 64 << 20);
+        let error = format_with(&file.0, &["--journal", "256M"]).unwrap_err();
+        assert!(error.to_string().contains("the journal takes"), "{error}");
+    }
+}
