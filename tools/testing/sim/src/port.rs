@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the simulator needs of a store: the engine's contract, without the engine.
+//!
+//! The real engine is joined in `real.rs`; `toy.rs` holds a small store that is right, and a
+//! number of ways to make it wrong, by which the simulator itself is tested.
+
+use crate::content::{Content, Fingerprints};
+use crate::disk::Disk;
+use crate::script::Setup;
+use kernel::prelude::KVec;
+
+/// Milliseconds of the simulated clock.
+pub type Millis = u64;
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Read blocks.
+    Read,
+    /// Write blocks.
+    Write,
+    /// Make durable what was acknowledged.
+    Flush,
+    /// Unmap blocks.
+    Discard,
+    /// Make blocks read as zeroes.
+    WriteZeroes,
+}
+
+/// A request to the store.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// Below the queue's depth, unique while in flight.
+    pub tag: u32,
+    /// What it asks for.
+    pub kind: Kind,
+    /// First block.
+    pub lbn: u64,
+    /// Blocks.
+    pub count: u64,
+    /// Durable when it completes.
+    pub fua: bool,
+}
+
+/// How data I/O ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataResult {
+    /// It succeeded.
+    Ok,
+    /// A comparison found equal bytes.
+    Equal,
+    /// A comparison found different bytes.
+    Differs,
+    /// A read returned what does not match its check.
+    Mismatch,
+    /// The disk failed it.
+    Failed,
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// All of it was done.
+    Ok,
+    /// No space was left.
+    NoSpace,
+    /// Anything else; the text names it.
+    Error(&'static str),
+}
+
+/// What the store wants done. The fields are those of the engine's contract.
+#[allow(missing_docs)]
+pub enum Action<T> {
+    ReadBlock {
+        tag: u32,
+        block: u32,
+        cluster: u64,
+        check: u64,
+    },
+    ZeroBlocks {
+        tag: u32,
+        block: u32,
+        count: u32,
+    },
+    WriteRun {
+        tag: u32,
+        block: u32,
+        count: u32,
+        cluster: u64,
+    },
+    CompareBlock {
+        tag: u32,
+        block: u32,
+        cluster: u64,
+    },
+    CompleteAfterIo {
+        tag: u32,
+    },
+    Complete {
+        tag: u32,
+        status: Status,
+    },
+    ReadMeta {
+        token: T,
+        cluster: u64,
+        buf: KVec<u8>,
+    },
+    WriteMeta {
+        token: T,
+        cluster: u64,
+        buf: KVec<u8>,
+        preflush: bool,
+        fua: bool,
+    },
+    Flush {
+        token: T,
+    },
+    DiscardRun {
+        token: T,
+        cluster: u64,
+        count: u64,
+    },
+    Started,
+    Failed {
+        reason: String,
+    },
+    Detached {
+        ok: bool,
+    },
+    Event(String),
+}
+
+/// Numbers that the store counts about itself since it was attached.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs)]
+pub struct Counters {
+    pub checkpoints: u64,
+    pub journal_wraps: u64,
+    pub clusters_recycled: u64,
+    /// Data clusters that could be written without freeing anything.
+    pub clusters_free: u64,
+    pub clusters_data: u64,
+    /// Levels of the deepest map.
+    pub levels: u32,
+}
+
+/// A store under test.
+pub trait Store: Sized {
+    /// Names metadata I/O in flight.
+    type Token: Copy + std::fmt::Debug;
+
+    /// Writes an empty store to the disk.
+    fn format(disk: &mut Disk, setup: &Setup) -> Result<(), String>;
+    /// Makes a store; recovery begins with [`Store::start`].
+    fn new(setup: &Setup, disk_clusters: u64) -> Result<Self, String>;
+    /// Holds the disk's whole state against the format's invariants. `clean`: after a detach.
+    fn check(disk: &Disk, setup: &Setup, clean: bool) -> Result<(), String>;
+    /// The clusters of the journal.
+    fn journal(setup: &Setup, clusters: u64) -> std::ops::Range<u64>;
+
+    /// Begins recovery; ends in `Started` or `Failed`.
+    fn start(&mut self, now: Millis);
+    /// A request; `contents` has one entry a block for a write.
+    fn submit(&mut self, now: Millis, request: Request, contents: &[Content], f: &Fingerprints);
+    /// Data I/O ended.
+    fn data_done(&mut self, now: Millis, tag: u32, block: u32, count: u32, result: DataResult);
+    /// Metadata I/O ended.
+    fn meta_done(&mut self, now: Millis, token: Self::Token, buf: KVec<u8>, ok: bool);
+    /// The next thing to be done.
+    fn poll_action(&mut self, now: Millis) -> Option<Action<Self::Token>>;
+    /// One step of background work; true: there is more.
+    fn background(&mut self, now: Millis) -> bool;
+    /// When [`Store::background`] has to be called at the latest.
+    fn next_deadline(&self) -> Option<Millis>;
+    /// Begins a clean detach; ends in `Detached`.
+    fn detach(&mut self, now: Millis);
+    /// The store's own counters.
+    fn counters(&self) -> Counters;
+}

@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The real engine behind the simulator's [`Store`].
+
+use crate::content::{Content, Fingerprints, Image, CLUSTER, ZERO};
+use crate::disk::Disk;
+use crate::port::{self, Counters, Kind, Millis, Store};
+use crate::rng::mix;
+use crate::script::Setup;
+use ddup_engine::engine::format::layout::{Layout, JOURNAL_START};
+use ddup_engine::engine::format::page::{levels_for, MAP_LEAF};
+use ddup_engine::engine::{check, mkfs};
+use ddup_engine::engine::{Action, BlockContent, Cluster, Config, DataResult, Engine};
+use ddup_engine::engine::{
+    Check, FingerprintAlgorithm, IoToken, Knobs, Lbn, Name, OpKind, Request, Status,
+};
+use kernel::prelude::KVec;
+
+/// An engine and what the simulator counts beside it.
+pub struct Real {
+    engine: Engine,
+    rounds: u64,
+    levels: u32,
+}
+
+/// How the simulator attaches a store.
+pub fn config(setup: &Setup, clusters: u64) -> Config {
+    Config {
+        store_clusters: clusters,
+        read_only: false,
+        queue_depth: setup.queue_depth,
+        cache_pages: setup.cache_pages,
+        index_bytes: setup.index_bytes,
+        points_max: match setup.points_max {
+            0 => 131_072,
+            n => n,
+        },
+        hash: setup.hash,
+        knobs: Knobs {
+            commit_interval: setup.commit_interval_ms,
+            gc_delay: setup.gc_delay_s,
+            checkpoint_interval: setup.checkpoint_interval_ms,
+            keep_erased: setup.keep_erased,
+            discard: setup.discard,
+            count_full: setup.count_full,
+        },
+    }
+}
+
+struct Pages<'a>(&'a Disk);
+
+impl check::PageSource for Pages<'_> {
+    fn read(&mut self, cluster: Cluster, page: &mut [u8]) -> kernel::error::Result {
+        self.0.read(cluster.0).bytes(page);
+        Ok(())
+    }
+}
+
+impl Store for Real {
+    type Token = IoToken;
+
+    fn format(disk: &mut Disk, setup: &Setup) -> Result<(), String> {
+        let algorithm = match setup.cryptographic {
+            true => FingerprintAlgorithm::Blake2b,
+            false => FingerprintAlgorithm::Xxh64,
+        };
+        let mut uuid = [0; 16];
+        uuid[..8].copy_from_slice(&mix(setup.seed).to_le_bytes());
+        let params = mkfs::Params {
+            clusters: disk.clusters(),
+            journal_clusters: setup.journal_clusters,
+            volume_blocks: setup.volume_blocks,
+            uuid,
+            volume_uuid: [7; 16],
+            label: [0; 64],
+            fingerprint: algorithm,
+            name_key: setup.fingerprints.key,
+            check_key: setup.fingerprints.key,
+            hash: setup.hash,
+        };
+        let mut step = |step: mkfs::Step<'_>| -> Result<(), ()> {
+            match step {
+                mkfs::Step::Write(cluster, bytes) => {
+                    for (i, part) in bytes.chunks(CLUSTER).enumerate() {
+                        disk.write(cluster.0 + i as u64, Image::meta(part), 0xff);
+                    }
+                }
+                mkfs::Step::Flush => disk.flush(disk.now()),
+            }
+            Ok(())
+        };
+        mkfs::format(&params, &mut step)
+            .map(|_| ())
+            .map_err(|e| format!("format: {e:?}"))
+    }
+
+    fn new(setup: &Setup, clusters: u64) -> Result<Self, String> {
+        let engine = Engine::new(config(setup, clusters)).map_err(|e| format!("new: {e:?}"))?;
+        let levels = levels_for(setup.volume_blocks, MAP_LEAF).into();
+        Ok(Real {
+            engine,
+            rounds: 0,
+            levels,
+        })
+    }
+
+    fn check(disk: &Disk, setup: &Setup, clean: bool) -> Result<(), String> {
+        let _ = clean;
+        let mut findings = Vec::new();
+        // A power cut may tear a copy of the superblock; its twin is there, or attach would fail.
+        let mut torn = 0;
+        let mut report = |finding| match finding {
+            check::Finding::Superblock { .. } => torn += 1,
+            _ => findings.push(format!("{finding:?}")),
+        };
+        let summary = check::check(&mut Pages(disk), disk.clusters(), setup.hash, &mut report)
+            .map_err(|e| format!("check: {e:?}"))?;
+        if summary.findings == torn {
+            return Ok(());
+        }
+        findings.truncate(6);
+        Err(format!(
+            "check: {} findings: {}",
+            summary.findings - torn,
+            findings.join("; ")
+        ))
+    }
+
+    fn journal(setup: &Setup, clusters: u64) -> std::ops::Range<u64> {
+        let layout = Layout::new(clusters, setup.journal_clusters);
+        JOURNAL_START..JOURNAL_START + layout.map_or(0, |l| l.journal_clusters)
+    }
+
+    fn start(&mut self, now: Millis) {
+        self.engine.start(now);
+    }
+
+    fn submit(&mut self, now: Millis, r: port::Request, contents: &[Content], f: &Fingerprints) {
+        let blocks: Vec<BlockContent> = contents
+            .iter()
+            .map(|c| BlockContent {
+                name: Name(f.name(*c)),
+                check: Check(f.check(*c)),
+                zero: *c == ZERO,
+            })
+            .collect();
+        let kind = match r.kind {
+            Kind::Read => OpKind::Read,
+            Kind::Write => OpKind::Write,
+            Kind::Flush => OpKind::Flush,
+            Kind::Discard => OpKind::Discard,
+            Kind::WriteZeroes => OpKind::WriteZeroes,
+        };
+        let request = Request {
+            tag: r.tag,
+            kind,
+            volume: 0,
+            lbn: Lbn(r.lbn),
+            count: r.count,
+            fua: r.fua,
+        };
+        self.engine.submit(now, request, &blocks);
+    }
+
+    fn data_done(
+        &mut self,
+        now: Millis,
+        tag: u32,
+        block: u32,
+        count: u32,
+        result: port::DataResult,
+    ) {
+        let result = match result {
+            port::DataResult::Ok => DataResult::Ok,
+            port::DataResult::Equal => DataResult::Equal,
+            port::DataResult::Differs => DataResult::Differs,
+            port::DataResult::Mismatch => DataResult::Mismatch,
+            port::DataResult::Failed => DataResult::Failed,
+        };
+        self.engine.data_done(now, tag, block, count, result);
+    }
+
+    fn meta_done(&mut self, now: Millis, token: IoToken, buf: KVec<u8>, ok: bool) {
+        self.engine.meta_done(now, token, buf, ok);
+    }
+
+    fn poll_action(&mut self, now: Millis) -> Option<port::Action<IoToken>> {
+        let action = self.engine.poll_action(now)?;
+        Some(match action {
+            Action::ReadBlock {
+                tag,
+                block,
+                cluster,
+                check,
+            } => port::Action::ReadBlock {
+                tag,
+                block,
+                cluster: cluster.0,
+                check: check.0,
+            },
+            Action::ZeroBlocks { tag, block, count } => {
+                port::Action::ZeroBlocks { tag, block, count }
+            }
+            Action::WriteRun {
+                tag,
+                block,
+                count,
+                cluster,
+            } => port::Action::WriteRun {
+                tag,
+                block,
+                count,
+                cluster: cluster.0,
+            },
+            Action::CompareBlock {
+                tag,
+                block,
+                cluster,
+            } => port::Action::CompareBlock {
+                tag,
+                block,
+                cluster: cluster.0,
+            },
+            Action::CompleteAfterIo { tag } => port::Action::CompleteAfterIo { tag },
+            Action::Complete { tag, status } => port::Action::Complete {
+                tag,
+                status: self::status(status),
+            },
+            Action::ReadMeta {
+                token,
+                cluster,
+                buf,
+            } => port::Action::ReadMeta {
+                token,
+                cluster: cluster.0,
+                buf,
+            },
+            Action::WriteMeta {
+                token,
+                cluster,
+                buf,
+                preflush,
+                fua,
+            } => {
+                // The first block of the ring begins a new round.
+                self.rounds +=
+                    u64::from(token == IoToken::Journal && cluster == Cluster(JOURNAL_START));
+                port::Action::WriteMeta {
+                    token,
+                    cluster: cluster.0,
+                    buf,
+                    preflush,
+                    fua,
+                }
+            }
+            Action::Flush { token } => port::Action::Flush { token },
+            Action::DiscardRun {
+                token,
+                cluster,
+                count,
+            } => port::Action::DiscardRun {
+                token,
+                cluster: cluster.0,
+                count,
+            },
+            Action::Started => match self.engine.failed() {
+                None => port::Action::Started,
+                Some(reason) => port::Action::Failed {
+                    reason: format!("read-only: {reason}"),
+                },
+            },
+            Action::Failed(reason) => port::Action::Failed {
+                reason: reason.to_string(),
+            },
+            Action::Detached(ok) => port::Action::Detached { ok },
+        })
+    }
+
+    fn background(&mut self, now: Millis) -> bool {
+        self.engine.background(now)
+    }
+
+    fn next_deadline(&self) -> Option<Millis> {
+        self.engine.next_deadline()
+    }
+
+    fn detach(&mut self, now: Millis) {
+        self.engine.detach(now);
+    }
+
+    fn counters(&self) -> Counters {
+        let c = self.engine.counters();
+        Counters {
+            checkpoints: c.checkpoints,
+            journal_wraps: self.rounds,
+            clusters_recycled: c.clusters_retired,
+            clusters_free: c.clusters_free,
+            clusters_data: c.clusters_total.saturating_sub(c.metadata_capacity),
+            levels: self.levels,
+        }
+    }
+}
+
+fn status(status: Status) -> port::Status {
+    match status {
+        Status::Ok => port::Status::Ok,
+        Status::NoSpace => port::Status::NoSpace,
+        Status::Io => port::Status::Error("Io"),
+        Status::Medium => port::Status::Error("Medium"),
+        Status::ReadOnly => port::Status::Error("ReadOnly"),
+        Status::Range => port::Status::Error("Range"),
+    }
+}

@@ -1,0 +1,1479 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One simulated machine: a disk, a store on it, requests in flight, a clock, and the power.
+//!
+//! The world does what the driver's shell does, in an order drawn from the script's seeds: it
+//! submits requests, carries out actions, completes I/O in any order, tells the store late, lets
+//! its background work run now and then. It holds each answer against the [`Oracle`], and after
+//! each attach the whole disk against the store's own check.
+
+use crate::content::{Content, Image, CLUSTER, ZERO};
+use crate::disk::{Disk, Loss};
+use crate::oracle::Oracle;
+use crate::port::{Action, Counters, DataResult, Kind, Millis, Request, Status, Store};
+use crate::report::Totals;
+use crate::rng::Rng;
+use crate::script::{Op, Rot, Script, Setup};
+use kernel::fail_alloc;
+use kernel::prelude::KVec;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Why a history fails.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// What was seen, against what was promised.
+    pub what: String,
+    /// The step of the script at which it was seen.
+    pub step: usize,
+}
+
+/// Steps that a request may take before the store counts as stuck.
+const PATIENCE: u32 = 400_000;
+/// Calls for a deadline that has passed before that counts as a busy loop.
+const SPINS_MAX: u32 = 1000;
+/// Blocks in the largest read that verifies.
+const VERIFY_RUN: u64 = 64;
+
+/// I/O that the disk works on.
+enum Io<T> {
+    Read {
+        tag: u32,
+        block: u32,
+        cluster: u64,
+        checks: Vec<u64>,
+        early: Option<Vec<Image>>,
+    },
+    Write {
+        tag: u32,
+        block: u32,
+        cluster: u64,
+        count: u32,
+    },
+    Compare {
+        tag: u32,
+        block: u32,
+        cluster: u64,
+    },
+    ReadMeta {
+        token: T,
+        cluster: u64,
+        buf: KVec<u8>,
+    },
+    WriteMeta {
+        token: T,
+        cluster: u64,
+        buf: KVec<u8>,
+        preflush: Option<u64>,
+        fua: bool,
+    },
+    Flush {
+        token: T,
+        point: u64,
+    },
+    Discard {
+        token: T,
+        cluster: u64,
+        count: u64,
+    },
+}
+
+impl<T: std::fmt::Debug> std::fmt::Display for Io<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Io::Read { tag, cluster, .. } => write!(f, "tag {tag} read of {cluster:#x}"),
+            Io::Write { tag, cluster, .. } => write!(f, "tag {tag} write of {cluster:#x}"),
+            Io::Compare { tag, cluster, .. } => write!(f, "tag {tag} compare with {cluster:#x}"),
+            Io::ReadMeta { token, cluster, .. } => write!(f, "{token:?} read of {cluster:#x}"),
+            Io::WriteMeta { token, cluster, .. } => write!(f, "{token:?} write of {cluster:#x}"),
+            Io::Flush { token, .. } => write!(f, "{token:?} flush"),
+            Io::Discard { token, cluster, .. } => write!(f, "{token:?} discard of {cluster:#x}"),
+        }
+    }
+}
+
+/// I/O in flight.
+struct InFlight<T> {
+    io: Io<T>,
+    not_before: Millis,
+}
+
+/// Something that happened and that the store was not yet told.
+struct News {
+    tag: u32,
+    block: u32,
+    count: u32,
+    result: DataResult,
+}
+
+/// A request in flight.
+struct Slot {
+    op: u32,
+    request: Request,
+    contents: Vec<Content>,
+    results: Vec<Option<Content>>,
+    /// Data I/Os at the disk.
+    at_disk: u32,
+    /// Data I/Os that ended and that the store was not yet told.
+    untold: u32,
+    /// Of those, failures.
+    untold_failures: u32,
+    /// It completes when no data I/O is at the disk.
+    after_io: bool,
+    completed: bool,
+    patience: u32,
+}
+
+/// What a step of the world came to.
+enum Progress {
+    Some,
+    /// Nothing can happen before this time.
+    Wait(Millis),
+    /// Nothing can happen any more.
+    None,
+}
+
+/// Where the store is in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Life {
+    Starting,
+    Running,
+    Failed(String),
+    Detaching,
+    Detached(bool),
+}
+
+/// The machine.
+pub struct World<'a, S: Store> {
+    setup: &'a Setup,
+    rng: Rng,
+    disk: Disk,
+    store: S,
+    life: Life,
+    oracle: Oracle,
+    now: Millis,
+    in_flight: Vec<InFlight<S::Token>>,
+    news: VecDeque<News>,
+    slots: BTreeMap<u32, Slot>,
+    next_op: u32,
+    /// The store said that there is more background work, or something happened since.
+    background: bool,
+    read_ppm: u32,
+    write_ppm: u32,
+    alloc_ppm: u32,
+    /// Calls of background work for a deadline that has passed, without effect.
+    spins: u32,
+    /// A fault was injected since the store was attached, so errors are fair.
+    faulted: bool,
+    rotten: bool,
+    /// So much rotted that the store can't be attached any more: the history ends.
+    lost: bool,
+    step: usize,
+    verbose: bool,
+    /// What this history did.
+    pub totals: Totals,
+}
+
+macro_rules! say {
+    ($w:expr, $($arg:tt)*) => {
+        if $w.verbose {
+            println!("{:>6} {:>8} ms  {}", $w.step, $w.now, format_args!($($arg)*));
+        }
+    };
+}
+
+/// Runs a script to its end or its failure.
+///
+/// `at` follows the step, for the report of a panic.
+pub fn run<S: Store>(
+    script: &Script,
+    verbose: bool,
+    at: &AtomicU64,
+) -> (Totals, Result<(), Failure>) {
+    fail_alloc::set(None);
+    let setup = &script.setup;
+    let failure = |what: String| Failure { what, step: 0 };
+    let mut disk = Disk::new(setup.clusters, setup.blank);
+    if setup.prior_life {
+        match former_life::<S>(setup, disk) {
+            Ok(used) => disk = used,
+            Err(f) => return (Totals::default(), Err(f)),
+        }
+    }
+    let mut world = match World::<S>::new(setup, disk, verbose) {
+        Ok(world) => world,
+        Err(what) => return (Totals::default(), Err(failure(what))),
+    };
+    let result = world.play(script, at);
+    fail_alloc::set(None);
+    world.collect();
+    let what = result.map_err(|what| Failure {
+        what,
+        step: world.step,
+    });
+    (world.totals, what)
+}
+
+/// Plays a script and leaves the disk as a power cut leaves it.
+pub fn leave<S: Store>(script: &Script) -> Result<Disk, Failure> {
+    let setup = &script.setup;
+    let failure = |what: String, step: usize| Failure { what, step };
+    let disk = Disk::new(setup.clusters, setup.blank);
+    let mut world = World::<S>::new(setup, disk, false).map_err(|what| failure(what, 0))?;
+    let mut body = || {
+        world.attach(&[])?;
+        for (i, step) in script.steps.iter().enumerate() {
+            world.step = i;
+            world.operation(&step.op)?;
+        }
+        Ok(())
+    };
+    body().map_err(|what| failure(what, world.step))?;
+    world.cut(Loss::None);
+    Ok(world.disk)
+}
+
+/// A disk that another store was on.
+fn former_life<S: Store>(setup: &Setup, disk: Disk) -> Result<Disk, Failure> {
+    let mut former = setup.clone();
+    former.seed ^= 0x0f0f;
+    former.fingerprints.key ^= 0x77;
+    let mut world = World::<S>::new(&former, disk, false).map_err(|what| Failure {
+        what: format!("former life: {what}"),
+        step: 0,
+    })?;
+    let mut rng = Rng::new(former.seed);
+    let mut body = || {
+        world.attach(&[])?;
+        for i in 0..200 {
+            let lbn = rng.below(setup.volume_blocks.min(4000));
+            let count = rng.between(1, 8).min(setup.volume_blocks - lbn);
+            let contents = (0..count).map(|j| (1 << 50) + i * 8 + j).collect();
+            let fua = rng.chance(1, 8);
+            world.operation(&Op::Write { lbn, contents, fua })?;
+        }
+        Ok(())
+    };
+    body().map_err(|what: String| Failure {
+        what: format!("former life: {what}"),
+        step: 0,
+    })?;
+    let mut disk = world.disk;
+    disk.power_cut(Loss::Sectors(90), &mut rng);
+    Ok(disk)
+}
+
+impl<'a, S: Store> World<'a, S> {
+    fn new(setup: &'a Setup, mut disk: Disk, verbose: bool) -> Result<Self, String> {
+        S::format(&mut disk, setup)?;
+        let store = S::new(setup, disk.clusters())?;
+        Ok(World {
+            setup,
+            rng: Rng::new(setup.seed),
+            disk,
+            store,
+            life: Life::Starting,
+            oracle: Oracle::default(),
+            now: 1000,
+            in_flight: Vec::new(),
+            news: VecDeque::new(),
+            slots: BTreeMap::new(),
+            next_op: 1,
+            background: true,
+            read_ppm: 0,
+            write_ppm: 0,
+            alloc_ppm: 0,
+            spins: 0,
+            faulted: false,
+            rotten: false,
+            lost: false,
+            step: 0,
+            verbose,
+            totals: Totals::default(),
+        })
+    }
+
+    fn play(&mut self, script: &Script, at: &AtomicU64) -> Result<(), String> {
+        say!(self, "{:?}", self.setup);
+        self.attach(&[])?;
+        for (i, step) in script.steps.iter().enumerate() {
+            self.step = i;
+            at.store(i as u64, Ordering::Relaxed);
+            self.rng = Rng::new(step.seed);
+            for _ in 0..step.gap {
+                if !matches!(self.step_once()?, Progress::Some) {
+                    break;
+                }
+            }
+            self.operation(&step.op)?;
+            self.totals.ops += 1;
+            if self.ruined() {
+                say!(self, "the store gave up, as it may: attach again");
+                self.power_cut(Loss::None, &[])?;
+            }
+            if self.lost {
+                return Ok(());
+            }
+        }
+        self.step = script.steps.len();
+        self.finish()
+    }
+
+    /// The end of each history: all is read, detached, checked, attached, read again.
+    fn finish(&mut self) -> Result<(), String> {
+        self.calm();
+        self.quiesce()?;
+        if self.faulted {
+            self.power_cut(Loss::None, &[])?;
+        }
+        if self.lost {
+            return Ok(());
+        }
+        self.read_back(usize::MAX)?;
+        if self.lost {
+            return Ok(());
+        }
+        self.detach(true)?;
+        self.read_back(usize::MAX)?;
+        self.quiesce()
+    }
+
+    fn calm(&mut self) {
+        self.read_ppm = 0;
+        self.write_ppm = 0;
+        self.alloc_ppm = 0;
+    }
+
+    /// The store can do no more, and a fault is the reason.
+    fn ruined(&self) -> bool {
+        self.errors_are_fair() && matches!(self.life, Life::Failed(_))
+    }
+
+    fn operation(&mut self, op: &Op) -> Result<(), String> {
+        match op {
+            Op::Write { lbn, contents, fua } => self.request(
+                Kind::Write,
+                *lbn,
+                contents.len() as u64,
+                contents.clone(),
+                *fua,
+            ),
+            Op::Read { lbn, count } => self.request(Kind::Read, *lbn, *count, Vec::new(), false),
+            Op::Flush => self.request(Kind::Flush, 0, 0, Vec::new(), false),
+            Op::Discard { lbn, count } => {
+                self.request(Kind::Discard, *lbn, *count, Vec::new(), false)
+            }
+            Op::WriteZeroes { lbn, count } => {
+                self.request(Kind::WriteZeroes, *lbn, *count, Vec::new(), false)
+            }
+            Op::Idle(ms) => self.idle(*ms),
+            Op::PowerCut { loss, again } => {
+                self.calm();
+                self.power_cut(*loss, again)
+            }
+            Op::Detach { cut } => {
+                self.calm();
+                self.quiesce()?;
+                self.detach(*cut)
+            }
+            Op::IoFaults {
+                read_ppm,
+                write_ppm,
+            } => {
+                say!(
+                    self,
+                    "I/O faults: reads {read_ppm}, writes {write_ppm} in a million"
+                );
+                self.read_ppm = *read_ppm;
+                self.write_ppm = *write_ppm;
+                Ok(())
+            }
+            Op::AllocFaults(ppm) => {
+                say!(self, "allocation faults: {ppm} in a million");
+                self.alloc_ppm = *ppm;
+                Ok(())
+            }
+            Op::Rot => {
+                self.rot();
+                Ok(())
+            }
+            Op::ReadAll => {
+                self.read_back(usize::MAX)?;
+                self.quiesce()
+            }
+        }
+    }
+
+    // ---- the store's inputs ----------------------------------------------------------------
+
+    /// Calls the store with allocations failing as the script says, then takes its actions.
+    fn with_store<R>(&mut self, f: impl FnOnce(&mut S, Millis) -> R) -> Result<R, String> {
+        if self.alloc_ppm > 0 {
+            let before = fail_alloc::stats().failures;
+            let seed = self.rng.draw();
+            fail_alloc::set(Some(fail_alloc::Policy::Random {
+                seed,
+                per_million: self.alloc_ppm,
+            }));
+            let r = f(&mut self.store, self.now);
+            fail_alloc::set(None);
+            if fail_alloc::stats().failures > before {
+                self.faulted = true;
+            }
+            self.drain()?;
+            Ok(r)
+        } else {
+            let r = f(&mut self.store, self.now);
+            self.drain()?;
+            Ok(r)
+        }
+    }
+
+    fn request(
+        &mut self,
+        kind: Kind,
+        lbn: u64,
+        count: u64,
+        contents: Vec<Content>,
+        fua: bool,
+    ) -> Result<(), String> {
+        if self.lost {
+            return Ok(());
+        }
+        while self.slots.len() >= self.setup.queue_depth as usize {
+            self.must_step("waiting for a free request")?;
+        }
+        // The shell tells all that has completed before it submits.
+        while self.tell()? {}
+        if self.ruined() {
+            return Ok(());
+        }
+        let depth = u64::from(self.setup.queue_depth);
+        let mut tag = self.rng.below(depth) as u32;
+        while self.slots.contains_key(&tag) {
+            tag = (tag + 1) % self.setup.queue_depth;
+        }
+        let op = self.next_op;
+        self.next_op += 1;
+        match kind {
+            Kind::Read => self.oracle.read(op, lbn, count),
+            Kind::Write => self.oracle.write(op, lbn, &contents),
+            Kind::Flush => self.oracle.flush(op),
+            Kind::Discard | Kind::WriteZeroes => self.oracle.zero(op, lbn, count),
+        }
+        let request = Request {
+            tag,
+            kind,
+            lbn,
+            count,
+            fua,
+        };
+        say!(
+            self,
+            "op {op} tag {tag}: {kind:?} {lbn:#x}+{count}{}{}",
+            if fua { " FUA" } else { "" },
+            if contents.is_empty() {
+                String::new()
+            } else {
+                format!(" {contents:?}")
+            }
+        );
+        let results = if kind == Kind::Read {
+            vec![None; count as usize]
+        } else {
+            Vec::new()
+        };
+        self.slots.insert(
+            tag,
+            Slot {
+                op,
+                request,
+                contents: contents.clone(),
+                results,
+                at_disk: 0,
+                untold: 0,
+                untold_failures: 0,
+                after_io: false,
+                completed: false,
+                patience: PATIENCE,
+            },
+        );
+        let fingerprints = self.setup.fingerprints;
+        self.with_store(|s, now| s.submit(now, request, &contents, &fingerprints))?;
+        self.background = true;
+        Ok(())
+    }
+
+    /// Tells the store one piece of news; false if there is none.
+    fn tell(&mut self) -> Result<bool, String> {
+        let Some(n) = self.news.pop_front() else {
+            return Ok(false);
+        };
+        if let Some(slot) = self.slots.get_mut(&n.tag) {
+            slot.untold -= 1;
+            if matches!(n.result, DataResult::Failed | DataResult::Mismatch) {
+                slot.untold_failures -= 1;
+            }
+        }
+        self.with_store(|s, now| s.data_done(now, n.tag, n.block, n.count, n.result))?;
+        self.free_slot(n.tag);
+        self.background = true;
+        Ok(true)
+    }
+
+    fn free_slot(&mut self, tag: u32) {
+        let free = |s: &Slot| s.completed && s.at_disk == 0 && s.untold == 0;
+        if self.slots.get(&tag).is_some_and(free) {
+            self.slots.remove(&tag);
+        }
+    }
+
+    // ---- the store's actions ---------------------------------------------------------------
+
+    fn drain(&mut self) -> Result<(), String> {
+        loop {
+            if self.alloc_ppm > 0 {
+                let seed = self.rng.draw();
+                let per_million = self.alloc_ppm;
+                let before = fail_alloc::stats().failures;
+                fail_alloc::set(Some(fail_alloc::Policy::Random { seed, per_million }));
+                let action = self.store.poll_action(self.now);
+                fail_alloc::set(None);
+                self.faulted |= fail_alloc::stats().failures > before;
+                match action {
+                    Some(action) => self.act(action)?,
+                    None => return Ok(()),
+                }
+            } else {
+                match self.store.poll_action(self.now) {
+                    Some(action) => self.act(action)?,
+                    None => return Ok(()),
+                }
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action<S::Token>) -> Result<(), String> {
+        match action {
+            Action::ReadBlock {
+                tag,
+                block,
+                cluster,
+                check,
+            } => {
+                self.in_range(cluster, 1, "ReadBlock")?;
+                let checks = vec![check];
+                self.slot(tag, block, 1, "ReadBlock")?.at_disk += 1;
+                say!(self, "  tag {tag}: read block {block} from {cluster:#x}");
+                // Neighbours become one I/O, as in the shell.
+                if self.rng.chance(7, 8) {
+                    if let Some(InFlight {
+                        io:
+                            Io::Read {
+                                tag: t,
+                                block: b,
+                                cluster: c,
+                                checks,
+                                early,
+                            },
+                        ..
+                    }) = self.in_flight.last_mut()
+                    {
+                        let n = checks.len() as u64;
+                        if *t == tag
+                            && u64::from(*b) + n == u64::from(block)
+                            && *c + n == cluster
+                            && early.is_none()
+                        {
+                            checks.push(check);
+                            if let Some(slot) = self.slots.get_mut(&tag) {
+                                slot.at_disk -= 1;
+                            }
+                            return Ok(());
+                        }
+                    }
+                }
+                let early = self.rng.chance(1, 4).then(|| vec![self.disk.read(cluster)]);
+                self.put(Io::Read {
+                    tag,
+                    block,
+                    cluster,
+                    checks,
+                    early,
+                });
+            }
+            Action::ZeroBlocks { tag, block, count } => {
+                say!(self, "  tag {tag}: zeroes for blocks {block}+{count}");
+                let slot = self.slot(tag, block, count, "ZeroBlocks")?;
+                if slot.request.kind == Kind::Read {
+                    slot.results[block as usize..(block + count) as usize].fill(Some(ZERO));
+                }
+            }
+            Action::WriteRun {
+                tag,
+                block,
+                count,
+                cluster,
+            } => {
+                self.in_range(cluster, u64::from(count), "WriteRun")?;
+                let slot = self.slot(tag, block, count, "WriteRun")?;
+                slot.at_disk += 1;
+                if slot.request.kind != Kind::Write {
+                    return Err(format!("tag {tag}: WriteRun for a {:?}", slot.request.kind));
+                }
+                say!(
+                    self,
+                    "  tag {tag}: write blocks {block}+{count} to {cluster:#x}"
+                );
+                self.unread(cluster, u64::from(count))?;
+                self.totals.data_writes += u64::from(count);
+                self.put(Io::Write {
+                    tag,
+                    block,
+                    cluster,
+                    count,
+                });
+            }
+            Action::CompareBlock {
+                tag,
+                block,
+                cluster,
+            } => {
+                self.in_range(cluster, 1, "CompareBlock")?;
+                self.slot(tag, block, 1, "CompareBlock")?.at_disk += 1;
+                say!(self, "  tag {tag}: compare block {block} with {cluster:#x}");
+                self.totals.compares += 1;
+                self.put(Io::Compare {
+                    tag,
+                    block,
+                    cluster,
+                });
+            }
+            Action::CompleteAfterIo { tag } => {
+                say!(self, "  tag {tag}: complete after I/O");
+                let slot = self.slot(tag, 0, 0, "CompleteAfterIo")?;
+                if slot.untold_failures == 0 {
+                    slot.after_io = true;
+                    if slot.at_disk == 0 {
+                        self.complete(tag, Status::Ok)?;
+                    }
+                }
+            }
+            Action::Complete { tag, status } => {
+                let slot = self.slot(tag, 0, 0, "Complete")?;
+                if slot.at_disk > 0 || slot.untold > 0 {
+                    return Err(format!(
+                        "tag {tag}: Complete while {} data I/Os are at the disk and {} untold",
+                        slot.at_disk, slot.untold
+                    ));
+                }
+                self.complete(tag, status)?;
+            }
+            Action::ReadMeta {
+                token,
+                cluster,
+                buf,
+            } => {
+                self.in_range(cluster, (buf.len() / CLUSTER) as u64, "ReadMeta")?;
+                say!(
+                    self,
+                    "  {token:?}: read metadata {cluster:#x}+{}",
+                    buf.len() / CLUSTER
+                );
+                self.totals.meta_reads += (buf.len() / CLUSTER) as u64;
+                self.put(Io::ReadMeta {
+                    token,
+                    cluster,
+                    buf,
+                });
+            }
+            Action::WriteMeta {
+                token,
+                cluster,
+                buf,
+                preflush,
+                fua,
+            } => {
+                let count = (buf.len() / CLUSTER) as u64;
+                self.in_range(cluster, count, "WriteMeta")?;
+                if buf.is_empty() || buf.len() % CLUSTER != 0 {
+                    return Err(format!("WriteMeta of {} bytes", buf.len()));
+                }
+                say!(
+                    self,
+                    "  {token:?}: write metadata {cluster:#x}+{count}{}{}",
+                    if preflush { " PREFLUSH" } else { "" },
+                    if fua { " FUA" } else { "" }
+                );
+                self.unread(cluster, count)?;
+                self.totals.meta_writes += count;
+                let preflush = preflush.then(|| self.disk.now());
+                self.put(Io::WriteMeta {
+                    token,
+                    cluster,
+                    buf,
+                    preflush,
+                    fua,
+                });
+            }
+            Action::Flush { token } => {
+                say!(self, "  {token:?}: flush");
+                let point = self.disk.now();
+                self.put(Io::Flush { token, point });
+            }
+            Action::DiscardRun {
+                token,
+                cluster,
+                count,
+            } => {
+                self.in_range(cluster, count, "DiscardRun")?;
+                say!(self, "  {token:?}: discard {cluster:#x}+{count}");
+                if !self.setup.discard {
+                    return Err("DiscardRun on a disk that takes none".into());
+                }
+                self.unread(cluster, count)?;
+                self.totals.discarded += count;
+                self.put(Io::Discard {
+                    token,
+                    cluster,
+                    count,
+                });
+            }
+            Action::Started => {
+                say!(self, "  started");
+                self.life = Life::Running;
+            }
+            Action::Failed { reason } => {
+                say!(self, "  failed: {reason}");
+                match self.life {
+                    Life::Starting => self.life = Life::Failed(reason),
+                    _ if !self.errors_are_fair() => {
+                        return Err(format!(
+                            "the store gave up, and nothing had failed: {reason}"
+                        ));
+                    }
+                    Life::Running => self.life = Life::Failed(reason),
+                    // `Detached` follows.
+                    _ => (),
+                }
+            }
+            Action::Detached { ok } => {
+                say!(self, "  detached: {ok}");
+                self.life = Life::Detached(ok);
+            }
+            Action::Event(text) => say!(self, "  event: {text}"),
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, io: Io<S::Token>) {
+        let slow = self.setup.slow_one_in;
+        let not_before = if slow > 0 && self.rng.chance(1, slow) {
+            self.now + self.rng.between(1, 5000)
+        } else {
+            self.now
+        };
+        self.in_flight.push(InFlight { io, not_before });
+    }
+
+    fn in_range(&self, cluster: u64, count: u64, what: &str) -> Result<(), String> {
+        match cluster.checked_add(count) {
+            Some(end) if count > 0 && end <= self.disk.clusters() => Ok(()),
+            _ => Err(format!(
+                "{what} of clusters {cluster:#x}+{count} on a disk of {:#x}",
+                self.disk.clusters()
+            )),
+        }
+    }
+
+    /// What is written or discarded must not be read at the same time: who reads holds a reference.
+    fn unread(&self, cluster: u64, count: u64) -> Result<(), String> {
+        let range = cluster..cluster + count;
+        for f in &self.in_flight {
+            let (at, n, what) = match &f.io {
+                Io::Read {
+                    cluster, checks, ..
+                } => (*cluster, checks.len() as u64, "read"),
+                Io::Compare { cluster, .. } => (*cluster, 1, "compared"),
+                Io::Write { cluster, count, .. } => (*cluster, u64::from(*count), "written"),
+                Io::WriteMeta { cluster, buf, .. } => {
+                    (*cluster, (buf.len() / CLUSTER) as u64, "written")
+                }
+                Io::Discard { cluster, count, .. } => (*cluster, *count, "discarded"),
+                Io::ReadMeta { .. } | Io::Flush { .. } => continue,
+            };
+            if at < range.end && range.start < at + n {
+                return Err(format!(
+                    "clusters {cluster:#x}+{count} are reused while {at:#x}+{n} is being {what}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn slot(&mut self, tag: u32, block: u32, count: u32, what: &str) -> Result<&mut Slot, String> {
+        match self.slots.get_mut(&tag) {
+            None => Err(format!("{what} for tag {tag}, which is not in use")),
+            Some(slot) if slot.completed => Err(format!(
+                "{what} for tag {tag} (op {}), which has completed",
+                slot.op
+            )),
+            Some(slot) if u64::from(block) + u64::from(count) > slot.request.count => Err(format!(
+                "{what} for blocks {block}+{count} of tag {tag}, which has {}",
+                slot.request.count
+            )),
+            Some(slot) => Ok(slot),
+        }
+    }
+
+    // ---- completions -----------------------------------------------------------------------
+
+    fn errors_are_fair(&self) -> bool {
+        self.faulted || self.rotten
+    }
+
+    /// The submitter sees its request end.
+    fn complete(&mut self, tag: u32, status: Status) -> Result<(), String> {
+        let Some(slot) = self.slots.get_mut(&tag) else {
+            return Ok(());
+        };
+        slot.completed = true;
+        let (op, request) = (slot.op, slot.request);
+        let results = std::mem::take(&mut slot.results);
+        say!(self, "op {op} tag {tag}: ends {status:?}");
+        let ok = status == Status::Ok;
+        match status {
+            Status::Ok => (),
+            Status::NoSpace => self.no_space_is_fair(request)?,
+            Status::Error(name) => {
+                if !self.errors_are_fair() {
+                    return Err(format!(
+                        "op {op}: {:?} {:#x}+{} ended with {name}, and nothing had failed",
+                        request.kind, request.lbn, request.count
+                    ));
+                }
+                self.totals.errors += 1;
+            }
+        }
+        match request.kind {
+            Kind::Read => {
+                if ok {
+                    if let Some(at) = results.iter().position(Option::is_none) {
+                        return Err(format!("op {op}: read ended well without its block {at}"));
+                    }
+                    self.oracle.was_read(op, &results)
+                } else {
+                    self.oracle.was_read(op, &vec![None; results.len()])
+                }
+            }
+            Kind::Write | Kind::Discard | Kind::WriteZeroes => {
+                self.oracle.written(op, ok, ok && request.fua);
+                Ok(())
+            }
+            Kind::Flush => {
+                self.oracle.flushed(op, ok);
+                Ok(())
+            }
+        }
+        .map_err(|e| format!("op {op}: {e}"))?;
+        self.free_slot(tag);
+        Ok(())
+    }
+
+    fn no_space_is_fair(&mut self, request: Request) -> Result<(), String> {
+        self.totals.no_space += 1;
+        if matches!(request.kind, Kind::Read | Kind::Flush) {
+            return Err(format!("a {:?} ended with NoSpace", request.kind));
+        }
+        let c = self.store.counters();
+        let held = self.oracle.mapped_max();
+        if !self.setup.full || (c.clusters_data > 0 && held < c.clusters_data / 2) {
+            return Err(format!(
+                "{:?} {:#x}+{} ended with NoSpace though at most {held} blocks are mapped in a \
+                 store of {} data clusters",
+                request.kind, request.lbn, request.count, c.clusters_data
+            ));
+        }
+        Ok(())
+    }
+
+    /// One thing happens, drawn from all that can.
+    fn step_once(&mut self) -> Result<Progress, String> {
+        let ready = self.ready_io();
+        let deadline = self.store.next_deadline();
+        let due = deadline.is_some_and(|d| d <= self.now);
+        let weights = [
+            if ready.is_some() { 8 } else { 0 },
+            if self.news.is_empty() { 0 } else { 4 },
+            if self.background { 3 } else { 0 },
+            if due { 2 } else { 0 },
+        ];
+        match self.rng.weighted(&weights) {
+            Some(0) => {
+                self.spins = 0;
+                if let Some(i) = ready {
+                    let io = self.in_flight.swap_remove(i).io;
+                    self.io_ends(io)?;
+                }
+                if self.rng.chance(1, 16) {
+                    self.now += self.rng.below(3);
+                }
+            }
+            Some(1) => {
+                self.spins = 0;
+                self.tell()?;
+            }
+            Some(_) => {
+                self.background = self.with_store(|s, now| s.background(now))?;
+                self.spins = if self.background || !due {
+                    0
+                } else {
+                    self.spins + 1
+                };
+                if self.spins > SPINS_MAX {
+                    return Err(format!(
+                        "the deadline {deadline:?} has passed at {}, and nothing is done about it; \
+                         in flight are {}",
+                        self.now,
+                        self.waiting()
+                    ));
+                }
+            }
+            None => {
+                let io = self.in_flight.iter().map(|f| f.not_before).min();
+                return Ok(match (io, deadline) {
+                    (Some(a), Some(b)) => Progress::Wait(a.min(b)),
+                    (Some(a), None) | (None, Some(a)) => Progress::Wait(a),
+                    (None, None) => Progress::None,
+                });
+            }
+        }
+        if self.slots.values_mut().any(|s| {
+            s.patience = s.patience.saturating_sub(1);
+            s.patience == 0
+        }) {
+            return Err(format!(
+                "stuck: {} steps did not end {}",
+                PATIENCE,
+                self.waiting()
+            ));
+        }
+        Ok(Progress::Some)
+    }
+
+    fn ready_io(&mut self) -> Option<usize> {
+        let n = self.in_flight.len();
+        let at = self.rng.below(n as u64) as usize;
+        (at..n)
+            .chain(0..at)
+            .find(|i| self.in_flight[*i].not_before <= self.now)
+    }
+
+    /// A step that has to come about, if need be by waiting.
+    fn must_step(&mut self, why: &str) -> Result<(), String> {
+        match self.step_once()? {
+            Progress::Some => Ok(()),
+            Progress::Wait(until) => {
+                self.now = self.now.max(until);
+                self.background = true;
+                Ok(())
+            }
+            Progress::None => Err(format!(
+                "deadlock: {why}, and nothing is left that could happen; in flight are {}",
+                self.waiting()
+            )),
+        }
+    }
+
+    fn waiting(&self) -> String {
+        let all: Vec<String> = self
+            .slots
+            .values()
+            .filter(|s| !s.completed)
+            .take(8)
+            .map(|s| {
+                let r = &s.request;
+                format!("op {} {:?} {:#x}+{}", s.op, r.kind, r.lbn, r.count)
+            })
+            .collect();
+        if all.is_empty() {
+            "no requests".into()
+        } else {
+            all.join(", ")
+        }
+    }
+
+    fn news(&mut self, tag: u32, block: u32, count: u32, result: DataResult) {
+        if let Some(slot) = self.slots.get_mut(&tag) {
+            slot.untold += 1;
+            if matches!(result, DataResult::Failed | DataResult::Mismatch) {
+                slot.untold_failures += 1;
+                slot.after_io = false;
+            }
+        }
+        self.news.push_back(News {
+            tag,
+            block,
+            count,
+            result,
+        });
+    }
+
+    /// Data I/O of a request has left the disk.
+    fn data_ended(&mut self, tag: u32) -> Result<(), String> {
+        if let Some(slot) = self.slots.get_mut(&tag) {
+            slot.at_disk -= 1;
+            if slot.at_disk == 0 && slot.after_io && !slot.completed {
+                self.complete(tag, Status::Ok)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fault(&mut self, ppm: u32) -> bool {
+        let hit = ppm > 0 && self.rng.chance(u64::from(ppm), 1_000_000);
+        if hit {
+            self.faulted = true;
+            self.totals.faults += 1;
+        }
+        hit
+    }
+
+    fn io_ends(&mut self, io: Io<S::Token>) -> Result<(), String> {
+        match io {
+            Io::Read {
+                tag,
+                block,
+                cluster,
+                checks,
+                early,
+            } => {
+                self.read_ends(tag, block, cluster, &checks, early);
+                self.data_ended(tag)
+            }
+            Io::Write {
+                tag,
+                block,
+                cluster,
+                count,
+            } => {
+                let failed = self.fault(self.write_ppm);
+                let written = self.contents_of(tag, block, count);
+                for (i, content) in written.into_iter().enumerate() {
+                    let mask = self.written_mask(failed);
+                    if mask != 0 {
+                        self.disk
+                            .write(cluster + i as u64, Image::Data(content), mask);
+                    }
+                }
+                let result = if failed {
+                    DataResult::Failed
+                } else {
+                    DataResult::Ok
+                };
+                say!(
+                    self,
+                    "  tag {tag}: wrote blocks {block}+{count}: {result:?}"
+                );
+                self.news(tag, block, count, result);
+                self.data_ended(tag)
+            }
+            Io::Compare {
+                tag,
+                block,
+                cluster,
+            } => {
+                let result = if self.fault(self.read_ppm) {
+                    DataResult::Failed
+                } else if self.contents_of(tag, block, 1) == [self.disk.read(cluster).content()] {
+                    DataResult::Equal
+                } else {
+                    DataResult::Differs
+                };
+                say!(self, "  tag {tag}: compared block {block}: {result:?}");
+                self.news(tag, block, 1, result);
+                self.data_ended(tag)
+            }
+            Io::ReadMeta {
+                token,
+                cluster,
+                mut buf,
+            } => {
+                let ok = !self.fault(self.read_ppm);
+                if ok {
+                    for (i, part) in buf.chunks_mut(CLUSTER).enumerate() {
+                        self.disk.read(cluster + i as u64).bytes(part);
+                    }
+                }
+                say!(self, "  {token:?}: read, ok {ok}");
+                self.meta_ended(token, buf, ok)
+            }
+            Io::WriteMeta {
+                token,
+                cluster,
+                buf,
+                preflush,
+                fua,
+            } => {
+                let failed = self.fault(self.write_ppm);
+                if let Some(point) = preflush {
+                    if failed && self.rng.chance(1, 2) {
+                        say!(self, "  {token:?}: its preflush failed");
+                        return self.meta_ended(token, buf, false);
+                    }
+                    self.disk.flush(point);
+                }
+                for (i, part) in buf.chunks(CLUSTER).enumerate() {
+                    let image = Image::meta(part);
+                    if fua && !failed {
+                        self.disk.write_durable(cluster + i as u64, image);
+                        continue;
+                    }
+                    let mask = self.written_mask(failed);
+                    if mask != 0 {
+                        self.disk.write(cluster + i as u64, image, mask);
+                    }
+                }
+                say!(self, "  {token:?}: written, ok {}", !failed);
+                self.meta_ended(token, buf, !failed)
+            }
+            Io::Flush { token, point } => {
+                let ok = !self.fault(self.write_ppm);
+                if ok {
+                    self.disk.flush(point);
+                }
+                say!(self, "  {token:?}: flushed, ok {ok}");
+                self.meta_ended(token, KVec::new(), ok)
+            }
+            Io::Discard {
+                token,
+                cluster,
+                count,
+            } => {
+                let ok = !self.fault(self.write_ppm);
+                if ok {
+                    self.disk.discard(cluster, count, &mut self.rng);
+                }
+                say!(self, "  {token:?}: discarded, ok {ok}");
+                self.meta_ended(token, KVec::new(), ok)
+            }
+        }
+    }
+
+    fn meta_ended(&mut self, token: S::Token, buf: KVec<u8>, ok: bool) -> Result<(), String> {
+        self.background = true;
+        self.with_store(|s, now| s.meta_done(now, token, buf, ok))
+    }
+
+    fn contents_of(&self, tag: u32, block: u32, count: u32) -> Vec<Content> {
+        match self.slots.get(&tag) {
+            Some(s) => s.contents[block as usize..(block + count) as usize].to_vec(),
+            None => Vec::new(),
+        }
+    }
+
+    fn written_mask(&mut self, failed: bool) -> u8 {
+        match failed {
+            false => 0xff,
+            true => match self.rng.below(3) {
+                0 => 0,
+                1 => 0xff,
+                _ => self.rng.draw() as u8,
+            },
+        }
+    }
+
+    /// A read of neighbours ends; its blocks are told in as few pieces as their results allow.
+    fn read_ends(
+        &mut self,
+        tag: u32,
+        block: u32,
+        cluster: u64,
+        checks: &[u64],
+        early: Option<Vec<Image>>,
+    ) {
+        self.totals.data_reads += checks.len() as u64;
+        let failed = self.fault(self.read_ppm);
+        let mut results = Vec::with_capacity(checks.len());
+        for (i, check) in checks.iter().enumerate() {
+            let content = match &early {
+                Some(images) => images[i].content(),
+                None => self.disk.read(cluster + i as u64).content(),
+            };
+            let matches = self.setup.fingerprints.check(content) == *check;
+            results.push(match (failed, matches) {
+                (true, _) => DataResult::Failed,
+                (false, true) => DataResult::Ok,
+                (false, false) => DataResult::Mismatch,
+            });
+            if let (DataResult::Ok, Some(slot)) = (results[i], self.slots.get_mut(&tag)) {
+                if let Some(r) = slot.results.get_mut(block as usize + i) {
+                    *r = Some(content);
+                }
+            }
+            say!(
+                self,
+                "  tag {tag}: block {} is content {content:#x}: {:?}",
+                block as usize + i,
+                results[i]
+            );
+        }
+        let mut from = 0;
+        while from < results.len() {
+            let same = results[from..]
+                .iter()
+                .take_while(|r| **r == results[from])
+                .count();
+            self.news(tag, block + from as u32, same as u32, results[from]);
+            from += same;
+        }
+    }
+
+    // ---- the life of the store -------------------------------------------------------------
+
+    fn idle(&mut self, ms: Millis) -> Result<(), String> {
+        let end = self.now + ms;
+        let mut spins = 0;
+        while self.now < end {
+            match self.step_once()? {
+                Progress::Some => {
+                    spins += 1;
+                    if spins > PATIENCE {
+                        return Err(format!("an idle store was still busy after {spins} steps"));
+                    }
+                }
+                Progress::Wait(until) if until <= end => {
+                    self.now = until.max(self.now);
+                    self.background = true;
+                }
+                _ => self.now = end,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for all requests.
+    fn quiesce(&mut self) -> Result<(), String> {
+        if self.lost {
+            return Ok(());
+        }
+        while !self.slots.is_empty() {
+            self.must_step("waiting for all requests")?;
+        }
+        Ok(())
+    }
+
+    fn detach(&mut self, cut: bool) -> Result<(), String> {
+        self.quiesce()?;
+        if self.ruined() {
+            return self.power_cut(Loss::None, &[]);
+        }
+        say!(self, "detach");
+        self.life = Life::Detaching;
+        self.with_store(|s, now| s.detach(now))?;
+        self.background = true;
+        let mut steps = 0;
+        while self.life == Life::Detaching {
+            steps += 1;
+            if steps > PATIENCE {
+                return Err(format!("stuck: detach did not end in {steps} steps"));
+            }
+            self.must_step("waiting for a detach")?;
+        }
+        match self.life {
+            Life::Detached(true) => self.oracle.pin_all(),
+            Life::Detached(false) if self.errors_are_fair() => (),
+            ref other => return Err(format!("a detach without any fault ended in {other:?}")),
+        }
+        let clean = self.life == Life::Detached(true);
+        if clean && !self.in_flight.is_empty() {
+            let what: Vec<String> = self.in_flight.iter().map(|f| f.io.to_string()).collect();
+            return Err(format!("detached with I/O in flight: {}", what.join(", ")));
+        }
+        self.totals.detaches += 1;
+        self.collect();
+        if cut || !clean {
+            self.disk.power_cut(Loss::All, &mut self.rng);
+            self.oracle.power_cut();
+        }
+        if clean && !self.rotten {
+            S::check(&self.disk, self.setup, true).map_err(|e| format!("after a detach: {e}"))?;
+        }
+        self.forget();
+        self.renew()?;
+        self.attach(&[])?;
+        self.read_back(200)
+    }
+
+    /// Adds the store's counters to the totals, before it is dropped.
+    fn collect(&mut self) {
+        let c: Counters = self.store.counters();
+        self.totals.checkpoints += c.checkpoints;
+        self.totals.journal_wraps += c.journal_wraps;
+        self.totals.clusters_recycled += c.clusters_recycled;
+        self.totals.levels = self.totals.levels.max(c.levels);
+    }
+
+    fn renew(&mut self) -> Result<(), String> {
+        self.store = S::new(self.setup, self.disk.clusters())?;
+        self.life = Life::Starting;
+        self.background = true;
+        Ok(())
+    }
+
+    fn forget(&mut self) {
+        self.in_flight.clear();
+        self.news.clear();
+        self.slots.clear();
+    }
+
+    /// The power fails now.
+    fn cut(&mut self, loss: Loss) {
+        say!(self, "POWER CUT, {loss:?}");
+        self.totals.crashes += 1;
+        self.collect();
+        let mut rng = Rng::new(self.rng.draw());
+        for f in std::mem::take(&mut self.in_flight) {
+            if loss == Loss::All || rng.chance(1, 2) {
+                continue;
+            }
+            match f.io {
+                Io::Write {
+                    tag,
+                    block,
+                    cluster,
+                    count,
+                } => {
+                    for (i, c) in self.contents_of(tag, block, count).into_iter().enumerate() {
+                        self.disk.write(cluster + i as u64, Image::Data(c), 0xff);
+                    }
+                }
+                Io::WriteMeta {
+                    cluster,
+                    buf,
+                    preflush,
+                    ..
+                } => {
+                    if let Some(point) = preflush {
+                        self.disk.flush(point);
+                        if rng.chance(1, 3) {
+                            continue;
+                        }
+                    }
+                    for (i, part) in buf.chunks(CLUSTER).enumerate() {
+                        self.disk.write(cluster + i as u64, Image::meta(part), 0xff);
+                    }
+                }
+                Io::Flush { point, .. } => self.disk.flush(point),
+                Io::Discard { cluster, count, .. } => self.disk.discard(cluster, count, &mut rng),
+                Io::Read { .. } | Io::Compare { .. } | Io::ReadMeta { .. } => (),
+            }
+        }
+        self.disk.power_cut(loss, &mut rng);
+        self.oracle.power_cut();
+        self.forget();
+    }
+
+    fn power_cut(&mut self, loss: Loss, again: &[u32]) -> Result<(), String> {
+        self.cut(loss);
+        self.renew()?;
+        self.attach(again)?;
+        self.read_back(200)
+    }
+
+    /// Recovery; the power fails again after so many steps of each of the first ones.
+    fn attach(&mut self, again: &[u32]) -> Result<(), String> {
+        let mut again = again.iter();
+        self.faulted = false;
+        'recovery: loop {
+            let budget = again.next().copied().unwrap_or(u32::MAX);
+            self.with_store(|s, now| s.start(now))?;
+            let mut steps = 0;
+            while self.life == Life::Starting {
+                if steps >= budget {
+                    let loss = match self.rng.below(3) {
+                        0 => Loss::All,
+                        1 => Loss::Clusters(60),
+                        _ => Loss::Sectors(80),
+                    };
+                    self.totals.crashes_in_recovery += 1;
+                    self.cut(loss);
+                    self.renew()?;
+                    continue 'recovery;
+                }
+                steps += 1;
+                if steps > PATIENCE {
+                    return Err(format!("stuck: recovery did not end in {steps} steps"));
+                }
+                self.must_step("waiting for recovery")?;
+            }
+            match &self.life {
+                Life::Running => break,
+                Life::Failed(_) if self.faulted => {
+                    self.calm();
+                    self.cut(Loss::None);
+                    self.renew()?;
+                    self.faulted = false;
+                }
+                Life::Failed(_) if self.rotten => {
+                    self.lost = true;
+                    return Ok(());
+                }
+                Life::Failed(reason) => return Err(format!("recovery failed: {reason}")),
+                other => return Err(format!("recovery ended in {other:?}")),
+            }
+        }
+        if !self.rotten {
+            S::check(&self.disk, self.setup, false).map_err(|e| format!("after recovery: {e}"))?;
+        }
+        Ok(())
+    }
+
+    /// Reads back the blocks that a power cut may have changed, and some of the others.
+    fn read_back(&mut self, sample: usize) -> Result<(), String> {
+        let touched = self.oracle.touched();
+        let mut wanted = self.oracle.unsettled();
+        let others = touched.len().min(sample);
+        if others == touched.len() {
+            wanted = touched;
+        } else {
+            for _ in 0..others {
+                wanted.push(touched[self.rng.below(touched.len() as u64) as usize]);
+            }
+            wanted.sort_unstable();
+            wanted.dedup();
+        }
+        let mut at = 0;
+        while at < wanted.len() {
+            let lbn = wanted[at];
+            let near = wanted[at..]
+                .iter()
+                .take_while(|l| **l - lbn < VERIFY_RUN)
+                .enumerate()
+                .take_while(|(i, l)| **l - lbn < 2 * *i as u64 + 2)
+                .count();
+            let count = wanted[at + near - 1] - lbn + 1;
+            self.request(Kind::Read, lbn, count, Vec::new(), false)?;
+            at += near;
+        }
+        self.quiesce()
+    }
+
+    fn rot(&mut self) {
+        let touched = self.disk.touched();
+        if touched.is_empty() {
+            return;
+        }
+        let cluster = touched[self.rng.below(touched.len() as u64) as usize];
+        let data = matches!(self.disk.read(cluster), Image::Data(c) if c != ZERO);
+        // The journal's fold ends at the first block that is damaged, whatever damaged it.
+        let journal = S::journal(self.setup, self.disk.clusters()).contains(&cluster);
+        if data || (self.setup.rot == Rot::Any && !journal) {
+            say!(self, "cluster {cluster:#x} rots");
+            self.rotten = true;
+            let sector = self.rng.below(8) as usize;
+            let mut rng = Rng::new(self.rng.draw());
+            self.disk.rot(cluster, sector, &mut rng);
+        }
+    }
+}
