@@ -1,0 +1,212 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# What the verbs print and do: names, columns, JSON, loop devices, events, knobs, check and dump.
+# vm: disk=1G mem=2048 timeout=240
+
+# shellcheck source=tools/testing/selftests/ddup/lib.sh
+. "${BASH_SOURCE[0]%/*}/lib.sh"
+
+FAILED=1
+BUSY=5
+DAMAGED=7
+
+list_prints_columns_bytes_and_json() {
+	make_store 64M --size 1T
+	[ -z "$(ddup list)" ]
+	attach "$device" --number 3
+	ddup list
+	ddup list | head -1 | grep -Eq '^NAME +SIZE +USED +AVAIL +SAVED +STATE +BACKING$'
+	[ "$(ddup list --noheadings --bytes --output name,size,ro,backing ddup3)" = \
+		"/dev/ddup3  1099511627776  0  $file" ]
+	ddup list --json | jq -e ".devices | length == 1 and .[0].name == \"ddup3\" and
+		.[0].size == 1099511627776 and .[0].state == \"online\" and .[0].file == \"$file\""
+	[ "$(blkid -o value -s TYPE "$ddup" || true)" = "" ]
+	[ "$(blockdev --getsize64 "$ddup")" = 1099511627776 ]
+}
+
+devices_are_meant_by_name_node_backing_and_file() {
+	make_store 64M
+	for name in ddup0 /dev/ddup0 "$device" "$file"; do
+		attach "$device"
+		[ "$ddup" = /dev/ddup0 ]
+		ddup status "$name" | head -1 | grep -Fq "/dev/ddup0 on $device ($file)"
+		ddup detach "$name"
+		[ ! -e /dev/ddup0 ]
+	done
+}
+
+a_regular_file_gets_a_loop_device_and_loses_it() {
+	modprobe loop
+	make_file 64M
+	ddup format "$file"
+	[ -z "$(losetup --noheadings -j "$file")" ]
+	attach "$file"
+	losetup -j "$file" | grep -q .
+	dd if=/dev/urandom of="$ddup" bs=4096 count=64 conv=fsync status=none
+	refused $BUSY "$file.*attached as" ddup attach "$file"
+	ddup detach "$file"
+	[ -z "$(losetup --noheadings -j "$file")" ] || fail "the loop device is still there"
+	ddup check "$file"
+}
+
+many_stores_are_attached_at_once() {
+	local i
+	for i in 0 1 2 3 4 5 6 7; do
+		make_store 64M
+		attach "$device"
+		[ "$ddup" = "/dev/ddup$i" ]
+	done
+	# A hole is filled first.
+	ddup detach ddup3
+	make_store 64M
+	attach "$device"
+	[ "$ddup" = /dev/ddup3 ]
+	for i in 0 1 2 3 4 5 6 7; do
+		dd if=/dev/urandom of="/dev/ddup$i" bs=64k count=16 oflag=direct status=none &
+	done
+	wait
+	[ "$(ddup list --noheadings | wc -l)" = 8 ]
+	ddup detach --all
+	[ -z "$(ddup list)" ]
+}
+
+lines_of() { # file lines
+	[ "$(wc -l <"$1")" -ge "$2" ]
+}
+
+events_follow_the_list_without_a_gap() {
+	make_store 64M
+	attach "$device"
+	ddup events --existing --json --count 4 >/tmp/ddup-test.events &
+	local listener=$!
+	defer rm -f /tmp/ddup-test.events
+	wait_for 10 lines_of /tmp/ddup-test.events 1
+	ddup detach "$ddup"
+	attach "$device" --number 5
+	ddup detach "$ddup"
+	attach "$device"
+	wait "$listener"
+	cat /tmp/ddup-test.events
+	jq -se 'map(.event) == ["existing", "attached", "detached", "attached", "detached"] or
+		map(.event) == ["existing", "detached", "attached", "detached", "attached"]' /tmp/ddup-test.events
+	jq -se '[.[1:][].seq] as $s | $s == [range(.[0].seq + 1; .[0].seq + 5)]' /tmp/ddup-test.events
+}
+
+events_end_when_the_driver_goes() {
+	ddup events >/tmp/ddup-test.events 2>&1 &
+	local listener=$! status=0
+	defer rm -f /tmp/ddup-test.events
+	wait_for 10 listening
+	rmmod ddup
+	defer load
+	wait "$listener" || status=$?
+	[ "$status" = 4 ]
+	grep -q 'unloaded' /tmp/ddup-test.events
+}
+
+# A generic netlink socket is a member of a group.
+listening() {
+	awk '$2 == 16 && $4 != "00000000" { found = 1 } END { exit !found }' /proc/net/netlink
+}
+
+a_store_that_fails_is_told_and_shown() {
+	make_store 128M
+	local sectors
+	sectors=$(blockdev --getsz "$device")
+	make_mapped failing "0 $sectors linear $device 0"
+	attach "$mapped"
+	ddup events --json --count 1 >/tmp/ddup-test.events &
+	local listener=$!
+	defer rm -f /tmp/ddup-test.events
+	wait_for 10 listening
+	dd if=/dev/urandom of="$ddup" bs=4096 count=16 oflag=direct status=none
+	dmsetup suspend --noflush --nolockfs failing
+	dmsetup load failing --table "0 $sectors error"
+	dmsetup resume failing
+	# What is acknowledged can't be made durable any more.
+	if timeout 60 sync "$ddup"; then
+		fail "a flush succeeded that nothing can have made durable"
+	fi
+	wait_for 60 test -s /tmp/ddup-test.events
+	wait "$listener"
+	cat /tmp/ddup-test.events
+	jq -e '.event == "store-failed" and .failure == "device-error" and (.message | length > 0)' \
+		/tmp/ddup-test.events
+	[ "$(state_of "$ddup")" = failed ]
+	ddup status "$ddup" | grep -q 'state *failed, device-error: '
+	timeout 60 ddup detach --force "$ddup"
+}
+
+# A knob takes what lies in its range, and keeps its value when it refuses the rest.
+knobs_take_their_range_and_refuse_the_rest() {
+	make_store 64M
+	attach "$device"
+	local folder=/sys/block/${ddup##*/}/ddup name min max default value
+	while read -r name min max; do
+		default=$(cat "$folder/$name")
+		for value in "$min" "$max" "$default"; do
+			echo "$value" >"$folder/$name"
+			[ "$(cat "$folder/$name")" = "$value" ]
+		done
+		for value in -1 "" lots 0x 1e3 99999999999999999999999 "$(beyond "$max")"; do
+			if echo "$value" >"$folder/$name"; then
+				fail "$name took '$value'"
+			fi
+			[ "$(cat "$folder/$name")" = "$default" ]
+		done
+	done <<-EOF
+		commit_interval 1 3600000
+		checkpoint_interval 1 86400000
+		gc_delay 0 18446744073709551615
+		keep_erased 0 18446744073709551615
+		discard 0 1
+	EOF
+	# Everything else there is a counter, and takes nothing.
+	[ "$(find "$folder" -type f -perm 644 | wc -l)" = 5 ]
+	[ "$(find "$folder" -type f ! -perm 644 ! -perm 444 | wc -l)" = 0 ]
+}
+
+# One more than a number that may have 64 bits.
+beyond() { # number
+	python3 -c "print($1 + 1)"
+}
+
+check_is_clean_after_use_and_names_damage() {
+	make_store 128M
+	attach "$device"
+	mkfs.ext4 -q "$ddup"
+	refused $BUSY "$device.*in use" ddup check "$device"
+	refused $BUSY "$device.*in use" ddup dump "$device"
+	ddup detach "$ddup"
+	ddup check "$device"
+	ddup check --json "$device" | jq -e '.clean and .mapped_blocks > 10'
+	ddup dump --journal --records "$device" | grep -q 'detached in order'
+	# A page of a tree.
+	local root
+	root=$(ddup dump --json "$device" | jq .store.checkpoint.count_root)
+	dd if=/dev/urandom of="$device" bs=4096 seek="$root" count=1 conv=notrunc status=none
+	refused $DAMAGED "at cluster $root: checksum" ddup check "$device"
+	refused $DAMAGED 'things are wrong' ddup check --json "$device"
+}
+
+check_and_dump_of_no_store_say_so() {
+	make_file 64M
+	refused $DAMAGED 'superblock' ddup check "$file"
+	refused $DAMAGED 'no superblock is intact' ddup dump "$file"
+	refused $FAILED 'directory' ddup check /tmp
+	refused 3 'No such file' ddup dump /dev/nope
+}
+
+load
+run_tests \
+	list_prints_columns_bytes_and_json \
+	devices_are_meant_by_name_node_backing_and_file \
+	a_regular_file_gets_a_loop_device_and_loses_it \
+	many_stores_are_attached_at_once \
+	events_follow_the_list_without_a_gap \
+	events_end_when_the_driver_goes \
+	a_store_that_fails_is_told_and_shown \
+	knobs_take_their_range_and_refuse_the_rest \
+	check_is_clean_after_use_and_names_damage \
+	check_and_dump_of_no_store_say_so
