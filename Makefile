@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The verbs of this repository; `make help` lists them. What they need is made by qemu/setup
+# and cached outside of the repository.
+
+MAKEFLAGS += --no-print-directory
+export KVER KDIR
+
+.DEFAULT_GOAL := help
+
+##@ Building
+setup:		## make the build root, the reference kernel's tree and the guest (cached)
+	@qemu/setup
+
+modules:	## build/ddup.ko for the reference kernel, or for KDIR=<a prepared kernel tree>
+	@qemu/kbuild
+
+tools:		## the userspace tools, in build/cargo/release
+	@qemu/setup
+	@cd tools && ../qemu/enter cargo build --release --locked
+
+##@ Trying it
+demo: modules tools	## the main job: a tree copied twice, a power cut, recovery, a report
+	@qemu/demo
+
+shell: modules tools	## the same machine, interactive
+	@qemu/shell
+
+##@ Testing
+check:		## formatting, clippy, shellcheck, checkpatch, generated files, house rules
+	@tools/testing/run check
+
+test:		## every claim once; the last line counts what passed and failed
+	@tools/testing/run
+
+sim:		## play histories of a store with power cuts: SEED=n, or SEEDS=n or SEEDS=from..to; MUTANT=k, V=1
+	@cd tools && ../qemu/enter cargo run -q --profile checked --locked -p ddup-sim -- \
+		$(if $(SEED),--seed $(SEED) --minimise,--seeds $(or $(SEEDS),300)) \
+		$(if $(MUTANT),--mutant $(MUTANT)) $(if $(V),--verbose)
+
+sim-mutants:	## each deliberate error of the engine has to be caught by the simulator
+	@cd tools && ../qemu/enter cargo run -q --profile checked --locked -p ddup-sim -- --mutants
+
+fuzz:		## damaged bytes for every parser of the disk format: T=seconds, TARGET=, ONLY=iteration
+	@cd tools && ../qemu/enter cargo run -q --profile checked --locked -p ddup-fuzz -- \
+		--seconds $(or $(T),60) $(if $(TARGET),--target $(TARGET)) $(if $(ONLY),--only $(ONLY))
+
+bench: modules tools	## speed of the block layer without deduplication, against the raw disk
+	@mkdir -p build/bench && rm -f build/bench/disk && truncate -s 4G build/bench/disk
+	@qemu/vm --disk build/bench/disk --timeout 3600 -- tools/testing/bench/passthrough.sh
+
+proof:		## the same at full numbers (hours; interrupted it goes on where it was)
+	@tools/testing/run --proof
+
+test-debug:	## the self-tests on the debug kernel (built once and cached)
+	@qemu/setup
+	@qemu/debug-kernel
+	@tools/testing/run --kernel debug 'vm/*'
+
+##@ Other
+clean:		## remove build/ (the cache stays)
+	@rm -rf build
+
+help:		## this list
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' Makefile)
