@@ -26,6 +26,7 @@ use super::format::superblock::{Join, Superblock};
 use super::format::{le, page::VolumeEntry};
 use super::mark::mark;
 use super::mutant::mutant;
+use super::op::Reservation;
 use super::overlay::{key, key_parts, Delta};
 use super::recover::FailReason;
 use super::state::{IoToken, Mode, Store};
@@ -207,6 +208,8 @@ impl Store {
     fn cut(&mut self) -> bool {
         let clean =
             self.mode == Mode::Detaching && self.ops.in_flight == 0 && !self.recycler.is_busy();
+        // If it fails now, for want of memory or of a journal buffer, it is tried again soon.
+        self.checkpointer.want();
         let mut punches = KVec::new();
         let room = punches.reserve(self.overlay.punches(), GFP_KERNEL);
         if room.is_err() || self.overlay.punches() as u64 > FANOUT * PUNCH_LEAF {
@@ -219,13 +222,13 @@ impl Store {
             let _ = punches.push_within_capacity((start, end));
         });
         let identity = self.identity();
-        if self.overlay.freeze().is_err() {
+        let Reservation { points, deltas, .. } = self.reserved;
+        if !self.journal.can_cut() || self.overlay.freeze(points, deltas).is_err() {
+            mark!(cut_waits);
             return false;
         }
         let Some((join, head)) = self.journal.cut(&identity) else {
-            // The ring has no room for the open block: undo, and wait for its write.
-            mark!(cut_undone);
-            core::mem::swap(&mut self.overlay.active, &mut self.overlay.frozen);
+            self.fail(FailReason::Promise);
             return false;
         };
         if mutant!(22) {

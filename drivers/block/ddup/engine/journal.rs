@@ -23,6 +23,8 @@ const BUFFERS: usize = 12;
 const CUT_RESERVE: u64 = 2 * JOURNAL_BLOCK_CLUSTERS_MAX;
 /// Record bytes of a full block that a record may leave unused at its end.
 const SLACK: usize = 4096;
+/// Record bytes that a block takes at least before it is full.
+const PER_BLOCK: usize = BLOCK_BYTES_MAX - HEADER_BYTES - SLACK;
 
 struct Sealed {
     block: Buf,
@@ -117,11 +119,11 @@ impl Journal {
         })
     }
 
-    /// Promises room for records of `bytes` bytes, or says no. Half a block is kept from requests, for the records that give space back.
+    /// Promises room for records of `bytes` bytes, or says no. Half a block is kept from requests,
+    /// for the records that give space back, and two whole ones for closing a block early.
     pub fn reserve(&mut self, bytes: usize, for_request: bool) -> bool {
-        let per_block = BLOCK_BYTES_MAX - HEADER_BYTES - SLACK;
-        let kept = if for_request { per_block / 2 } else { 0 };
-        let room = self.spare.len() * per_block;
+        let kept = if for_request { PER_BLOCK / 2 } else { 0 };
+        let room = self.spare.len().saturating_sub(2) * PER_BLOCK;
         if self.reserved + bytes + kept > room
             || !self.has_room(self.promised(self.reserved + bytes))
         {
@@ -195,8 +197,15 @@ impl Journal {
 
     /// Ring clusters that `reserved` record bytes may still take, and what the cut may.
     fn promised(&self, reserved: usize) -> u64 {
-        let blocks = reserved / (BLOCK_BYTES_MAX - HEADER_BYTES - SLACK) + 2;
+        let blocks = reserved / PER_BLOCK + 2;
         blocks as u64 * JOURNAL_BLOCK_CLUSTERS_MAX + CUT_RESERVE
+    }
+
+    /// Whether the open block may be closed before it is full: without the buffer that this takes
+    /// there are enough for what was promised. At the latest when no block waits or is written,
+    /// since [`Journal::reserve`] keeps two.
+    fn may_close_early(&self) -> bool {
+        self.reserved <= self.spare.len().saturating_sub(1) * PER_BLOCK
     }
 
     /// Closes the open block and queues it. Fails only if the promises were broken.
@@ -242,13 +251,12 @@ impl Journal {
 
     /// Whether [`Journal::cut`] would succeed; if not, the block being written has to end first.
     pub fn can_cut(&self) -> bool {
-        !self.has_open_records() || (self.has_room(0) && !self.spare.is_empty())
+        !self.has_open_records() || (self.has_room(0) && self.may_close_early())
     }
 
     /// The cut of a checkpoint: seals the open block, and says where the journal goes on.
     pub fn cut(&mut self, identity: &Identity) -> Option<(Join, u64)> {
-        let records = self.has_open_records();
-        if records && (!self.has_room(0) || self.seal(identity).is_err()) {
+        if !self.can_cut() || (self.has_open_records() && self.seal(identity).is_err()) {
             return None;
         }
         let join = Join {
@@ -277,7 +285,7 @@ impl Journal {
             if !self.has_room(self.promised(self.reserved)) {
                 return Commit::RingFull;
             }
-            if self.seal(identity).is_err() {
+            if !self.may_close_early() || self.seal(identity).is_err() {
                 return Commit::Idle;
             }
         }

@@ -387,10 +387,13 @@ impl Overlay {
     }
 
     /// The cut: the active set becomes the frozen one, with room for the releases that the merge
-    /// will find. Fails with `ENOMEM` and changes nothing.
-    pub fn freeze(&mut self) -> Result {
-        let deltas = self.active.deltas.len() + self.active.points.len();
-        self.active.deltas.reserve(deltas)?;
+    /// will find; the new one has room for the `points` and `deltas` that were promised. Fails
+    /// with `ENOMEM` and changes nothing.
+    pub fn freeze(&mut self, points: usize, deltas: usize) -> Result {
+        let releases = self.active.deltas.len() + self.active.points.len();
+        self.active.deltas.reserve(releases)?;
+        self.frozen.points.reserve(points)?;
+        self.frozen.deltas.reserve(deltas)?;
         core::mem::swap(&mut self.active, &mut self.frozen);
         Ok(())
     }

@@ -171,6 +171,9 @@ pub enum Mode {
 /// The most actions that wait for the shell.
 const ACTIONS_MAX: usize = 8192;
 
+/// What could not go on for want of memory or room is tried again after this, in milliseconds.
+const RETRY_INTERVAL: Millis = 10;
+
 /// The state of an attached store.
 pub struct Store {
     pub(super) config: Config,
@@ -191,8 +194,10 @@ pub struct Store {
     pub(super) admission: WaitList,
     /// Wait for a data cluster.
     pub(super) space_wait: WaitList,
-    /// Wait for a slot of the metadata cache.
+    /// Wait for a slot of the metadata cache, or for memory for one.
     pub(super) page_wait: WaitList,
+    /// When they try again even if no page came or went.
+    page_retry: Millis,
     /// Wait for a journal block to be durable.
     pub(super) commit_wait: WaitList,
     /// What admitted requests may still add.
@@ -304,6 +309,7 @@ impl Store {
                 admission: WaitList::new(),
                 space_wait: WaitList::new(),
                 page_wait: WaitList::new(),
+                page_retry: 0,
                 commit_wait: WaitList::new(),
                 reserved: Reservation::default(),
                 dirty_since: dirty.then_some(now),
@@ -605,6 +611,10 @@ impl Store {
 
     /// One bounded step of each background job.
     pub(super) fn background(&mut self) -> bool {
+        if !self.page_wait.is_empty() && self.now >= self.page_retry {
+            self.page_retry = self.now + RETRY_INTERVAL;
+            self.wake_page_waiters();
+        }
         if !self.is_writable() {
             return false;
         }
@@ -620,8 +630,9 @@ impl Store {
 
     /// When background work is due without any input.
     pub(super) fn next_deadline(&self) -> Option<Millis> {
+        let pages = (!self.page_wait.is_empty()).then_some(self.now + RETRY_INTERVAL);
         if matches!(self.mode, Mode::Detached | Mode::ReadOnly) {
-            return None;
+            return pages;
         }
         let knobs = &self.config.knobs;
         let commit = self.open_since.map(|at| at + knobs.commit_interval);
@@ -631,14 +642,14 @@ impl Store {
         let checkpoint = self.dirty_since.filter(|_| can_cut).map(due);
         // Waiting for memory, space, age or room: look again soon.
         let waits = !self.admission.is_empty() || !self.space_wait.is_empty();
-        let retry = (waits || !idle || self.recycler.is_busy()).then_some(self.now + 10);
+        let retry = (waits || !idle || self.recycler.is_busy()).then_some(self.now + RETRY_INTERVAL);
         let aged =
             (self.space.junk > 0 && self.space.free < knobs.keep_erased).then_some(self.now + 1000);
-        let reap = (self.overlay.punches() > 0).then_some(self.now + 10);
+        let reap = (self.overlay.punches() > 0).then_some(self.now + RETRY_INTERVAL);
         let full = can_cut && self.is_half_full();
         let supply = self.space.wants_next() && self.space.free > 0;
         let now = (full || supply && self.background_page.is_none()).then_some(self.now);
-        [commit, checkpoint, retry, aged, reap, now]
+        [pages, commit, checkpoint, retry, aged, reap, now]
             .into_iter()
             .flatten()
             .min()
@@ -684,20 +695,11 @@ impl Store {
             &mut self.space_wait,
             &mut self.commit_wait,
         ] {
-            let list = core::mem::take(list);
-            let mut list = list;
+            let mut list = core::mem::take(list);
             while let Some(tag) = self.ops.unpark(&mut list) {
                 if let Some(op) = self.ops.get_mut(tag) {
                     op.status = Status::Io;
                     op.phase = Phase::Running;
-                    // Blocks with the shell end first; the rest never will.
-                    for block in op.blocks.iter_mut() {
-                        use super::op::BlockState;
-                        if matches!(block.state, BlockState::Start | BlockState::NoCluster) {
-                            block.state = BlockState::Failed;
-                            op.todo = op.todo.saturating_sub(1);
-                        }
-                    }
                 }
                 self.ops.park(&mut self.ready, tag);
             }

@@ -56,6 +56,10 @@ impl Store {
         for block in 0..count {
             let state = self.ops.block(tag, block).map(|b| b.state);
             let step = match state {
+                Some(BlockState::Start | BlockState::NoCluster) if self.failed.is_some() => {
+                    self.fail_block(tag, block, Status::Io);
+                    Step::Next
+                }
                 Some(BlockState::Start) => self.place(tag, block, &mut run),
                 Some(BlockState::NoCluster) => self.write_fresh(tag, block, &mut run),
                 _ => Step::Next,

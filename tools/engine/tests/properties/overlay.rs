@@ -107,7 +107,7 @@ fn look_ups_and_counts_are_those_of_a_plain_map() {
             let at = key(slot, Lbn(lbn));
             match random.below(40) {
                 0 if !w.frozen => {
-                    w.overlay.freeze().unwrap();
+                    w.overlay.freeze(0, 0).unwrap();
                     assert!(w.overlay.active.is_empty());
                     w.frozen = true;
                 }
@@ -141,7 +141,7 @@ fn look_ups_and_counts_are_those_of_a_plain_map() {
             w.merge();
         }
         w.reap();
-        w.overlay.freeze().unwrap();
+        w.overlay.freeze(0, 0).unwrap();
         w.merge();
         for (at, e) in &w.truth {
             let tree = w.tree.get(at).copied().unwrap_or(MapEntry::NONE);
