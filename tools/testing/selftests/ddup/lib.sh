@@ -22,6 +22,12 @@ skip() {
 	exit 4
 }
 
+# A figure that is shown whatever the test's end.
+exec {figures}>&1
+figure() {
+	printf '# %s\n' "$*" >&"$figures"
+}
+
 # --- undoing ---------------------------------------------------------------------------------
 
 deferred=()
