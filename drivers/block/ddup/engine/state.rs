@@ -642,7 +642,8 @@ impl Store {
         let checkpoint = self.dirty_since.filter(|_| can_cut).map(due);
         // Waiting for memory, space, age or room: look again soon.
         let waits = !self.admission.is_empty() || !self.space_wait.is_empty();
-        let retry = (waits || !idle || self.recycler.is_busy()).then_some(self.now + RETRY_INTERVAL);
+        let retry =
+            (waits || !idle || self.recycler.is_busy()).then_some(self.now + RETRY_INTERVAL);
         let aged =
             (self.space.junk > 0 && self.space.free < knobs.keep_erased).then_some(self.now + 1000);
         let reap = (self.overlay.punches() > 0).then_some(self.now + RETRY_INTERVAL);
