@@ -12,15 +12,26 @@ use core::{
 };
 use kernel::{prelude::*, str::CStr};
 
-/// One file of a disk whose queue data is `D`. Both functions may sleep.
+/// One file of a disk whose queue data is `D`. Both functions get its name, and may sleep.
 pub struct Attribute<D: 'static> {
     /// Name of the file.
     pub name: &'static CStr,
     /// Writes the value, without a newline, which is added.
-    pub show: fn(&D, &mut Value<'_>) -> fmt::Result,
+    pub show: fn(&D, &CStr, &mut Value<'_>) -> fmt::Result,
     /// Takes a new value, with white space at its ends removed; None if the file is read-only.
-    pub store: Option<fn(&D, &str) -> Result>,
+    pub store: Option<fn(&D, &CStr, &str) -> Result>,
 }
+
+impl<D> Clone for Attribute<D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D> Copy for Attribute<D> {}
+
+/// The files of a disk, in some lists.
+pub type Lists<D> = &'static [&'static [Attribute<D>]];
 
 /// Where a value is written.
 pub struct Value<'a> {
@@ -72,11 +83,13 @@ unsafe impl<D> Sync for DiskGroup<D> {}
 
 impl<D: Send + Sync + 'static> DiskGroup<D> {
     /// Makes the directory `name`. May sleep.
-    pub(crate) fn new(name: &'static CStr, attributes: &'static [Attribute<D>]) -> Result<Self> {
+    pub(crate) fn new(name: &'static CStr, lists: Lists<D>) -> Result<Self> {
+        let attributes = lists.iter().copied().flatten();
+        let count = attributes.clone().count();
         let mut boxed = KBox::new(
             Inner::<D> {
-                attributes: KVec::with_capacity(attributes.len() + 1, GFP_KERNEL)?,
-                entries: KVec::with_capacity(attributes.len(), GFP_KERNEL)?,
+                attributes: KVec::with_capacity(count + 1, GFP_KERNEL)?,
+                entries: KVec::with_capacity(count, GFP_KERNEL)?,
                 // SAFETY: Optional pointers only, for which zero is None.
                 group: unsafe { core::mem::zeroed() },
                 groups: [core::ptr::null(); 2],
@@ -176,7 +189,8 @@ unsafe extern "C" fn show<D: 'static>(
     };
     let mut value = Value { buf, len: 0 };
 
-    match (definition.show)(data, &mut value).and_then(|()| value.write_str("\n")) {
+    match (definition.show)(data, definition.name, &mut value).and_then(|()| value.write_str("\n"))
+    {
         Ok(()) => value.len as isize,
         Err(_) => EFBIG.to_errno() as isize,
     }
@@ -203,7 +217,7 @@ unsafe extern "C" fn store<D: 'static>(
     };
 
     let result = match (definition.store, core::str::from_utf8(buf)) {
-        (Some(store), Ok(text)) => store(data, text.trim()),
+        (Some(store), Ok(text)) => store(data, definition.name, text.trim()),
         (Some(_), Err(_)) => Err(EINVAL),
         (None, _) => Err(EACCES),
     };
@@ -215,10 +229,14 @@ unsafe extern "C" fn store<D: 'static>(
 
 /// Parses a number in decimal, or in hexadecimal after `0x`, for [`Attribute::store`].
 pub fn parse_u64(text: &str) -> Result<u64> {
-    let parsed = match text.strip_prefix("0x") {
-        Some(hex) => u64::from_str_radix(hex, 16),
-        None => text.parse(),
+    let (digits, radix) = match text.strip_prefix("0x") {
+        Some(hex) => (hex, 16),
+        None => (text, 10),
     };
 
-    parsed.map_err(|_| EINVAL)
+    // The parser would take a sign.
+    if digits.starts_with('+') {
+        return Err(EINVAL);
+    }
+    u64::from_str_radix(digits, radix).map_err(|_| EINVAL)
 }

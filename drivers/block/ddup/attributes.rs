@@ -5,15 +5,18 @@
 //! `Documentation/ABI/testing/sysfs-block-ddup` describes the files.
 
 use crate::{
-    engine::{Counters, Knobs},
+    engine::{
+        knob::{Knob, KNOBS},
+        Counters,
+    },
     queue::Volume,
     uapi,
 };
-use core::fmt::Write;
-use kernel::prelude::*;
+use core::fmt::{self, Write};
+use kernel::{prelude::*, str::CStr};
 use kstage::{
     genetlink::Message,
-    sysfs::{parse_u64, Attribute},
+    sysfs::{parse_u64, Attribute, Value},
 };
 
 /// A file that shows a counter of the same name.
@@ -21,23 +24,8 @@ macro_rules! counter {
     ($name:ident) => {
         Attribute {
             name: c_name!($name),
-            show: |volume: &Volume, value| write!(value, "{}", volume.store.counters().$name),
+            show: |volume: &Volume, _, value| write!(value, "{}", volume.store.counters().$name),
             store: None,
-        }
-    };
-}
-
-/// A file that shows and takes a knob of the same name, within bounds.
-macro_rules! knob {
-    ($name:ident, $bounds:expr) => {
-        Attribute {
-            name: c_name!($name),
-            show: |volume: &Volume, value| write!(value, "{}", volume.store.knobs().$name),
-            store: Some(|volume: &Volume, text| {
-                set_knob(volume, text, $bounds, |knobs, value| {
-                    knobs.$name = value.try_into().unwrap_or(knobs.$name);
-                })
-            }),
         }
     };
 }
@@ -50,23 +38,53 @@ macro_rules! c_name {
 }
 use c_name;
 
-fn set_knob(
-    volume: &Volume,
-    text: &str,
-    bounds: core::ops::RangeInclusive<u64>,
-    set: impl FnOnce(&mut Knobs, u64),
-) -> Result {
-    let value = parse_u64(text)?;
-
-    if !bounds.contains(&value) {
-        return Err(ERANGE);
-    }
-    volume.store.change_knobs(|knobs| set(knobs, value));
-    Ok(())
+/// The knob of a file.
+fn knob_of(file: &CStr) -> Option<&'static Knob> {
+    KNOBS.iter().find(|knob| knob.name == file)
 }
 
+fn show_knob(volume: &Volume, file: &CStr, value: &mut Value<'_>) -> fmt::Result {
+    let knob = knob_of(file).ok_or(fmt::Error)?;
+
+    write!(value, "{}", knob.get(&volume.store.knobs()))
+}
+
+fn set_knob(volume: &Volume, file: &CStr, text: &str) -> Result {
+    let knob = knob_of(file).ok_or(ENOENT)?;
+    let value = parse_u64(text)?;
+    let mut taken = false;
+
+    volume
+        .store
+        .change_knobs(|knobs| taken = knob.set(knobs, value));
+    if taken {
+        Ok(())
+    } else {
+        Err(ERANGE)
+    }
+}
+
+/// A file for each knob.
+static KNOB_FILES: [Attribute<Volume>; KNOBS.len()] = {
+    let mut files = [Attribute {
+        name: c"",
+        show: show_knob,
+        store: Some(set_knob),
+    }; KNOBS.len()];
+    let mut at = 0;
+
+    while at < KNOBS.len() {
+        files[at].name = KNOBS[at].name;
+        at += 1;
+    }
+    files
+};
+
 /// The files of a store.
-pub(crate) static ATTRIBUTES: &[Attribute<Volume>] = &[
+pub(crate) static FILES: &[&[Attribute<Volume>]] = &[COUNTER_FILES, &KNOB_FILES];
+
+/// A file for each counter.
+static COUNTER_FILES: &[Attribute<Volume>] = &[
     counter!(blocks_written),
     counter!(blocks_zero),
     counter!(blocks_duplicate),
@@ -102,19 +120,6 @@ pub(crate) static ATTRIBUTES: &[Attribute<Volume>] = &[
     counter!(journal_used),
     counter!(journal_clusters),
     counter!(punches),
-    knob!(commit_interval, 1..=3_600_000),
-    knob!(checkpoint_interval, 1..=86_400_000),
-    knob!(gc_delay, 0..=u64::MAX),
-    knob!(keep_erased, 0..=u64::MAX),
-    Attribute {
-        name: c"discard",
-        show: |volume, value| write!(value, "{}", u8::from(volume.store.knobs().discard)),
-        store: Some(|volume, text| {
-            set_knob(volume, text, 0..=1, |knobs, value| {
-                knobs.discard = value != 0
-            })
-        }),
-    },
 ];
 
 /// Adds counters to a message.

@@ -419,7 +419,7 @@ fn add_disk(
         tags,
         &limits,
         data,
-        Some((c"ddup", attributes::ATTRIBUTES)),
+        Some((c"ddup", attributes::FILES)),
     )?;
 
     Ok((disk, volume.id, bytes))

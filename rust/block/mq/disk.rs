@@ -166,7 +166,7 @@ impl<T: Operations> Disk<T> {
         tags: Arc<TagSet<T>>,
         limits: &Limits,
         data: Arc<T::QueueData>,
-        group: Option<(&'static CStr, &'static [sysfs::Attribute<T::QueueData>])>,
+        group: Option<(&'static CStr, sysfs::Lists<T::QueueData>)>,
     ) -> Result<Disk<T>> {
         let group = match group {
             Some((name, attributes)) => Some(DiskGroup::new(name, attributes)?),

@@ -2,8 +2,13 @@
 
 //! The command line, the one source of help, man pages and completions.
 
-use crate::{family::INDEX_MAX, size, table::Column};
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use crate::{
+    family::INDEX_MAX,
+    knob::{self, Knob, Setting, KNOBS},
+    size,
+    table::Column,
+};
+use clap::{builder::PossibleValuesParser, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 /// Attach, watch and detach block devices that store equal blocks once
@@ -36,6 +41,10 @@ pub enum Verb {
     List(ListArgs),
     /// Describe attached devices: state, space, savings, work done
     Status(StatusArgs),
+    /// Show knobs of an attached device: value, default, range and unit
+    Get(GetArgs),
+    /// Change knobs of an attached device
+    Set(SetArgs),
     /// Print what happens to devices, as it happens
     Events(EventsArgs),
     /// Check a store that is not attached, all of it; nothing is written
@@ -198,6 +207,33 @@ pub struct StatusArgs {
     pub watch: Option<u32>,
 }
 
+/// Arguments of `ddup get`.
+#[derive(Args, Debug)]
+#[command(after_help = knob::help())]
+pub struct GetArgs {
+    /// The device: /dev/ddupN, ddupN, or the path of its backing device or file
+    pub device: PathBuf,
+    /// The knobs; without them all
+    #[arg(value_name = "KNOB", value_parser = PossibleValuesParser::new(KNOBS.iter().map(Knob::name)), hide_possible_values = true)]
+    pub knobs: Vec<String>,
+    /// Print JSON
+    #[arg(short, long)]
+    pub json: bool,
+}
+
+/// Arguments of `ddup set`.
+#[derive(Args, Debug)]
+#[command(after_help = format!("\
+Nothing is changed if one of the values is out of range; the exit status is 2 then. What is set \
+lasts until the device is detached.\n\n{}", knob::help()))]
+pub struct SetArgs {
+    /// The device: /dev/ddupN, ddupN, or the path of its backing device or file
+    pub device: PathBuf,
+    /// A knob and its value: a number, or `default`
+    #[arg(required = true, value_name = "KNOB=VALUE", value_parser = Setting::parse)]
+    pub settings: Vec<Setting>,
+}
+
 /// Arguments of `ddup events`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -285,6 +321,11 @@ mod tests {
             (&["list", "--json", "--bytes"], "--bytes"),
             (&["status", "--watch", "0"], "0"),
             (&["events", "--count", "0"], "0"),
+            (&["get"], "DEVICE"),
+            (&["get", "ddup0", "colour"], "colour"),
+            (&["set", "ddup0"], "KNOB=VALUE"),
+            (&["set", "ddup0", "gc_delay"], "KNOB=VALUE"),
+            (&["set", "ddup0", "discard=2"], "0 to 1"),
             (&["check"], "STORE"),
             (&["dump", "/dev/vdb", "--records"], "--journal"),
             (&["frobnicate"], "frobnicate"),

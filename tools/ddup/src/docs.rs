@@ -79,6 +79,7 @@ fn leak(name: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::knob::{Knob, KNOBS};
     use std::collections::BTreeSet;
 
     /// The page without roff's escapes.
@@ -162,20 +163,38 @@ mod tests {
             .lines()
             .filter_map(|line| line.strip_prefix("What:\t\t/sys/block/ddupN/ddup/"))
             .collect();
-        // `counter!(name)`, `knob!(name, bounds)` and `name: c"name"`.
+        // `counter!(name)` and `name: c"name"`.
         let files: BTreeSet<&str> = source
             .lines()
             .map(str::trim)
             .filter_map(|line| {
                 let name = line
                     .strip_prefix("counter!(")
-                    .or_else(|| line.strip_prefix("knob!("))
                     .or_else(|| line.strip_prefix("name: c\""))?;
                 name.split([',', ')', '"']).next()
             })
+            .filter(|name| !name.is_empty())
+            .chain(KNOBS.iter().map(Knob::name))
             .collect();
         assert!(files.len() > 30);
         assert_eq!(files, documented);
+    }
+
+    #[test]
+    fn ranges_and_defaults_in_the_page_are_those_of_the_knobs() {
+        let page = include_str!("../../../Documentation/ABI/testing/sysfs-block-ddup");
+        for knob in KNOBS {
+            let what = format!("/sys/block/ddupN/ddup/{}\n", knob.name());
+            let text = page.split("What:\t\t").find(|text| text.starts_with(&what));
+            let text = text.unwrap().split_whitespace().collect::<Vec<_>>();
+            let words = format!(
+                "({} to {}, default {}).",
+                knob.min,
+                knob.max,
+                knob.default()
+            );
+            assert!(text.join(" ").contains(&words), "{}: {words}", knob.name());
+        }
     }
 
     #[test]

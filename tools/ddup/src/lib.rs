@@ -13,6 +13,7 @@ pub mod cli;
 pub mod docs;
 pub mod error;
 pub mod family;
+pub mod knob;
 pub mod loopdev;
 pub mod netlink;
 pub mod probe;

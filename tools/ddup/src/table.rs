@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Columns of `ddup list`, and how rows of text are set.
+//! Columns of `ddup list`, and how rows of text are set below each other.
 
 use crate::{
     family::{Device, State},
@@ -50,7 +50,8 @@ impl Column {
         format!("{self:?}").to_uppercase()
     }
 
-    fn right_aligned(self) -> bool {
+    /// Whether it holds numbers.
+    pub fn right_aligned(self) -> bool {
         matches!(
             self,
             Column::Size | Column::Used | Column::Avail | Column::Saved | Column::Volume
@@ -86,15 +87,16 @@ impl Column {
     }
 }
 
-/// Sets rows of cells below each other; the last column is not padded.
-pub fn set(columns: &[Column], rows: &[Vec<String>]) -> String {
+/// Sets rows of cells below each other, some columns aligned to the right; the last one is not
+/// padded.
+pub fn set(right_aligned: &[bool], rows: &[Vec<String>]) -> String {
     let width = |i: usize| {
         rows.iter()
             .map(|row| row[i].chars().count())
             .max()
             .unwrap_or(0)
     };
-    let widths: Vec<_> = (0..columns.len()).map(width).collect();
+    let widths: Vec<_> = (0..right_aligned.len()).map(width).collect();
     let mut text = String::new();
     for row in rows {
         let mut line = String::new();
@@ -103,7 +105,7 @@ pub fn set(columns: &[Column], rows: &[Vec<String>]) -> String {
             if i > 0 {
                 line.push_str("  ");
             }
-            if columns[i].right_aligned() {
+            if right_aligned[i] {
                 line.push_str(&format!("{cell:>width$}"));
             } else {
                 line.push_str(&format!("{cell:<width$}"));
@@ -149,7 +151,7 @@ mod tests {
             );
         }
         assert_eq!(
-            set(&Column::DEFAULT, &rows),
+            set(&Column::DEFAULT.map(Column::right_aligned), &rows),
             "\
 NAME          SIZE   USED  AVAIL  SAVED  STATE   BACKING
 /dev/ddup0   1.00T  1.00M  2.00M    50%  online  /dev/vdb

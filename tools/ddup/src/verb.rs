@@ -8,7 +8,9 @@ pub mod detach;
 pub mod dump;
 pub mod events;
 pub mod format;
+pub mod get;
 pub mod list;
+pub mod set;
 pub mod status;
 
 use crate::{
@@ -25,6 +27,8 @@ pub fn run(verb: &Verb) -> Result {
         Verb::Detach(args) => detach::run(args),
         Verb::List(args) => list::run(args),
         Verb::Status(args) => status::run(args),
+        Verb::Get(args) => get::run(args),
+        Verb::Set(args) => set::run(args),
         Verb::Events(args) => events::run(args),
         Verb::Check(args) => check::run(args),
         Verb::Dump(args) => dump::run(args),

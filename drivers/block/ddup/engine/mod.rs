@@ -43,6 +43,7 @@ pub mod cache;
 pub mod check;
 pub mod format;
 pub mod index;
+pub mod knob;
 pub mod mark;
 #[cfg(not(MODULE))]
 pub mod mkfs;
@@ -103,7 +104,7 @@ pub struct Config {
     pub knobs: Knobs,
 }
 
-/// What can be changed while a store is attached.
+/// What can be changed while a store is attached; [`knob`] has the ranges.
 #[derive(Clone, Copy, Debug)]
 pub struct Knobs {
     /// Journal entries of plain writes are durable after this, in milliseconds.

@@ -44,6 +44,7 @@ pub fn run(args: &ListArgs) -> Result {
                 .collect(),
         );
     }
-    print!("{}", table::set(columns, &rows));
+    let right_aligned: Vec<_> = columns.iter().map(|c| c.right_aligned()).collect();
+    print!("{}", table::set(&right_aligned, &rows));
     Ok(())
 }

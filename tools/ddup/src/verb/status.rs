@@ -10,7 +10,7 @@ use crate::{
     size, target,
 };
 use serde::Serialize;
-use std::{fmt::Write, thread, time::Duration};
+use std::{fmt::Write, io::IsTerminal, thread, time::Duration};
 
 #[derive(Serialize)]
 struct Status<'a> {
@@ -26,7 +26,7 @@ pub fn run(args: &StatusArgs) -> Result {
             .devices()
             .and_then(|devices| target::choose(devices, &args.devices))
             .map_err(|error| error.context(doing))?;
-        if args.watch.is_some() && !args.json {
+        if args.watch.is_some() && !args.json && std::io::stdout().is_terminal() {
             // Clear the screen and go to its upper left corner.
             print!("\x1b[H\x1b[2J");
         }

@@ -8,6 +8,7 @@
 . "${BASH_SOURCE[0]%/*}/lib.sh"
 
 FAILED=1
+USAGE=2
 BUSY=5
 DAMAGED=7
 
@@ -138,33 +139,76 @@ a_store_that_fails_is_told_and_shown() {
 	timeout 60 ddup detach --force "$ddup"
 }
 
-# A knob takes what lies in its range, and keeps its value when it refuses the rest.
+# What `ddup get` says of each knob holds: name, value, default, least, largest.
 knobs_take_their_range_and_refuse_the_rest() {
 	make_store 64M
 	attach "$device"
 	local folder=/sys/block/${ddup##*/}/ddup name min max default value
-	while read -r name min max; do
-		default=$(cat "$folder/$name")
+	ddup get "$ddup"
+	ddup get --json "$ddup" | jq -r '.knobs[] | "\(.name) \(.value) \(.default) \(.min) \(.max)"' >/tmp/ddup-test.knobs
+	defer rm -f /tmp/ddup-test.knobs
+	# Every file that can be written is a knob, and everything else a counter that takes nothing.
+	[ "$(find "$folder" -type f -perm 644 -printf '%f\n' | sort)" = \
+		"$(cut -d' ' -f1 /tmp/ddup-test.knobs | sort)" ]
+	[ "$(find "$folder" -type f ! -perm 644 ! -perm 444 | wc -l)" = 0 ]
+	[ "$(wc -l </tmp/ddup-test.knobs)" -ge 5 ]
+	while read -r name value default min max; do
+		[ "$value" = "$default" ]
 		for value in "$min" "$max" "$default"; do
+			ddup set "$ddup" "$name=$value"
+			[ "$(cat "$folder/$name")" = "$value" ]
+			[ "$(value_of "$name")" = "$value" ]
+			ddup set "$ddup" "$name=default"
+			[ "$(cat "$folder/$name")" = "$default" ]
 			echo "$value" >"$folder/$name"
 			[ "$(cat "$folder/$name")" = "$value" ]
 		done
-		for value in -1 "" lots 0x 1e3 99999999999999999999999 "$(beyond "$max")"; do
+		for value in -1 "" lots 0x 0x+1 +1 1e3 99999999999999999999999 "$((min - 1))" "$(beyond "$max")"; do
+			refused $USAGE "$name takes $min to $max.*not .${value/+/[+]}" ddup set "$ddup" "$name=$value"
 			if echo "$value" >"$folder/$name"; then
 				fail "$name took '$value'"
 			fi
 			[ "$(cat "$folder/$name")" = "$default" ]
 		done
-	done <<-EOF
-		commit_interval 1 3600000
-		checkpoint_interval 1 86400000
-		gc_delay 0 18446744073709551615
-		keep_erased 0 18446744073709551615
-		discard 0 1
-	EOF
-	# Everything else there is a counter, and takes nothing.
-	[ "$(find "$folder" -type f -perm 644 | wc -l)" = 5 ]
-	[ "$(find "$folder" -type f ! -perm 644 ! -perm 444 | wc -l)" = 0 ]
+	done </tmp/ddup-test.knobs
+}
+
+# The value of a knob, as `ddup get` says it.
+value_of() { # knob
+	ddup get --json "$ddup" "$1" | jq '.knobs | select(length == 1)[0].value'
+}
+
+wrong_settings_change_nothing_and_say_why() {
+	make_store 64M
+	attach "$device"
+	local nobody=(setpriv --reuid=65534 --regid=65534 --clear-groups --inh-caps=-all --bounding-set=-all)
+	refused $USAGE 'no knob .colour' ddup set "$ddup" colour=1
+	refused $USAGE 'KNOB=VALUE' ddup set "$ddup" gc_delay
+	refused $USAGE 'discard takes 0 to 1' ddup set "$ddup" gc_delay=5 discard=2
+	refused $USAGE 'colour' ddup get "$ddup" colour
+	refused 3 'ddup9' ddup set ddup9 gc_delay=5
+	refused 3 'ddup9' ddup get ddup9
+	refused 6 "$ddup.*root" "${nobody[@]}" "$(command -v ddup)" set "$ddup" gc_delay=5
+	[ "$(value_of gc_delay)" = 30 ]
+	"${nobody[@]}" "$(command -v ddup)" get "$ddup"
+	# The device may be named by its backing device; several are set at once.
+	ddup set "$device" gc_delay=5 discard=1
+	[ "$(value_of gc_delay)" = 5 ]
+	[ "$(value_of discard)" = 1 ]
+}
+
+status_is_shown_again_and_again() {
+	make_store 64M
+	attach "$device"
+	ddup status --watch=1 "$ddup" >/tmp/ddup-test.status &
+	local watcher=$!
+	defer rm -f /tmp/ddup-test.status
+	defer kill "$watcher"
+	wait_for 60 told_thrice
+}
+
+told_thrice() {
+	[ "$(grep -c "^$ddup on $device " /tmp/ddup-test.status)" -ge 3 ]
 }
 
 # One more than a number that may have 64 bits.
@@ -208,5 +252,7 @@ run_tests \
 	events_end_when_the_driver_goes \
 	a_store_that_fails_is_told_and_shown \
 	knobs_take_their_range_and_refuse_the_rest \
+	wrong_settings_change_nothing_and_say_why \
+	status_is_shown_again_and_again \
 	check_is_clean_after_use_and_names_damage \
 	check_and_dump_of_no_store_say_so
