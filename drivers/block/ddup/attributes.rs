@@ -112,6 +112,7 @@ static COUNTER_FILES: &[Attribute<Volume>] = &[
     counter!(clusters_free),
     counter!(metadata_capacity),
     counter!(metadata_free),
+    counter!(index_loaded),
     counter!(index_used),
     counter!(index_capacity),
     counter!(index_bytes),

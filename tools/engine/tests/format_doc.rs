@@ -3,6 +3,7 @@
 //! The tables of `Documentation/block/ddup-format.rst`, compared with what the code writes: every
 //! field of every table, where it lies, how long it is, and that nothing lies between.
 
+use ddup_engine::engine::format::index::{self, ChunkHeader, SavedIndex, CHUNK_BYTES};
 use ddup_engine::engine::format::journal::{self, BlockHeader, MapChange, Record};
 use ddup_engine::engine::format::layout::{Layout, JOURNAL_START};
 use ddup_engine::engine::format::page::{self, tree, CountEntry, MapEntry, PageId, Pointer};
@@ -154,6 +155,12 @@ fn the_superblock_is_as_documented() {
             volumes: pointer(0x7300),
             punches: pointer(0x7400),
         },
+        index: SavedIndex {
+            place: Cluster(0xb001),
+            chunks: 0xb2,
+            buckets: 0xb3b4_b5b6,
+            named: 0xb7,
+        },
         select,
         joins,
         join_count: 32,
@@ -211,6 +218,10 @@ fn the_superblock_is_as_documented() {
             ("punch_count", n(superblock.checkpoint.punch_count)),
             ("volume_count", n(superblock.checkpoint.volume_count)),
             ("owner_count", n(superblock.checkpoint.owner_count)),
+            ("index_place", n(0xb001)),
+            ("index_chunks", n(0xb2)),
+            ("index_buckets", n(0xb3b4_b5b6)),
+            ("index_named", n(0xb7)),
             ("names", bytes_of(pointer(0x7100))),
             ("counts", bytes_of(pointer(0x7200))),
             ("volumes", bytes_of(pointer(0x7300))),
@@ -441,6 +452,65 @@ fn the_journal_is_as_documented() {
             ("records", vec![]),
         ],
     );
+}
+
+#[test]
+fn the_saved_index_is_as_documented() {
+    let mut chunk = vec![0; CHUNK_BYTES];
+    assert_eq!(chunk.len(), 16 * CLUSTER_SIZE);
+    // A bucket with two entries, 130 empty ones, one with one entry.
+    let entry = [0x01, 0x02, 0x9a, 0x78, 0x56, 0x34, 0x12];
+    let both = [entry, entry].concat();
+    let bucket = |number: u64| match number {
+        40 => &both[..],
+        171 => &entry[..],
+        _ => &[],
+    };
+    assert_eq!(index::write_buckets(&mut chunk, 40, 172, bucket), 172);
+    let mut stored = vec![2];
+    stored.extend(&both);
+    stored.extend([127 + 128, 127 + 2, 1]);
+    stored.extend(entry);
+    assert_eq!(chunk[80..80 + stored.len()], stored);
+    assert!(chunk[80 + stored.len()..].iter().all(|&byte| byte == 0));
+    let header = ChunkHeader {
+        place: Cluster(0x12_3456_789a),
+        checkpoint: 0x2122_2324_2526_2728,
+        number: 0x31,
+        next: Cluster(0x41_4243_4445),
+        first: 40,
+        buckets: 132,
+    };
+    index::seal(&mut chunk, xxh64, &UUID, &header);
+    Table::read("Index chunk").compare(
+        &chunk[..80],
+        &[
+            ("checksum", n(xxh64(&chunk[8..], seed("index chunk")))),
+            ("magic", b"ddpi".to_vec()),
+            ("version", n(1)),
+            ("clusters", n(16)),
+            ("uuid", UUID.to_vec()),
+            ("place", n(header.place.0)),
+            ("checkpoint", n(header.checkpoint)),
+            ("number", n(header.number)),
+            ("next", n(header.next.0)),
+            ("first", n(header.first)),
+            ("buckets", n(header.buckets)),
+            ("entries", vec![]),
+        ],
+    );
+    assert_eq!(index::header(&chunk, xxh64, &UUID), Some(header));
+    let mut entries = Vec::new();
+    let sound = index::read_entries(&chunk, &header, &mut |bucket, tag, cluster| {
+        entries.push((bucket, tag, cluster.0));
+    });
+    assert!(sound);
+    let (tag, cluster) = (0x0201, 0x12_3456_789a);
+    assert_eq!(
+        entries,
+        [(40, tag, cluster), (40, tag, cluster), (171, tag, cluster)]
+    );
+    Table::read("Index entry").compare(&entry, &[("tag", n(tag.into())), ("cluster", n(cluster))]);
 }
 
 #[test]

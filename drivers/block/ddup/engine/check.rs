@@ -8,12 +8,15 @@
 //! - The pages that the trees reach are exactly those that the bitmaps of the metadata segments
 //!   show, and none is reached twice.
 //! - The segment table's counts are those of the clusters.
+//! - The saved index is intact, lies where nothing else does, and says of no cluster what its name
+//!   does not say.
 //! - An attach would find nothing wrong with superblocks, lists and journal.
 //!
 //! A page that can't be believed is one finding: what would follow from it alone is not reported.
 //!
 //! Needs about four bytes of memory for each cluster of the store.
 
+use super::format::index as saved;
 use super::format::layout::Layout;
 use super::format::le;
 use super::format::page::{self, levels_for, tree, CountEntry, Hash, MapEntry, PageId, Pointer};
@@ -21,6 +24,7 @@ use super::format::page::{PageError, PunchEntry, SegmentEntry, SegmentKind, Volu
 use super::format::page::{BITMAP_BYTES, BITMAP_PAGE, COUNT_LEAF, FANOUT, HEADER_BYTES, MAP_LEAF};
 use super::format::page::{NAME_LEAF, PUNCH_LEAF, SEGMENT_PAGE, SELECT_PAGE, VOLUME_LEAF};
 use super::format::superblock::{Superblock, SuperblockError};
+use super::index::{bucket_of, tag};
 use super::types::{Cluster, Name, CLUSTER_SIZE, SEGMENT_CLUSTERS};
 use super::{Action, Buf, Config, Engine, FailReason, Knobs};
 use core::fmt;
@@ -91,6 +95,16 @@ pub enum Finding {
     Segment {
         /// Its number.
         segment: u64,
+    },
+    /// A chunk of the saved index can't be read or believed, or lies where something else does.
+    IndexChunk {
+        /// Its place.
+        place: Cluster,
+    },
+    /// The saved index says of a cluster what its name does not say.
+    IndexEntry {
+        /// The cluster.
+        cluster: Cluster,
     },
 }
 
@@ -163,6 +177,16 @@ impl fmt::Display for Finding {
                 f,
                 "the segment table's counts of segment {segment} differ from its clusters"
             ),
+            Self::IndexChunk { place } => write!(
+                f,
+                "the saved index is damaged at cluster {} (it will be made anew)",
+                place.0
+            ),
+            Self::IndexEntry { cluster } => write!(
+                f,
+                "the saved index has cluster {} under a name that is not its own",
+                cluster.0
+            ),
         }
     }
 }
@@ -206,7 +230,7 @@ struct Checker<'a> {
     bitmaps: KVVec<u64>,
     /// Pages with bitmaps that can be believed.
     bitmaps_known: KVVec<bool>,
-    /// Entries that own each cluster.
+    /// Entries that own each cluster; later what the saved index says of it, 0 for nothing.
     owners: KVVec<u32>,
     /// One bit a cluster: a page lies there.
     reached: KVVec<u64>,
@@ -215,11 +239,19 @@ struct Checker<'a> {
     tallies: KVVec<[u16; 3]>,
     /// All leaves of all maps were read: `owners` is whole.
     maps_whole: bool,
+    /// All leaves of the name tree were read.
+    names_whole: bool,
     /// All interior pages were read: `reached` is whole.
     pages_whole: bool,
     /// Ranges of clusters whose counts could not be read.
     counts_lost: KVec<(u64, u64)>,
     summary: Summary,
+}
+
+/// Bucket and tag in 32 bits, never 0.
+fn digest(bucket: u64, tag: u16) -> u32 {
+    let mixed = (bucket << 16 | u64::from(tag)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> 32) as u32 | 1
 }
 
 /// What is done with the leaves of a tree: the leaf's index and the leaf. False: it holds an entry
@@ -302,6 +334,7 @@ pub fn check(
         unavailable: KVVec::from_elem(0, clusters / 64, GFP_KERNEL)?,
         tallies: KVVec::from_elem([0; 3], segments, GFP_KERNEL)?,
         maps_whole: true,
+        names_whole: true,
         pages_whole: true,
         counts_lost: KVec::new(),
         superblock,
@@ -402,14 +435,22 @@ impl<'a> Checker<'a> {
                 });
             }
         }
+        self.owners.as_mut_slice().fill(0);
+        self.load_index()?;
         let levels = levels_for(clusters, NAME_LEAF);
+        let buckets = self.superblock.index.buckets;
         let mut visit = |this: &mut Self, index, page: &[u8]| {
             for slot in 0..NAME_LEAF {
                 let cluster = index * NAME_LEAF + slot;
+                let name = page::name_read(page, slot);
+                if let Some(indexed) = this.owners.get_mut(cluster as usize) {
+                    if *indexed == digest(bucket_of(&name, buckets), tag(&name)) {
+                        *indexed = 0;
+                    }
+                }
                 let word = this.unavailable.get(cluster as usize / 64);
                 let available = word.is_none_or(|word| word >> (cluster % 64) & 1 == 0);
-                let named = page::name_read(page, slot) != Name::NONE;
-                if named && available && !this.count_is_lost(cluster, cluster + 1) {
+                if name != Name::NONE && available && !this.count_is_lost(cluster, cluster + 1) {
                     this.find(Finding::StaleName {
                         cluster: Cluster(cluster),
                     });
@@ -418,8 +459,67 @@ impl<'a> Checker<'a> {
             true
         };
         self.walk(tree::NAMES, checkpoint.names, levels, &mut visit)?;
+        for cluster in 0..clusters {
+            let indexed = self.owners.get(cluster as usize).copied().unwrap_or(0);
+            if indexed != 0 && self.names_whole {
+                self.find(Finding::IndexEntry {
+                    cluster: Cluster(cluster),
+                });
+            }
+        }
         self.compare_segments();
         Ok(())
+    }
+
+    /// Reads the saved index, and notes at each cluster under which name it stands.
+    fn load_index(&mut self) -> Result {
+        let index = self.superblock.index;
+        let (mut place, mut first) = (index.place, 0);
+        if !index.exists() {
+            return Ok(());
+        }
+        let mut chunk = KVec::from_elem(0, saved::CHUNK_BYTES, GFP_KERNEL)?;
+        for number in 0..index.chunks.max(1) {
+            let Some(header) = self.read_chunk(place, &mut chunk) else {
+                self.find(Finding::IndexChunk { place });
+                return Ok(());
+            };
+            let end = header.first.saturating_add(header.buckets);
+            let last = number + 1 == index.chunks;
+            let mut sound = (header.place, header.number, header.first) == (place, number, first)
+                && header.checkpoint == self.superblock.checkpoint.number
+                && last == (header.next == Cluster::NONE)
+                && last == (end == index.buckets);
+            let mut note = |bucket, tag, cluster: Cluster| {
+                match self.owners.get_mut(cluster.0 as usize) {
+                    Some(at) if *at == 0 => *at = digest(bucket, tag),
+                    _ => self.find(Finding::IndexEntry { cluster }),
+                };
+            };
+            sound &= saved::read_entries(&chunk, &header, &mut note);
+            if !sound {
+                self.find(Finding::IndexChunk { place });
+                return Ok(());
+            }
+            (place, first) = (header.next, end);
+        }
+        Ok(())
+    }
+
+    /// A chunk of the saved index, if it is intact and lies in Available clusters.
+    fn read_chunk(&mut self, place: Cluster, chunk: &mut Buf) -> Option<saved::ChunkHeader> {
+        if place.0 > self.superblock.layout.clusters - saved::CHUNK_CLUSTERS {
+            return None;
+        }
+        for (page, at) in chunk.chunks_exact_mut(CLUSTER_SIZE).zip(place.0..) {
+            let word = self.unavailable.get(at as usize / 64)?;
+            let available = word >> (at % 64) & 1 == 0;
+            if !available || !matches!(self.kind(Cluster(at)), None | Some(SegmentKind::Data)) {
+                return None;
+            }
+            self.source.read(Cluster(at), page).ok()?;
+        }
+        saved::header(chunk, self.hash, &self.superblock.uuid)
     }
 
     /// Reads the volume table and the pending discards.
@@ -739,6 +839,7 @@ impl<'a> Checker<'a> {
                 let range = (from, from.saturating_add(span));
                 self.counts_lost.push(range, GFP_KERNEL)?;
             }
+            tree::NAMES => self.names_whole = false,
             volume if volume < tree::FIRST => self.maps_whole = false,
             _ => {}
         }

@@ -10,7 +10,8 @@
 //! 3. *Counts*, *names*: leaf by leaf, the frozen deltas. A count that becomes zero makes Junk.
 //!    The merge goes in order, so a parent is written as soon as the merge leaves it: only one
 //!    path of each tree is held at a time.
-//! 4. *Table*: volume table, punches, and the pages of the segment table into their other places.
+//! 4. *Table*: volume table, punches, and the pages of the segment table into their other places;
+//!    at a detach also the index (`saved.rs`).
 //! 5. When all of that is written: the superblock, first copy with PREFLUSH and FUA, then the
 //!    distant one. Its end is the durable event that frees the journal's tail, the places of the
 //!    old pages and the frozen set.
@@ -61,6 +62,8 @@ pub enum Stage {
     Lists,
     /// Writing the segment table, from this page on.
     Table(u64),
+    /// Saving the index, at a detach.
+    Index,
     /// Waiting until all of that is written.
     Settle,
     /// Writing a copy of the superblock.
@@ -172,6 +175,7 @@ impl Store {
             Stage::Names => self.merge_step(Self::merge_name_leaf),
             Stage::Lists => self.write_lists(),
             Stage::Table(from) => self.write_table(from),
+            Stage::Index => self.save_index(),
             Stage::Settle => {
                 (self.checkpointer.writes == 0 || mutant!(29)) && self.write_superblock(0)
             }
@@ -585,6 +589,10 @@ impl Store {
             }
             if renames(&delta) {
                 let name = if delta.quarantined {
+                    // Nobody may share it any more, whichever name it was found under.
+                    let old = page::name_read(self.cache.page(slot), cluster % NAME_LEAF);
+                    self.index.remove(&old, Cluster(cluster));
+                    self.index.remove(&delta.name, Cluster(cluster));
                     Name::NONE
                 } else {
                     delta.name
@@ -802,6 +810,22 @@ impl Store {
             *pointer = written;
         }
         self.checkpointer.next = Some(next);
+        let clean = self.checkpointer.cut.as_ref().is_some_and(|cut| cut.clean);
+        self.checkpointer.stage = match clean && self.begin_save() {
+            true => Stage::Index,
+            false => Stage::Settle,
+        };
+        true
+    }
+
+    /// Step 4, at a detach: the index.
+    fn save_index(&mut self) -> bool {
+        let Some(saved) = self.save_step() else {
+            return false;
+        };
+        if let Some(next) = self.checkpointer.next.as_mut() {
+            next.index = saved;
+        }
         self.checkpointer.stage = Stage::Settle;
         true
     }

@@ -9,13 +9,12 @@
 //! most useful first: a hit moves an entry one place forward, a new one enters in the middle and
 //! pushes out the last. 7.1 bytes an entry are 1.8 GiB for each TiB of unique data.
 
+use super::format::index::ENTRY_BYTES;
+pub use super::format::index::WAYS;
 use super::types::{Cluster, Name};
 use kernel::prelude::*;
 
 const BUCKET_BYTES: usize = 64;
-const ENTRY_BYTES: usize = 7;
-/// Entries of a bucket, and so the most candidates of a look-up.
-pub const WAYS: usize = 9;
 /// Where a new entry enters its bucket.
 const ENTRY_WAY: usize = 3;
 
@@ -41,8 +40,14 @@ fn set_entry(bucket: &mut Bucket, way: usize, tag: u16, cluster: Cluster) {
     bucket[at..at + ENTRY_BYTES].copy_from_slice(&raw[..ENTRY_BYTES]);
 }
 
-fn tag(name: &Name) -> u16 {
+/// What tells the names of a bucket apart, mostly.
+pub fn tag(name: &Name) -> u16 {
     u16::from_le_bytes([name.0[8], name.0[9]])
+}
+
+/// The bucket of a name, of so many.
+pub fn bucket_of(name: &Name, buckets: u64) -> u64 {
+    (u128::from(name.hash()) * u128::from(buckets) >> 64) as u64
 }
 
 impl Index {
@@ -72,8 +77,41 @@ impl Index {
     }
 
     fn bucket(&mut self, name: &Name) -> Option<&mut Bucket> {
-        let at = (u128::from(name.hash()) * self.buckets.len() as u128) >> 64;
+        let at = bucket_of(name, self.buckets());
         self.buckets.get_mut(at as usize)
+    }
+
+    /// Buckets.
+    pub fn buckets(&self) -> u64 {
+        self.buckets.len() as u64
+    }
+
+    /// The entries of a bucket as they are saved.
+    pub fn entries(&self, bucket: u64) -> &[u8] {
+        let Some(bucket) = self.buckets.get(bucket as usize) else {
+            return &[];
+        };
+        let used = (0..WAYS).take_while(|&way| entry(bucket, way).1 != Cluster::NONE);
+        bucket.get(..used.count() * ENTRY_BYTES).unwrap_or(&[])
+    }
+
+    /// Puts a saved entry behind those of its bucket. False: there is no room, or it is there.
+    pub fn restore(&mut self, bucket: u64, tag: u16, cluster: Cluster) -> bool {
+        let Some(bucket) = self.buckets.get_mut(bucket as usize) else {
+            return false;
+        };
+        for way in 0..WAYS {
+            match entry(bucket, way) {
+                (t, c) if t == tag && c == cluster => return false,
+                (_, Cluster::NONE) => {
+                    set_entry(bucket, way, tag, cluster);
+                    self.used += 1;
+                    return true;
+                }
+                _ => {}
+            }
+        }
+        false
     }
 
     /// The clusters that may hold the content of this name, the most useful first.

@@ -2,6 +2,7 @@
 
 //! Making a store: the blocks of an empty one with one volume.
 
+use super::format::index::SavedIndex;
 use super::format::layout::{Layout, SELECT_PAGES_MAX, STORE_CLUSTERS_MIN};
 use super::format::page::{self, levels_for, tree, Hash, PageId, Pointer, SegmentEntry};
 use super::format::page::{SegmentKind, VolumeEntry, HEADER_BYTES, MAP_LEAF, SEGMENT_PAGE};
@@ -199,6 +200,7 @@ pub fn format<E>(
             volumes,
             ..Checkpoint::default()
         },
+        index: SavedIndex::default(),
         select,
         joins,
         join_count: 1,

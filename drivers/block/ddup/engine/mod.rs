@@ -63,6 +63,7 @@ mod read;
 mod rebuild;
 mod recover;
 mod recycle;
+mod saved;
 mod state;
 mod supply;
 mod tree;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The index is rebuilt in the background after an attach: a walk over the name tree, a leaf a
-//! step, which reads nothing that is not there. What was written meanwhile is in the index anyway.
+//! The index is rebuilt in the background after an attach that found none saved: a walk over the
+//! name tree, a leaf a step, which reads nothing that is not there. What was written meanwhile is in the index anyway.
 
 use super::format::page::{name_read, NAME_LEAF};
 use super::state::{is_shareable, Mode, Store};
@@ -13,7 +13,7 @@ impl Store {
     pub(super) fn rebuild_step(&mut self) -> bool {
         let end = self.superblock.layout.clusters;
         let at = self.rebuild_cursor;
-        if at >= end || self.mode != Mode::Attached {
+        if at >= end || self.mode != Mode::Attached || self.copier.is_loading() {
             return false;
         }
         let after = (at / NAME_LEAF + 1) * NAME_LEAF;

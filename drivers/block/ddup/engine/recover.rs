@@ -11,6 +11,7 @@
 //! read-only with the reason, the rest is refused with the reason.
 
 use super::cache::Cache;
+use super::format::index::SavedIndex;
 use super::format::journal::{self as codec, Record};
 use super::format::layout::{Layout, JOURNAL_START};
 use super::format::le;
@@ -186,6 +187,8 @@ struct Scanned {
     overlay: Overlay,
     places: [KVec<Cluster>; 2],
     scan: Scan,
+    /// The saved index, which this attach takes out of the superblock.
+    saved: SavedIndex,
 }
 
 /// Where the journal scan stands.
@@ -367,6 +370,7 @@ impl Recovery {
             volumes: KVec::new(),
             overlay: Overlay::new(store),
             places: [KVec::new(), KVec::new()],
+            saved: SavedIndex::default(),
             scan: Scan {
                 at,
                 join: 1,
@@ -748,7 +752,11 @@ impl Recovery {
         let superblock = &mut parts.superblock;
         superblock.generation += 1;
         superblock.incarnation += 1;
-        superblock.clean = false;
+        let saved = match mutant!(61) {
+            true => superblock.index,
+            false => core::mem::take(&mut superblock.index),
+        };
+        let clean = core::mem::take(&mut superblock.clean);
         let incarnation = superblock.incarnation;
         let chain = codec::join_chain(parts.scan.at.chain, incarnation, hash);
         parts.scan.at = Join {
@@ -756,6 +764,9 @@ impl Recovery {
             chain,
             ..parts.scan.at
         };
+        if clean && parts.scan.used == 0 {
+            parts.saved = saved;
+        }
         // A join that no kept block followed is replaced.
         while superblock
             .joins()
@@ -814,6 +825,7 @@ impl Recovery {
             overlay,
             places,
             scan,
+            saved,
         } = self.parts.take().ok_or(FailReason::Promise)?;
         let start = Cluster(JOURNAL_START);
         let ring = superblock.layout.journal_clusters;
@@ -828,6 +840,7 @@ impl Recovery {
             cache: Cache::new(self.config.cache_pages).map_err(memory)?,
             space,
             journal,
+            saved,
             blob_places: places,
             reason: self.reason,
             journal_blocked,

@@ -134,6 +134,9 @@ impl Store {
         if !self.recycler.pressed && self.now < self.recycle_after {
             return false;
         }
+        if self.load_keeps_junk(self.recycler.pressed) {
+            return false;
+        }
         self.recycler.stage = Stage::Scan;
         self.recycler.left = self.superblock.layout.clusters + SEGMENT_CLUSTERS;
         true

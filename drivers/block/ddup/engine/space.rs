@@ -243,6 +243,24 @@ impl Space {
         &self.segments
     }
 
+    /// Whether a cluster lies in a data segment.
+    pub fn is_data(&self, cluster: Cluster) -> bool {
+        self.segment(cluster.segment())
+            .is_some_and(|s| s.entry.kind == SegmentKind::Data)
+    }
+
+    /// The last segment before `end` all of whose clusters may be handed out.
+    pub fn last_fresh(&self, end: usize) -> Option<usize> {
+        let fresh = |s: &Segment| {
+            s.entry.kind == SegmentKind::Data
+                && u64::from(s.free) == SEGMENT_CLUSTERS
+                && u64::from(s.entry.available) == SEGMENT_CLUSTERS
+                && s.in_flight == 0
+        };
+        let segments = self.segments.get(..end.min(self.segments.len()))?;
+        segments.iter().rposition(fresh)
+    }
+
     /// Pages of all metadata segments.
     pub fn metadata_capacity(&self) -> u64 {
         self.metadata_capacity

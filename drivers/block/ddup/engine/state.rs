@@ -7,6 +7,7 @@
 
 use super::cache::{Cache, SlotId, Tree};
 use super::checkpoint::Checkpointer;
+use super::format::index::SavedIndex;
 use super::format::page::{tree, VolumeEntry, COUNT_LEAF, MAP_LEAF, NAME_LEAF};
 use super::format::superblock::Superblock;
 use super::index::Index;
@@ -15,6 +16,7 @@ use super::op::{Ops, Phase, Request, Reservation, WaitList};
 use super::overlay::Overlay;
 use super::recover::FailReason;
 use super::recycle::Recycler;
+use super::saved::Copier;
 use super::sorted::SortedMap;
 use super::space::Space;
 use super::types::{Cluster, FingerprintAlgorithm, Millis, Name, Status, Tag};
@@ -37,6 +39,8 @@ pub enum IoToken {
     Journal,
     /// A copy of the superblock.
     Superblock(u8),
+    /// A chunk of the saved index.
+    IndexChunk,
     /// A discard of the recycler.
     Discard,
     /// The FLUSH behind the recycler's discards.
@@ -137,6 +141,8 @@ counters! {
     metadata_capacity,
     /// Gauge: pages of metadata segments that are free.
     metadata_free,
+    /// Entries of the index that came from the saved one.
+    index_loaded,
     /// Gauge: entries of the index.
     index_used,
     /// Gauge: entries that the index has room for.
@@ -206,6 +212,8 @@ pub struct Store {
     pub(super) cache: Cache,
     pub(super) space: KBox<Space>,
     pub(super) index: Index,
+    /// Reads or writes the saved index.
+    pub(super) copier: Copier,
     pub(super) journal: Journal,
     /// Hash locks: names in flight, to the block that writes the content.
     pub(super) locks: SortedMap<u32>,
@@ -258,6 +266,8 @@ pub struct Parts {
     pub(super) cache: Cache,
     pub(super) space: KBox<Space>,
     pub(super) journal: Journal,
+    /// The index that the last detach saved.
+    pub(super) saved: SavedIndex,
     pub(super) blob_places: [KVec<Cluster>; 2],
     pub(super) reason: Option<FailReason>,
     pub(super) journal_blocked: bool,
@@ -292,6 +302,14 @@ impl Store {
         } else {
             Mode::Attached
         };
+        let index = Index::new(config.index_bytes)?;
+        let usable = !read_only && parts.saved.buckets == index.buckets();
+        let saved = match usable {
+            true => parts.saved,
+            false => SavedIndex::default(),
+        };
+        let rebuild_cursor = saved.named.clamp(1, clusters.max(1));
+        let copier = Copier::new(saved, superblock.checkpoint.number);
         let dirty = !overlay.active.is_empty() || parts.journal_blocked;
         Ok(KBox::new(
             Store {
@@ -317,7 +335,8 @@ impl Store {
                 overlay,
                 cache: parts.cache,
                 space: parts.space,
-                index: Index::new(config.index_bytes)?,
+                index,
+                copier,
                 journal: parts.journal,
                 locks,
                 twins: 0,
@@ -327,7 +346,7 @@ impl Store {
                 checkpointer: Checkpointer::new(generation, now, parts.blob_places)?,
                 recycler: Recycler::new()?,
                 reaper_cursor: 0,
-                rebuild_cursor: if clusters > 0 { 1 } else { 0 },
+                rebuild_cursor,
                 recycle_after: 0,
                 background_page: None,
                 open_since: None,
@@ -605,6 +624,7 @@ impl Store {
             IoToken::PageWrite(_) | IoToken::LoosePage(_) | IoToken::Superblock(_) => {
                 self.checkpoint_io_done(token, buf, ok)
             }
+            IoToken::IndexChunk => self.copier.io_done(buf, ok),
             IoToken::Discard | IoToken::RecyclerFlush => self.recycler_io_done(token, ok),
         }
     }
@@ -623,6 +643,7 @@ impl Store {
         more |= self.checkpoint_step();
         more |= self.recycler_step();
         more |= self.reaper_step();
+        more |= self.load_step();
         more |= self.rebuild_step();
         more |= self.space_round_step();
         more
@@ -649,7 +670,8 @@ impl Store {
         let reap = (self.overlay.punches() > 0).then_some(self.now + RETRY_INTERVAL);
         let full = can_cut && self.is_half_full();
         let supply = self.space.wants_next() && self.space.free > 0;
-        let now = (full || supply && self.background_page.is_none()).then_some(self.now);
+        let load = self.mode == Mode::Attached && self.copier.wants_step();
+        let now = (full || load || supply && self.background_page.is_none()).then_some(self.now);
         [pages, commit, checkpoint, retry, aged, reap, now]
             .into_iter()
             .flatten()

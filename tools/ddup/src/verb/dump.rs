@@ -50,7 +50,18 @@ struct Store {
     journal_clusters: u64,
     fixed_segments: u64,
     checkpoint: Checkpoint,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<Index>,
     joins: Vec<Join>,
+}
+
+/// Where the index was saved.
+#[derive(Serialize)]
+struct Index {
+    cluster: u64,
+    chunks: u64,
+    buckets: u64,
+    named: u64,
 }
 
 #[derive(Serialize)]
@@ -189,6 +200,12 @@ fn describe(superblock: &Superblock) -> Store {
             count_root: c.counts.place.0,
             volume_root: c.volumes.place.0,
         },
+        index: superblock.index.exists().then_some(Index {
+            cluster: superblock.index.place.0,
+            chunks: superblock.index.chunks,
+            buckets: superblock.index.buckets,
+            named: superblock.index.named,
+        }),
         joins: superblock
             .joins()
             .iter()
@@ -372,6 +389,12 @@ fn text(dump: &Dump) -> String {
             "  roots: names {}, counts {}, volumes {}",
             c.name_root, c.count_root, c.volume_root
         ));
+        if let Some(index) = &store.index {
+            lines.push(format!(
+                "  saved index: {} chunks from cluster {}, {} buckets, names of clusters below {}",
+                index.chunks, index.cluster, index.buckets, index.named
+            ));
+        }
         for join in &store.joins {
             lines.push(format!(
                 "  join: incarnation {} from sequence {} at journal cluster {}",

@@ -112,6 +112,16 @@ impl Shell {
         shell
     }
 
+    /// Attaches a store with a configuration of its own.
+    pub fn attach_with(disk: Disk, clusters: u64, change: impl FnOnce(&mut Config)) -> Shell {
+        let mut config = Self::config(clusters, 256, 4096);
+        change(&mut config);
+        let shell = Self::try_attach_with(disk, config, content);
+        assert_eq!(shell.failed, None);
+        assert!(shell.started);
+        shell
+    }
+
     pub fn try_attach(
         disk: Disk,
         clusters: u64,
@@ -119,7 +129,12 @@ impl Shell {
         points_max: u32,
         content: fn(u64) -> BlockContent,
     ) -> Shell {
-        let config = Config {
+        let config = Self::config(clusters, cache_pages, points_max);
+        Self::try_attach_with(disk, config, content)
+    }
+
+    fn config(clusters: u64, cache_pages: u32, points_max: u32) -> Config {
+        Config {
             store_clusters: clusters,
             read_only: false,
             queue_depth: 128,
@@ -128,7 +143,10 @@ impl Shell {
             points_max,
             hash,
             knobs: Knobs::default(),
-        };
+        }
+    }
+
+    fn try_attach_with(disk: Disk, config: Config, content: fn(u64) -> BlockContent) -> Shell {
         let engine = Engine::new(config).unwrap();
         let mut shell = Shell {
             engine,

@@ -3,6 +3,8 @@
 //! Pages and superblocks: what is written is read, what is damaged is refused.
 
 use super::{hash, Random};
+use ddup_engine::engine::format::index::{read_entries, write_buckets, ChunkHeader, SavedIndex};
+use ddup_engine::engine::format::index::{CHUNK_BYTES, CHUNK_CLUSTERS, WAYS};
 use ddup_engine::engine::format::layout::Layout;
 use ddup_engine::engine::format::page::*;
 use ddup_engine::engine::format::superblock::{Checkpoint, SuperblockError};
@@ -252,6 +254,52 @@ fn hostile_pages_cause_errors_and_nothing_else() {
     }
 }
 
+#[test]
+fn any_bytes_of_a_saved_index_give_entries_or_an_error() {
+    let mut random = Random(9);
+    let mut sound = 0;
+    for round in 0..2000 {
+        let mut chunk = vec![0; CHUNK_BYTES];
+        let entries: Vec<Vec<u8>> = (0..50)
+            .map(|_| {
+                let bytes = 7 * random.below(WAYS as u64 + 1);
+                (0..bytes).map(|_| random.draw() as u8).collect()
+            })
+            .collect();
+        let end = write_buckets(&mut chunk, 0, 50, |bucket| &entries[bucket as usize]);
+        assert_eq!(end, 50);
+        let mut buckets = 50;
+        if round % 2 == 1 {
+            for _ in 0..1 + random.below(4) {
+                let at = random.below(2000) as usize;
+                chunk[at] = random.draw() as u8;
+            }
+            buckets = random.draw() >> random.below(64);
+        }
+        let header = ChunkHeader {
+            place: Cluster(1),
+            checkpoint: 1,
+            number: 0,
+            next: Cluster::NONE,
+            first: random.draw() >> random.below(64),
+            buckets,
+        };
+        let mut found = vec![0; 50];
+        let good = read_entries(&chunk, &header, &mut |bucket, _, _| {
+            if let Some(count) = found.get_mut((bucket - header.first) as usize) {
+                *count += 1;
+            }
+        });
+        if round % 2 == 0 {
+            assert!(good);
+            let expected: Vec<usize> = entries.iter().map(|e| e.len() / 7).collect();
+            assert_eq!(found, expected);
+        }
+        sound += u32::from(good);
+    }
+    assert!(sound < 2000);
+}
+
 fn superblock(random: &mut Random) -> Superblock {
     let mut joins = [Join::default(); JOINS_MAX];
     let layout = Layout::new(STORE, 0).unwrap();
@@ -297,6 +345,12 @@ fn superblock(random: &mut Random) -> Superblock {
             counts: pointer(random),
             volumes: pointer(random),
             punches: pointer(random),
+        },
+        index: SavedIndex {
+            place: Cluster(random.below(STORE - CHUNK_CLUSTERS)),
+            chunks: random.below(STORE / CHUNK_CLUSTERS),
+            buckets: random.below(1 << 50),
+            named: random.below(STORE),
         },
         select,
         joins,

@@ -234,6 +234,29 @@ check_is_clean_after_use_and_names_damage() {
 	refused $DAMAGED 'things are wrong' ddup check --json "$device"
 }
 
+at_least() { # file number
+	[ "$(cat "$1")" -ge "$2" ]
+}
+
+a_detach_saves_the_index_and_the_next_attach_loads_it() {
+	make_store 256M
+	make_file 16M
+	dd if=/dev/urandom of="$file" bs=1M count=16 conv=notrunc status=none
+	attach "$device"
+	dd if="$file" of="$ddup" bs=1M oflag=direct status=none
+	ddup detach "$ddup"
+	ddup dump "$device" | grep -q 'saved index: '
+	ddup check "$device"
+	attach "$device"
+	local folder=/sys/block/${ddup##*/}/ddup
+	wait_for 60 at_least "$folder/index_loaded" 4096
+	# All of it is known, without a name tree that was read.
+	dd if="$file" of="$ddup" bs=1M seek=16 oflag=direct conv=fsync status=none
+	[ "$(cat "$folder/blocks_duplicate")" = 4096 ]
+	ddup detach "$ddup"
+	ddup check "$device"
+}
+
 check_and_dump_of_no_store_say_so() {
 	make_file 64M
 	refused $DAMAGED 'superblock' ddup check "$file"
@@ -255,4 +278,5 @@ run_tests \
 	wrong_settings_change_nothing_and_say_why \
 	status_is_shown_again_and_again \
 	check_is_clean_after_use_and_names_damage \
+	a_detach_saves_the_index_and_the_next_attach_loads_it \
 	check_and_dump_of_no_store_say_so

@@ -72,6 +72,11 @@ const NAMES: &[(u32, &str)] = &[
         "a cluster is handed out though it has changes that are not merged",
     ),
     (35, "an overwritten block keeps its share of the cluster"),
+    (60, "junk is retired while the saved index is being loaded"),
+    (
+        61,
+        "an attach leaves the saved index in the superblock and its clusters to be used",
+    ),
 ];
 
 fn name(number: u32) -> Option<&'static str> {

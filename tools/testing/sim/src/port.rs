@@ -158,6 +158,16 @@ pub trait Store: Sized {
     fn check(disk: &Disk, setup: &Setup, clean: bool) -> Result<(), String>;
     /// The clusters of the journal.
     fn journal(setup: &Setup, clusters: u64) -> std::ops::Range<u64>;
+    /// Whether an I/O is for advice, which nobody has to wait for.
+    fn is_advice(token: Self::Token) -> bool {
+        let _ = token;
+        false
+    }
+    /// Clusters that may rot without a trace, as a clean detach leaves the disk: advice.
+    fn advice(disk: &Disk, setup: &Setup) -> Option<std::ops::Range<u64>> {
+        let _ = (disk, setup);
+        None
+    }
 
     /// Begins recovery; ends in `Started` or `Failed`.
     fn start(&mut self, now: Millis);

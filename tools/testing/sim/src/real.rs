@@ -7,8 +7,10 @@ use crate::disk::Disk;
 use crate::port::{self, Counters, Kind, Millis, Store};
 use crate::rng::mix;
 use crate::script::Setup;
+use ddup_engine::engine::format::index::CHUNK_CLUSTERS;
 use ddup_engine::engine::format::layout::{Layout, JOURNAL_START};
 use ddup_engine::engine::format::page::{levels_for, MAP_LEAF};
+use ddup_engine::engine::format::superblock::Superblock;
 use ddup_engine::engine::{check, mkfs};
 use ddup_engine::engine::{Action, BlockContent, Cluster, Config, DataResult, Engine};
 use ddup_engine::engine::{
@@ -129,6 +131,24 @@ impl Store for Real {
     fn journal(setup: &Setup, clusters: u64) -> std::ops::Range<u64> {
         let layout = Layout::new(clusters, setup.journal_clusters);
         JOURNAL_START..JOURNAL_START + layout.map_or(0, |l| l.journal_clusters)
+    }
+
+    fn is_advice(token: IoToken) -> bool {
+        token == IoToken::IndexChunk
+    }
+
+    fn advice(disk: &Disk, setup: &Setup) -> Option<std::ops::Range<u64>> {
+        let copy = |slot| {
+            let mut block = vec![0; CLUSTER];
+            disk.read(slot).bytes(&mut block);
+            Superblock::read(&block, setup.hash).ok()
+        };
+        let newest = [copy(0), copy(1)].into_iter().flatten();
+        let index = newest.max_by_key(|s| s.generation)?.index;
+        // The first chunk: the others may lie in other segments.
+        index
+            .exists()
+            .then(|| index.place.0..index.place.0 + CHUNK_CLUSTERS)
     }
 
     fn start(&mut self, now: Millis) {

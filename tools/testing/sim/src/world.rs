@@ -767,7 +767,10 @@ impl<'a, S: Store> World<'a, S> {
     }
 
     fn put(&mut self, io: Io<S::Token>) {
-        let slow = self.setup.slow_one_in;
+        let slow = match &io {
+            Io::ReadMeta { token, .. } if S::is_advice(*token) => 3,
+            _ => self.setup.slow_one_in,
+        };
         let not_before = if slow > 0 && self.rng.chance(1, slow) {
             self.now + self.rng.between(1, 5000)
         } else {
@@ -1299,10 +1302,29 @@ impl<'a, S: Store> World<'a, S> {
         if clean && !self.rotten {
             S::check(&self.disk, self.setup, true).map_err(|e| format!("after a detach: {e}"))?;
         }
+        let mut rng = Rng::new(self.setup.seed ^ self.now);
+        if clean && rng.chance(1, 4) {
+            self.rot_advice(&mut rng);
+        }
         self.forget();
         self.renew()?;
         self.attach(&[])?;
+        if clean && rng.chance(1, 6) {
+            say!(self, "and once more, before anything happens");
+            return self.detach(cut);
+        }
         self.read_back(200)
+    }
+
+    /// A sector of what is only advice rots, which nobody may notice.
+    fn rot_advice(&mut self, rng: &mut Rng) {
+        let Some(clusters) = S::advice(&self.disk, self.setup) else {
+            return;
+        };
+        let cluster = rng.between(clusters.start, clusters.end - 1);
+        say!(self, "cluster {cluster:#x} of the advice rots");
+        let sector = rng.below(8) as usize;
+        self.disk.rot(cluster, sector, rng);
     }
 
     /// Adds the store's counters to the totals, before it is dropped.

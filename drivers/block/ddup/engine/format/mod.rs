@@ -6,6 +6,7 @@
 //! block carries the store's UUID and a checksum. Any byte may be hostile: the worst that it may
 //! cause is an error.
 
+pub mod index;
 pub mod journal;
 pub mod layout;
 pub mod le;

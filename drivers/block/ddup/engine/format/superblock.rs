@@ -10,6 +10,7 @@ use super::super::types::{Cluster, FingerprintAlgorithm, Generation};
 use super::super::types::{
     CLUSTER_LIMIT, CLUSTER_SHIFT, CLUSTER_SIZE, JOINS_MAX, NAME_BYTES, VOLUMES_MAX,
 };
+use super::index::{SavedIndex, CHUNK_CLUSTERS};
 use super::layout::{Layout, SELECT_PAGES_MAX};
 use super::le;
 use super::page::{Hash, Pointer, FANOUT, POINTER_BYTES, PUNCH_LEAF};
@@ -43,6 +44,7 @@ const AT_FLAGS: usize = 160;
 const AT_LABEL: usize = 168;
 const AT_ENCRYPTION: usize = 232;
 const AT_CHECKPOINT: usize = 512;
+const AT_INDEX: usize = 560;
 const AT_ROOTS: usize = 640;
 const AT_SELECT: usize = 1024;
 const AT_JOINS: usize = 2048;
@@ -129,6 +131,8 @@ pub struct Superblock {
     pub read_only_features: u64,
     /// The root.
     pub checkpoint: Checkpoint,
+    /// The saved index; no longer after an attach for writing.
+    pub index: SavedIndex,
     /// Pages that say which place of each segment-table page counts.
     pub select: [Pointer; SELECT_PAGES_MAX],
     /// The journal's continuation since the checkpoint; at least one, ascending in sequence.
@@ -182,6 +186,15 @@ impl Superblock {
         le::put_uint::<8>(block, AT_CHECKPOINT + 24, c.punch_count);
         le::put_uint::<8>(block, AT_CHECKPOINT + 32, c.volume_count);
         le::put_uint::<8>(block, AT_CHECKPOINT + 40, c.owner_count);
+        let SavedIndex {
+            place,
+            chunks,
+            buckets,
+            named,
+        } = self.index;
+        for (i, field) in [place.0, chunks, buckets, named].into_iter().enumerate() {
+            le::put_uint::<8>(block, AT_INDEX + i * 8, field);
+        }
         for (i, root) in [c.names, c.counts, c.volumes, c.punches].iter().enumerate() {
             root.write(block, AT_ROOTS + i * POINTER_BYTES);
         }
@@ -270,6 +283,12 @@ impl Superblock {
                 volumes: root(2),
                 punches: root(3),
             },
+            index: SavedIndex {
+                place: Cluster(le::uint::<8>(block, AT_INDEX)),
+                chunks: le::uint::<8>(block, AT_INDEX + 8),
+                buckets: le::uint::<8>(block, AT_INDEX + 16),
+                named: le::uint::<8>(block, AT_INDEX + 24),
+            },
             select,
             joins,
             join_count: le::uint::<8>(block, AT_JOINS).min(JOINS_MAX as u64 + 1) as usize,
@@ -306,6 +325,10 @@ impl Superblock {
                 .iter()
                 .all(in_store)
             && self.select.iter().all(in_store)
+            && self.index.place.0 <= self.layout.clusters - CHUNK_CLUSTERS
+            && self.index.chunks <= self.layout.clusters / CHUNK_CLUSTERS
+            && self.index.buckets < u64::MAX / 2
+            && self.index.named <= self.layout.clusters
     }
 
     /// Where generation `self.generation` is written: the first and the distant copy.
@@ -323,4 +346,5 @@ const _: () = {
     assert!(AT_JOINS + 8 + JOINS_MAX * JOIN_BYTES <= CLUSTER_SIZE);
     assert!(AT_ROOTS + 4 * POINTER_BYTES <= AT_SELECT);
     assert!(AT_ENCRYPTION + 64 <= AT_CHECKPOINT);
+    assert!(AT_INDEX + 4 * 8 <= AT_ROOTS);
 };
