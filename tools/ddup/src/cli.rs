@@ -49,7 +49,7 @@ pub enum Verb {
     Events(EventsArgs),
     /// Check a store that is not attached, all of it; nothing is written
     Check(CheckArgs),
-    /// Show the superblocks and the journal of a store that is not attached
+    /// Show the superblocks, the journal and the maps of a store that is not attached
     Dump(DumpArgs),
 }
 
@@ -276,6 +276,9 @@ pub struct DumpArgs {
     /// Also list the records of those blocks
     #[arg(long, requires = "journal")]
     pub records: bool,
+    /// Also list where the blocks of volumes lie, as of the last checkpoint
+    #[arg(long)]
+    pub map: bool,
     /// Print JSON
     #[arg(short, long)]
     pub json: bool,

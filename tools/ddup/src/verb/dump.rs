@@ -2,6 +2,8 @@
 
 //! `ddup dump`.
 
+mod map;
+
 use super::print_json;
 use crate::{
     cli::DumpArgs,
@@ -26,6 +28,8 @@ struct Dump {
     store: Option<Store>,
     #[serde(skip_serializing_if = "Option::is_none")]
     journal: Option<Vec<Block>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    map: Option<map::Maps>,
 }
 
 /// One copy of a superblock.
@@ -110,6 +114,10 @@ pub fn run(args: &DumpArgs) -> Result {
             .as_ref()
             .filter(|_| args.journal)
             .map(|superblock| journal_blocks(&device, superblock, args.records)),
+        map: newest
+            .as_ref()
+            .filter(|_| args.map)
+            .map(|superblock| map::maps(&device, superblock)),
         superblocks: copies,
     };
     if args.json {
@@ -419,6 +427,20 @@ fn text(dump: &Dump) -> String {
             lines.push(format!("  {record}"));
         }
     }
+    if let Some(map) = &dump.map {
+        for run in &map.runs {
+            lines.push(format!(
+                "volume {} block {} and {} more from cluster {} on",
+                run.volume,
+                run.block,
+                run.count - 1,
+                run.cluster
+            ));
+        }
+        for page in &map.lost {
+            lines.push(format!("not to be believed: {page}"));
+        }
+    }
     lines.push(String::new());
     lines.join("\n")
 }
@@ -435,6 +457,7 @@ mod tests {
         let dump = Dump {
             store: newest.as_ref().map(describe),
             journal: newest.as_ref().map(|s| journal_blocks(&device, s, true)),
+            map: newest.as_ref().map(|s| map::maps(&device, s)),
             superblocks,
         };
         (text(&dump), newest.is_some())
@@ -449,6 +472,7 @@ mod tests {
         assert!(text.contains("\"backup\""), "{text}");
         assert!(text.contains("detached in order"), "{text}");
         assert!(!text.contains("journal block"), "{text}");
+        assert!(!text.contains("not to be believed"), "{text}");
     }
 
     #[test]
