@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # What the verbs print and do: names, columns, JSON, loop devices, events, knobs, check and dump.
-# vm: disk=1G mem=2048 timeout=240
+# vm: disk=1G mem=2048 timeout=900
 
 # shellcheck source=tools/testing/selftests/ddup/lib.sh
 . "${BASH_SOURCE[0]%/*}/lib.sh"
@@ -82,7 +82,7 @@ events_follow_the_list_without_a_gap() {
 	ddup events --existing --json --count 4 >/tmp/ddup-test.events &
 	local listener=$!
 	defer rm -f /tmp/ddup-test.events
-	wait_for 10 lines_of /tmp/ddup-test.events 1
+	wait_for 120 lines_of /tmp/ddup-test.events 1
 	ddup detach "$ddup"
 	attach "$device" --number 5
 	ddup detach "$ddup"
@@ -98,7 +98,7 @@ events_end_when_the_driver_goes() {
 	ddup events >/tmp/ddup-test.events 2>&1 &
 	local listener=$! status=0
 	defer rm -f /tmp/ddup-test.events
-	wait_for 10 listening
+	wait_for 120 listening
 	rmmod ddup
 	defer load
 	wait "$listener" || status=$?
@@ -120,23 +120,23 @@ a_store_that_fails_is_told_and_shown() {
 	ddup events --json --count 1 >/tmp/ddup-test.events &
 	local listener=$!
 	defer rm -f /tmp/ddup-test.events
-	wait_for 10 listening
+	wait_for 120 listening
 	dd if=/dev/urandom of="$ddup" bs=4096 count=16 oflag=direct status=none
 	dmsetup suspend --noflush --nolockfs failing
 	dmsetup load failing --table "0 $sectors error"
 	dmsetup resume failing
 	# What is acknowledged can't be made durable any more.
-	if timeout 60 sync "$ddup"; then
+	if timeout 240 sync "$ddup"; then
 		fail "a flush succeeded that nothing can have made durable"
 	fi
-	wait_for 60 test -s /tmp/ddup-test.events
+	wait_for 120 test -s /tmp/ddup-test.events
 	wait "$listener"
 	cat /tmp/ddup-test.events
 	jq -e '.event == "store-failed" and .failure == "device-error" and (.message | length > 0)' \
 		/tmp/ddup-test.events
 	[ "$(state_of "$ddup")" = failed ]
 	ddup status "$ddup" | grep -q 'state *failed, device-error: '
-	timeout 60 ddup detach --force "$ddup"
+	timeout 240 ddup detach --force "$ddup"
 }
 
 # What `ddup get` says of each knob holds: name, value, default, least, largest.
@@ -204,7 +204,7 @@ status_is_shown_again_and_again() {
 	local watcher=$!
 	defer rm -f /tmp/ddup-test.status
 	defer kill "$watcher"
-	wait_for 60 told_thrice
+	wait_for 120 told_thrice
 }
 
 told_thrice() {

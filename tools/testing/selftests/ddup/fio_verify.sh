@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # What fio writes at random, in all sizes, is what it reads, across detach and attach.
-# vm: disk=1G mem=2048 timeout=300
+# vm: disk=1G mem=2048 timeout=1200
 
 # shellcheck source=tools/testing/selftests/ddup/lib.sh
 . "${BASH_SOURCE[0]%/*}/lib.sh"
@@ -68,13 +68,13 @@ trimmed_blocks_read_as_zero_and_the_rest_stays() {
 	head -c 32M /dev/urandom >/tmp/ddup-test.data
 	defer rm -f /tmp/ddup-test.data
 	dd if=/tmp/ddup-test.data of="$ddup" bs=1M oflag=direct status=none
-	wait_for 30 mapped_is 8192
+	wait_for 120 mapped_is 8192
 	blkdiscard --offset 8M --length 8M "$ddup"
 	blkdiscard --zeroout --offset 20M --length 4K "$ddup"
 	dd if=/dev/zero of=/tmp/ddup-test.data bs=1M seek=8 count=8 conv=notrunc status=none
 	dd if=/dev/zero of=/tmp/ddup-test.data bs=4K seek=5120 count=1 conv=notrunc status=none
 	cmp -n 33554432 "$ddup" /tmp/ddup-test.data
-	wait_for 30 mapped_is $((8192 - 2048 - 1))
+	wait_for 120 mapped_is $((8192 - 2048 - 1))
 	ddup detach "$ddup"
 	attach /dev/vda
 	mapped_is $((8192 - 2048 - 1))

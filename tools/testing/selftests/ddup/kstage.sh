@@ -3,7 +3,7 @@
 #
 # The abstractions of rust/ do what they say, also those that the driver does not use: threads,
 # sockets, requests that end in part, requests that time out (rust/test/kstage_test.rs).
-# vm: disk=64M mem=1024 timeout=120
+# vm: disk=64M mem=1024 timeout=600
 
 # shellcheck source=tools/testing/selftests/ddup/lib.sh
 . "${BASH_SOURCE[0]%/*}/lib.sh"
@@ -77,7 +77,7 @@ a_request_that_fails_in_its_middle_serves_what_came_before() {
 
 a_request_without_an_answer_is_ended_by_its_time_out() {
 	insert
-	refused 1 'Input/output error' timeout 60 dd if="$disk" of=/dev/null bs=4096 skip=128 count=1 iflag=direct
+	refused 1 'Input/output error' timeout 240 dd if="$disk" of=/dev/null bs=4096 skip=128 count=1 iflag=direct
 	said 'timed out: .*sector: 1024, bytes: 4096'
 	# Others go on.
 	dd if="$disk" of=/dev/null bs=4096 skip=129 count=8 iflag=direct status=none

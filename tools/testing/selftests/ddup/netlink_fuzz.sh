@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # Random and broken netlink messages are answered or refused, and change nothing without privileges.
-# vm: disk=512M mem=1024 timeout=300
+# vm: disk=512M mem=1024 timeout=900
 
 # shellcheck source=tools/testing/selftests/ddup/lib.sh
 . "${BASH_SOURCE[0]%/*}/lib.sh"

@@ -5,7 +5,7 @@
 # disk that loses, tears and reorders what was not flushed: everything that was acknowledged as
 # durable is there, nothing is torn or foreign, file systems are clean.
 #
-# host: timeout=1200
+# host: timeout=3600
 
 set -u
 # shellcheck source=tools/testing/selftests/ddup/powercut/host.sh

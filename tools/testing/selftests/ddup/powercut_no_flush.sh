@@ -4,7 +4,7 @@
 # The power-cut test must be able to fail: a module that acknowledges flushes without a commit, and
 # one that commits without flushing the disk, are both caught.
 #
-# host: timeout=1800
+# host: timeout=3600
 
 set -u
 # shellcheck source=tools/testing/selftests/ddup/powercut/host.sh
@@ -18,7 +18,7 @@ caught()
 		tail "$TOP/build/log/$name.log"
 		return 1
 	}
-	tool powercut ddup --rounds 8 --early 0 --work 4 --works "blocks ext4" --expect-loss \
+	tool powercut ddup --rounds 30 --early 0 --work 4 --works "blocks ext4" --expect-loss \
 		--module "$TOP/build/$name/ddup.ko" | tail -n 12
 	return "${PIPESTATUS[0]}"
 }

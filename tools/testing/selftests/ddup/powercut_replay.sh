@@ -4,7 +4,7 @@
 # All writes of a store are logged by the kernel's log-writes target and played back: at each flush
 # mark, and after power cuts between the marks, the store can be recovered and is sound.
 #
-# host: timeout=1200
+# host: timeout=3600
 
 set -u
 # shellcheck source=tools/testing/selftests/ddup/powercut/host.sh
@@ -22,7 +22,7 @@ logged_run()
 	truncate -s 8G "$work/log"
 	truncate -s 16M "$work/notes"
 	"$TOP/qemu/vm" --disk "$work/disk" --disk "$work/log" --disk "$work/notes" \
-		--ship "$TOP/build/cargo/release/stamp" --timeout 400 \
+		--ship "$TOP/build/cargo/release/stamp" --timeout 1200 \
 		-- "$TOP/tools/testing/selftests/ddup/powercut/logged.sh" "$SEED" 10
 }
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # What is wrong is refused with a sentence that says so, and nothing is written.
-# vm: disk=1G mem=2048 timeout=240
+# vm: disk=1G mem=2048 timeout=900
 
 # shellcheck source=tools/testing/selftests/ddup/lib.sh
 . "${BASH_SOURCE[0]%/*}/lib.sh"
@@ -294,9 +294,9 @@ detach_by_force_gives_its_users_errors() {
 	make_folder
 	mount "$ddup" "$folder"
 	defer umount "$folder"
-	timeout 60 ddup detach --force "$ddup"
+	timeout 240 ddup detach --force "$ddup"
 	[ ! -b "$ddup" ] || fail "$ddup is still there"
-	if timeout 60 dd if=/dev/zero of="$folder/file" bs=4096 count=16 conv=fsync; then
+	if timeout 240 dd if=/dev/zero of="$folder/file" bs=4096 count=16 conv=fsync; then
 		fail "a write to a device that is gone succeeded"
 	fi
 }
@@ -316,7 +316,7 @@ rmmod_detaches_what_nobody_has_open() {
 	head -c 1M /dev/urandom >/tmp/ddup-test.data
 	defer rm -f /tmp/ddup-test.data
 	dd if=/tmp/ddup-test.data of="$ddup" bs=4096 status=none
-	wait_for 10 rmmod ddup
+	wait_for 60 rmmod ddup
 	defer load
 	[ ! -b "$ddup" ] || fail "$ddup is still there"
 	load
@@ -346,11 +346,11 @@ a_backing_device_that_fails_gives_errors_and_no_hang() {
 	dmsetup suspend --noflush --nolockfs failing
 	dmsetup load failing --table "0 $sectors error"
 	dmsetup resume failing
-	if timeout 60 dd if=/dev/urandom of="$ddup" bs=4096 count=64 conv=fsync; then
+	if timeout 240 dd if=/dev/urandom of="$ddup" bs=4096 count=64 conv=fsync; then
 		fail "an fsync succeeded that nothing can have made durable"
 	fi
 	[ "$(state_of "$ddup")" = failed ] || [ "$(counter "$ddup" write_retries)" -gt 0 ]
-	timeout 60 ddup detach --force "$ddup"
+	timeout 240 ddup detach --force "$ddup"
 	dmsetup suspend --noflush --nolockfs failing
 	dmsetup load failing --table "0 $sectors linear $device 0"
 	dmsetup resume failing
@@ -362,17 +362,17 @@ a_backing_device_that_vanishes_gives_errors_and_no_hang() {
 	modprobe scsi_debug dev_size_mb=256 || skip "no scsi_debug"
 	defer modprobe -r scsi_debug
 	modprobe sd_mod
-	wait_for 10 ls /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block/
+	wait_for 60 ls /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block/
 	disk=$(ls /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block/)
-	wait_for 10 test -b "/dev/$disk"
+	wait_for 60 test -b "/dev/$disk"
 	ddup format "/dev/$disk"
 	attach "/dev/$disk"
 	head -c 1M /dev/urandom | dd of="$ddup" bs=4096 conv=fsync status=none
 	echo 1 >"/sys/block/$disk/device/delete"
-	if timeout 60 dd if=/dev/urandom of="$ddup" bs=4096 count=64 conv=fsync; then
+	if timeout 240 dd if=/dev/urandom of="$ddup" bs=4096 count=64 conv=fsync; then
 		fail "an fsync succeeded on a device that is gone"
 	fi
-	timeout 60 ddup detach --force "$ddup"
+	timeout 240 ddup detach --force "$ddup"
 }
 
 load

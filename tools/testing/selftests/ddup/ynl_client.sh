@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # The kernel's own netlink client drives the family by its spec alone.
-# host: timeout=180
+# host: timeout=600
 
 set -eu
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -22,4 +22,4 @@ tar -C "$work" -cf "$work/ynl.tar" ynl
 truncate -s 256M "$work/disk"
 
 "${DDUP_VM:-$top/qemu/vm}" --kernel "${DDUP_KERNEL:-stock}" --disk "$work/disk" --ship "$work/ynl.tar" \
-	--timeout 150 -- "$here/ynl_client.guest"
+	--timeout 540 -- "$here/ynl_client.guest"

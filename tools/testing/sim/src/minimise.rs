@@ -88,7 +88,7 @@ mod tests {
         let is_flush = |s: &Step| s.op == Op::Flush;
         let flushes = script.steps.iter().filter(|s| is_flush(s)).count();
         let needed = flushes.min(3);
-        let short = minimise(&script, Duration::from_secs(20), &|s| {
+        let short = minimise(&script, Duration::from_secs(600), &|s| {
             s.steps.iter().filter(|s| is_flush(s)).count() >= needed
         });
         assert_eq!(short.steps.len(), needed);

@@ -64,7 +64,7 @@ struct Cli {
     #[arg(long, default_value = "stock")]
     kernel: String,
     /// Seconds that a machine may take until it works
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 900)]
     patience: u64,
     /// Top of the source tree [default: the folder above this one that holds qemu/vm]
     #[arg(long)]

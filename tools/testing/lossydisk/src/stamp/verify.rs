@@ -199,7 +199,6 @@ mod tests {
     use crate::scratch::Scratch;
     use crate::stamp::run::run;
     use std::sync::Mutex;
-    use std::thread;
     use std::time::Duration;
 
     fn plan(seed: u64, duplicates: u32) -> Plan {
@@ -215,9 +214,10 @@ mod tests {
         }
     }
 
-    /// A disk that can be cut while threads write to it. `None` is one without power.
+    /// A disk, and the operations that it still does until the power fails in the middle of what
+    /// threads do.
     struct Memory {
-        disk: Mutex<(Disk<Vec<u8>>, bool)>,
+        disk: Mutex<(Disk<Vec<u8>>, u64)>,
     }
 
     impl Memory {
@@ -228,7 +228,7 @@ mod tests {
             options.cache_bytes = 2 << 20;
             let disk = Disk::new(vec![0; size as usize], options);
             Self {
-                disk: Mutex::new((disk, true)),
+                disk: Mutex::new((disk, u64::MAX)),
             }
         }
 
@@ -237,20 +237,19 @@ mod tests {
             action: impl FnOnce(&mut Disk<Vec<u8>>) -> io::Result<T>,
         ) -> io::Result<T> {
             let mut guard = self.disk.lock().unwrap();
-            if !guard.1 {
+            if guard.1 == 0 {
                 return Err(io::Error::other("no power"));
             }
-            action(&mut guard.0)
+            let result = action(&mut guard.0);
+            guard.1 -= 1;
+            if guard.1 == 0 {
+                guard.0.cut()?;
+            }
+            result
         }
 
-        fn cut(&self) {
-            let mut guard = self.disk.lock().unwrap();
-            guard.0.cut().unwrap();
-            guard.1 = false;
-        }
-
-        fn power_on(&self) {
-            self.disk.lock().unwrap().1 = true;
+        fn power(&self, operations: u64) {
+            self.disk.lock().unwrap().1 = operations;
         }
     }
 
@@ -286,12 +285,9 @@ mod tests {
         for round in 0..6 {
             let mut state = State::open(&path).unwrap();
             assert_eq!(state.round, round);
-            thread::scope(|scope| {
-                scope.spawn(|| run(&memory, &state, None).unwrap_err());
-                thread::sleep(Duration::from_millis(20 + seed * 7 % 30));
-                memory.cut();
-            });
-            memory.power_on();
+            memory.power(400 + seed * 67 % 500);
+            run(&memory, &state, None).unwrap_err();
+            memory.power(u64::MAX);
             let again = run(&memory, &state, None).unwrap_err().to_string();
             assert!(again.contains("verify"), "{again}");
             let mut verdict = verify(&memory, &state, true).unwrap();
@@ -329,7 +325,7 @@ mod tests {
         (one.threads, one.discards) = (1, false);
         let mut state = State::create(&path, one.clone()).unwrap();
         let memory = Memory::new(1, false);
-        run(&memory, &state, Some(Duration::from_millis(200))).unwrap();
+        run(&memory, &state, Some(Duration::from_secs(1))).unwrap();
         let mut verdict = verify(&memory, &state, false).unwrap();
         assert_eq!(verdict.wrong, 0, "{:?}", verdict.reports);
         begin_next(&memory, &mut state, &mut verdict).unwrap();
