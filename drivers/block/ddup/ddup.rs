@@ -4,7 +4,8 @@
 //!
 //! - [`engine`][]: all decisions of a store, without I/O.
 //! - [`queue`][]: requests of a volume; [`content`][]: their fingerprints.
-//! - [`store`][]: runs an engine against a backing device, with [`io`][] and [`worker`][].
+//! - [`store`][]: runs an engine against a backing device, with [`io`][], [`worker`][] and
+//!   [`compared`][].
 //! - [`control`][]: netlink requests; the list of attached devices.
 //! - [`device`][]: one attached device.
 //! - [`error`][]: refusals.
@@ -14,6 +15,7 @@
 #![deny(unsafe_code)]
 
 mod attributes;
+mod compared;
 mod content;
 mod control;
 mod device;

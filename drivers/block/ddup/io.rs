@@ -10,7 +10,7 @@
 
 use crate::{
     content::{self, BLOCK_SIZE},
-    engine::{Buf, DataResult, IoToken, Tag},
+    engine::{Buf, Cluster, DataResult, IoToken, Tag},
     queue::Queue,
     worker::Worker,
 };
@@ -33,7 +33,7 @@ pub(crate) enum Work {
     /// Writes the request's copy.
     Write,
     /// Reads a cluster to compare it with the request's copy.
-    Compare(PageBuf),
+    Compare(Cluster, PageBuf),
 }
 
 /// Data I/O of neighbouring blocks of a request.
@@ -99,7 +99,7 @@ impl DataIo {
                 }
                 DataResult::Ok
             }
-            Work::Compare(page) => match part.data().pages.get(self.block as usize) {
+            Work::Compare(_, page) => match part.data().pages.get(self.block as usize) {
                 Some(own) if own[..] == page[..] => DataResult::Equal,
                 Some(_) => DataResult::Differs,
                 None => DataResult::Failed,
@@ -164,7 +164,7 @@ impl Io {
     pub(crate) fn page_mut(&mut self) -> Option<&mut [PageBuf]> {
         match self {
             Io::Data(DataIo {
-                work: Work::Compare(page),
+                work: Work::Compare(_, page),
                 ..
             }) => Some(core::slice::from_mut(page)),
             _ => None,

@@ -22,6 +22,7 @@
 //!   the bio set makes sure that one comes back.
 
 use crate::{
+    compared::Compared,
     content::BLOCK_SIZE,
     engine::{
         self, types::CLUSTER_SHIFT, Action, Check, Cluster, Config, Counters, DataResult, Engine,
@@ -142,6 +143,8 @@ struct Inner {
     free: KVec<Tag>,
     /// Requests that were taken from the inbox and have no slot yet.
     backlog: Option<Batch<Request<Queue>>>,
+    /// Content to compare with.
+    compared: Compared,
     /// Blocks that are to be read; the next action may add to them.
     run: Option<ReadRun>,
     /// An action that waits for memory.
@@ -232,6 +235,7 @@ impl Store {
             slots,
             free,
             backlog: None,
+            compared: Compared::new()?,
             run: None,
             stalled: None,
             armed: None,
@@ -688,6 +692,7 @@ impl Store {
                 let hints = part.flags().hints();
                 let io = Io::Data(DataIo::new(part, tag, block, count, Work::Write));
 
+                inner.compared.forget(cluster, count);
                 match self.alloc(Op::Write, hints, cluster, count, io) {
                     Ok(mut bio) => {
                         bio.add_pages(Io::pages);
@@ -706,13 +711,22 @@ impl Store {
                 block,
                 cluster,
             } => {
-                let Ok(page) = self.compare_pages.alloc(Wait::No) else {
-                    return Err(action);
+                if let Some(result) = inner.compare(tag, block, cluster) {
+                    inner.engine.data_done(now, tag, block, 1, result);
+                    return Ok(());
+                }
+                let page = match self.compare_pages.alloc(Wait::No) {
+                    Ok(page) => page,
+                    Err(_) => match inner.compared.give_up() {
+                        Some(page) => page,
+                        None => return Err(action),
+                    },
                 };
                 let Some(part) = inner.fork(tag) else {
                     return Ok(());
                 };
-                let io = Io::Data(DataIo::new(part, tag, block, 1, Work::Compare(page)));
+                let work = Work::Compare(cluster, page);
+                let io = Io::Data(DataIo::new(part, tag, block, 1, work));
 
                 match self.alloc(Op::Read, OpFlags::SYNC, cluster, 1, io) {
                     Ok(mut bio) => {
@@ -875,6 +889,18 @@ impl Inner {
         Some(self.part(tag)?.fork())
     }
 
+    /// Compares a block of a write with a cluster, if that needs no read.
+    fn compare(&self, tag: Tag, block: u32, cluster: Cluster) -> Option<DataResult> {
+        let theirs = self.compared.get(cluster)?;
+        let own = self.part(tag)?.data().pages.get(block as usize)?;
+
+        Some(if own[..] == theirs[..] {
+            DataResult::Equal
+        } else {
+            DataResult::Differs
+        })
+    }
+
     /// A data bio of this tag was made.
     fn sent(&mut self, tag: Tag) {
         if let Some(slot) = self.slot(tag) {
@@ -954,6 +980,10 @@ impl Inner {
                 }
                 self.report_blocks(now, &data);
                 self.release(tag);
+                if let (Work::Compare(cluster, page), DataResult::Equal) = (data.work, data.result)
+                {
+                    self.compared.insert(cluster, page);
+                }
             }
         }
     }
