@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The engine's decisions alone: data is neither copied, nor hashed, nor checked; metadata goes to
-//! memory. One core, 4 KiB requests at random places, 32 in flight.
+//! memory. One core, 4 KiB requests at random places, 32 in flight; and 128 KiB requests
+//! one after the other, counted in blocks.
 //!
 //! `cargo bench -p ddup-engine` prints operations per second, and the bytes that one operation
 //! allocates, measured after warming up.
@@ -20,6 +21,8 @@ use std::hint::black_box;
 const CLUSTERS: u64 = 1 << 22;
 const DEPTH: u32 = 32;
 const OPS: u64 = 20_000;
+/// Blocks of a sequential request.
+const RUN: u64 = 32;
 
 fn hash(bytes: &[u8], seed: u64) -> u64 {
     xxhash_rust::xxh64::xxh64(bytes, seed)
@@ -32,6 +35,7 @@ struct Bench {
     serial: u64,
     tag: u32,
     blocks: u64,
+    next: u64,
 }
 
 impl Bench {
@@ -75,6 +79,7 @@ impl Bench {
             serial: 0,
             tag: 0,
             blocks,
+            next: 0,
         };
         bench.turn();
         bench
@@ -144,14 +149,14 @@ impl Bench {
         self.drain();
     }
 
-    fn submit(&mut self, kind: OpKind, lbn: u64, blocks: &[BlockContent]) {
+    fn submit(&mut self, kind: OpKind, lbn: u64, count: u64, blocks: &[BlockContent]) {
         self.tag = (self.tag + 1) % DEPTH;
         let request = Request {
             tag: self.tag,
             kind,
             volume: 0,
             lbn: Lbn(lbn),
-            count: 1,
+            count,
             fua: false,
         };
         self.engine.submit(1, request, blocks);
@@ -176,18 +181,38 @@ impl Bench {
         self.serial += 1;
         let content = Self::content(self.serial);
         let lbn = self.random() % self.blocks;
-        self.submit(OpKind::Write, lbn, &[content]);
+        self.submit(OpKind::Write, lbn, 1, &[content]);
     }
 
     fn write_duplicate(&mut self) {
         let content = Self::content(1 + self.random() % 1000);
         let lbn = self.random() % self.blocks;
-        self.submit(OpKind::Write, lbn, &[content]);
+        self.submit(OpKind::Write, lbn, 1, &[content]);
     }
 
     fn read(&mut self) {
         let lbn = self.random() % self.blocks;
-        self.submit(OpKind::Read, lbn, &[]);
+        self.submit(OpKind::Read, lbn, 1, &[]);
+    }
+
+    /// The next request of a sequential job.
+    fn next_run(&mut self) -> u64 {
+        self.next = (self.next + RUN) % self.blocks;
+        self.next
+    }
+
+    fn write_run(&mut self) {
+        let lbn = self.next_run();
+        let contents: [BlockContent; RUN as usize] = core::array::from_fn(|_| {
+            self.serial += 1;
+            Self::content(self.serial)
+        });
+        self.submit(OpKind::Write, lbn, RUN, &contents);
+    }
+
+    fn read_run(&mut self) {
+        let lbn = self.next_run();
+        self.submit(OpKind::Read, lbn, RUN, &[]);
     }
 }
 
@@ -198,7 +223,7 @@ fn decisions(c: &mut Criterion) {
     for lbn in 0..1 << 20 {
         bench.serial += 1;
         let content = Bench::content(bench.serial);
-        bench.submit(OpKind::Write, lbn, &[content]);
+        bench.submit(OpKind::Write, lbn, 1, &[content]);
     }
     let mut run = |name: &str, op: fn(&mut Bench)| {
         kernel::fail_alloc::reset_stats();
@@ -220,6 +245,12 @@ fn decisions(c: &mut Criterion) {
     run("read_mapped", Bench::read);
     run("write_unique", Bench::write_unique);
     run("write_duplicate", Bench::write_duplicate);
+    group.finish();
+
+    let mut group = c.benchmark_group("128k_sequential");
+    group.throughput(Throughput::Elements(RUN)).sample_size(20);
+    group.bench_function("write", |b| b.iter(|| bench.write_run()));
+    group.bench_function("read", |b| b.iter(|| bench.read_run()));
     group.finish();
 }
 
