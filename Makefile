@@ -45,9 +45,15 @@ fuzz:		## damaged bytes for every parser of the disk format: T=seconds, TARGET=,
 	@cd tools && ../qemu/enter cargo run -q --profile checked --locked -p ddup-fuzz -- \
 		--seconds $(or $(T),60) $(if $(TARGET),--target $(TARGET)) $(if $(ONLY),--only $(ONLY))
 
-bench: modules tools	## speed of the block layer without deduplication, against the raw disk
-	@mkdir -p build/bench && rm -f build/bench/disk && truncate -s 4G build/bench/disk
-	@qemu/vm --disk build/bench/disk --timeout 3600 -- tools/testing/bench/passthrough.sh
+bench: modules tools	## ddup beside the raw disk, dm-thin and dm-vdo (an hour or less; goes on where it was)
+	@tools/testing/bench/run
+
+bench-quick: modules tools	## the same with fewer cells, some minutes
+	@tools/testing/bench/run --quick
+
+profile: modules tools	## samples of the guest while fio runs PATTERN="rw blocksize depth" on ddup
+	@mkdir -p build/bench && rm -f build/bench/profile && truncate -s 2G build/bench/profile
+	@qemu/vm --disk build/bench/profile --timeout 600 --env PATTERN="$(PATTERN)" -- tools/testing/bench/profile.sh
 
 proof:		## the same at full numbers (hours; interrupted it goes on where it was)
 	@tools/testing/run --proof
