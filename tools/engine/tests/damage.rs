@@ -361,6 +361,20 @@ fn superblocks_that_are_older_than_the_journal_are_named() {
 }
 
 #[test]
+fn a_journal_that_would_leave_its_ring_is_refused() {
+    let mut disk = sound_store();
+    let mut superblock = newest(&disk);
+    superblock.joins[0].offset = superblock.layout.journal_clusters - 1;
+    for _ in 0..2 {
+        superblock.generation += 1;
+        write_superblock(&mut disk, &superblock);
+    }
+    let shell = attach(&disk);
+    let reason = FailReason::SuperblockDamaged;
+    assert_eq!((shell.started, shell.failed), (false, Some(reason)));
+}
+
+#[test]
 fn a_device_that_became_smaller_is_named() {
     let disk = sound_store();
     let device = CLUSTERS - 1;

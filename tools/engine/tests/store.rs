@@ -118,3 +118,46 @@ fn a_full_store_refuses_new_content_and_takes_it_again_after_a_discard() {
     let disk = shell.detach();
     check_disk(&disk, clusters);
 }
+
+#[test]
+fn a_discard_that_writes_cut_to_pieces_survives_a_crash() {
+    let (clusters, blocks) = (64 * 4096, 70_000);
+    let mut shell = Shell::attach(Shell::format(clusters, blocks), clusters, 1024, 1 << 18);
+    for lbn in (0..blocks).step_by(250) {
+        let ids: Vec<_> = (lbn..lbn + 250).map(|i| 1 + i % 5000).collect();
+        assert_eq!(shell.write(lbn, &ids), Status::Ok);
+    }
+    let mut shell = Shell::attach(shell.detach(), clusters, 1024, 1 << 18);
+    shell.discard(0, blocks);
+    for lbn in (0..blocks).step_by(2) {
+        assert_eq!(shell.write(lbn, &[7]), Status::Ok, "block {lbn}");
+    }
+    shell.flush();
+    let mut shell = Shell::attach(shell.disk, clusters, 1024, 1 << 18);
+    assert_eq!(shell.write(3, &[9]), Status::Ok);
+    assert_eq!(shell.read(0, 6), [7, 0, 7, 9, 7, 0]);
+    for _ in 0..10_000 {
+        shell.turn();
+        shell.now += 10;
+    }
+    assert_eq!(shell.engine.counters().punches, 0);
+    assert_eq!(check_disk(&shell.detach(), clusters).mapped, blocks / 2 + 1);
+}
+
+#[test]
+fn a_journal_full_of_discards_of_nothing_is_freed_after_a_crash() {
+    let (clusters, blocks) = (64 * 4096, 1 << 30);
+    let mut shell = Shell::attach(Shell::format(clusters, blocks), clusters, 1024, 4096);
+    let mut state = 7;
+    while shell.engine.counters().journal_used < 400 {
+        shell.discard(random(&mut state) % (blocks - 100), 100);
+        shell.flush();
+    }
+    let mut shell = Shell::attach(shell.disk, clusters, 1024, 4096);
+    assert_eq!(shell.engine.counters().punches, 0);
+    for lbn in 0..500 {
+        assert_eq!(shell.write(lbn, &[lbn]), Status::Ok);
+        shell.flush();
+    }
+    check_disk(&shell.detach(), clusters);
+}

@@ -30,7 +30,7 @@ impl Store {
                 bytes: map_bytes_max(count as usize),
                 points: count as usize,
                 deltas: count as usize,
-                punches: 2,
+                punches: count as usize,
                 pages: self.overlay.worst_pages(count, levels),
             },
             _ if count <= DISCARD_POINTS_MAX => Reservation {
@@ -70,7 +70,7 @@ impl Store {
         let points = active.points.len() + self.reserved.points + want.points;
         let deltas = active.deltas.len() + self.reserved.deltas + want.deltas;
         let pages = self.overlay.pages(active) + self.reserved.pages + want.pages;
-        let punches = self.overlay.punches() + self.reserved.punches + want.punches;
+        let punches = self.overlay.exposed() + self.reserved.punches + want.punches;
         let alone = active.is_empty() && self.reserved == Reservation::default();
         let bound = |max: u64| {
             let kept = if for_request { max / 8 } else { 0 };
@@ -80,7 +80,9 @@ impl Store {
         let fits = points as u64 <= points_max
             && deltas as u64 <= 2 * points_max
             && pages <= bound(self.pages_max());
-        (fits || alone) && punches <= PUNCHES_MAX
+        // Only a large discard, which has no points, makes a punch where there is none.
+        let no_punch = want.punches == 0 || (want.points > 0 && !self.overlay.is_exposed());
+        (fits || alone) && (no_punch || punches as u64 <= bound(PUNCHES_MAX as u64))
     }
 
     /// Whether the metadata segments have room for what two checkpoints may rewrite.

@@ -28,7 +28,7 @@ use super::format::{le, page::VolumeEntry};
 use super::mark::mark;
 use super::mutant::mutant;
 use super::op::Reservation;
-use super::overlay::{key, key_parts, Delta};
+use super::overlay::{key, key_parts, Delta, PUNCHES_MAX};
 use super::recover::FailReason;
 use super::state::{IoToken, Mode, Store};
 use super::tree::Page;
@@ -205,6 +205,7 @@ impl Store {
         active.points.len() >= points_max / 2
             || active.deltas.len() >= points_max
             || self.overlay.pages(active) >= self.pages_max() / 2
+            || self.overlay.exposed() >= self.overlay.punches() + PUNCHES_MAX / 2
             || self.journal.used() >= self.journal.ring() / 2
     }
 
@@ -216,7 +217,7 @@ impl Store {
         self.checkpointer.want();
         let mut punches = KVec::new();
         let room = punches.reserve(self.overlay.punches(), GFP_KERNEL);
-        if room.is_err() || self.overlay.punches() as u64 > FANOUT * PUNCH_LEAF {
+        if room.is_err() {
             return false;
         }
         self.overlay.for_each_punch(|start, end| {

@@ -56,6 +56,7 @@ impl Store {
                     count: leaf_end - lbn,
                 };
                 self.append_small(tag, &record);
+                self.overlay.note_record();
                 for lbn in lbn..leaf_end {
                     applied = applied.and(self.overlay.set(slot, Lbn(lbn), MapEntry::NONE, levels));
                 }
@@ -124,6 +125,8 @@ impl Store {
             Err(until) => end.min(key(slot, Lbn(0)).saturating_add(until)).min(frozen),
             Ok(_) => start,
         };
+        // The checkpoint's list of punches is out of date from here on.
+        self.dirty_since.get_or_insert(self.now);
         if stretch > start {
             mark!(reaper_skips_unmapped);
             return self.overlay.cut_punches(start, stretch).is_ok();
@@ -138,7 +141,6 @@ impl Store {
                 pages: self
                     .overlay
                     .worst_pages_of_release(stop - start, tree.levels),
-                punches: 1,
                 ..Reservation::default()
             };
             self.fits_overlay(&want, false)
@@ -147,8 +149,10 @@ impl Store {
             return false;
         };
         let points = self.reserved.points + (stop - start) as usize;
-        let (deltas, punches) = (self.reserved.deltas, self.reserved.punches + 1);
-        if self.overlay.reserve(points, deltas, punches).is_err() {
+        let (deltas, punches) = (self.reserved.deltas, self.reserved.punches);
+        if self.overlay.reserve(points, deltas, punches).is_err()
+            || self.overlay.cut_punches(start, stop).is_err()
+        {
             return false;
         }
         for at in start..stop {
@@ -172,7 +176,6 @@ impl Store {
                 return false;
             }
         }
-        self.dirty_since.get_or_insert(self.now);
-        self.overlay.cut_punches(start, stop).is_ok()
+        true
     }
 }

@@ -14,7 +14,9 @@
 //! Look-up order: active point, punch, frozen point, tree. That is right because a punch drops the
 //! active points that it covers, and a point cuts itself out of the punches that cover it.
 
-use super::format::page::{levels_for, MapEntry, COUNT_LEAF, FANOUT, MAP_LEAF, NAME_LEAF};
+use super::format::page::{
+    levels_for, MapEntry, COUNT_LEAF, FANOUT, MAP_LEAF, NAME_LEAF, PUNCH_LEAF,
+};
 use super::mark::mark;
 use super::mutant::mutant;
 use super::sorted::SortedMap;
@@ -24,8 +26,9 @@ use kernel::prelude::*;
 /// The most unmerged references that one cluster may gain between two cuts: far below what the
 /// 32-bit count has room for above its limit.
 pub const DELTA_MAX: i32 = 1 << 20;
-/// The most punches at a time.
-pub const PUNCHES_MAX: usize = 1 << 14;
+/// The most punches that a replay of one set's records may come to. After a crash the records of
+/// two sets may have to be replayed, and the next checkpoint must be able to hold what is left.
+pub const PUNCHES_MAX: usize = (FANOUT * PUNCH_LEAF / 2) as usize;
 
 /// A cluster's unmerged changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -146,6 +149,10 @@ pub struct Overlay {
     pub frozen: Changes,
     /// Intervals of blocks ([`key`] of the first, to key behind the last).
     punches: SortedMap<u64>,
+    /// An upper bound of the punches that replaying the records of the active set, and of the
+    /// frozen one, comes to. The reaper journals nothing, so a replay splits punches that are
+    /// long gone.
+    exposed: [usize; 2],
     /// Levels of the name tree and of the count tree.
     levels: [u8; 2],
     /// All pages of the count tree.
@@ -160,6 +167,7 @@ impl Overlay {
             active: Changes::new(),
             frozen: Changes::new(),
             punches: SortedMap::new(),
+            exposed: [0; 2],
             levels: [
                 levels_for(store_clusters, NAME_LEAF),
                 levels_for(store_clusters, COUNT_LEAF),
@@ -335,12 +343,30 @@ impl Overlay {
             self.punches.remove(start);
         }
         self.punches.insert(from, to)?;
+        self.exposed[0] += 1;
         Ok(())
     }
 
     /// Number of punches.
     pub fn punches(&self) -> usize {
         self.punches.len()
+    }
+
+    /// A record changes neighbouring blocks: a replay may split a punch by it.
+    pub fn note_record(&mut self) {
+        if self.is_exposed() {
+            self.exposed[0] += 1;
+        }
+    }
+
+    /// Whether a replay of the records since the last checkpoint would meet a punch.
+    pub fn is_exposed(&self) -> bool {
+        self.exposed != [0; 2]
+    }
+
+    /// The most punches that replaying the active set's records comes to.
+    pub fn exposed(&self) -> usize {
+        self.exposed[0]
     }
 
     /// The first punch at or behind `key`, as keys of its first block and behind its last.
@@ -395,11 +421,13 @@ impl Overlay {
         self.frozen.points.reserve(points)?;
         self.frozen.deltas.reserve(deltas)?;
         core::mem::swap(&mut self.active, &mut self.frozen);
+        self.exposed = [self.punches.len(), self.exposed[0]];
         Ok(())
     }
 
     /// The trees show the frozen set, durably.
     pub fn thaw(&mut self) {
         self.frozen.clear();
+        self.exposed[1] = 0;
     }
 }

@@ -22,7 +22,7 @@ use super::format::superblock::{Join, Superblock, SuperblockError};
 use super::journal::Journal;
 use super::mark::mark;
 use super::mutant::mutant;
-use super::overlay::Overlay;
+use super::overlay::{Overlay, PUNCHES_MAX};
 use super::space::{Bits, Space};
 use super::state::{IoToken, Parts, Store};
 use super::types::{Cluster, Lbn, Millis, CLUSTER_SIZE, JOINS_MAX, JOURNAL_BLOCK_CLUSTERS_MAX};
@@ -740,9 +740,14 @@ impl Recovery {
         let parts = self.parts()?;
         let lost = parts.scan.join < parts.superblock.join_count;
         let sequence = parts.scan.at.sequence;
+        let punches = parts.overlay.punches();
         if lost {
             self.reason
                 .get_or_insert(FailReason::JournalGap { sequence });
+        }
+        if punches > 2 * PUNCHES_MAX {
+            let what = "more unfinished discards than a checkpoint can hold";
+            self.reason.get_or_insert(FailReason::Inconsistent(what));
         }
         if self.config.read_only || self.reason.is_some() {
             return self.hand_over(false);
@@ -964,6 +969,7 @@ fn replay(parts: &mut Scanned, block: &[u8], end: usize, sequence: u64) -> Resul
                 let count = changes.iter().count();
                 let (slot, levels) = range(volume, lbn, count as u64)?;
                 overlay.reserve(count, count, 2).map_err(memory)?;
+                overlay.note_record();
                 for (lbn, change) in (lbn.0..).zip(changes.iter()) {
                     if !is_data(space, change.cluster) {
                         return Err(bad);
@@ -992,6 +998,7 @@ fn replay(parts: &mut Scanned, block: &[u8], end: usize, sequence: u64) -> Resul
                 }
                 let (slot, levels) = range(volume, lbn, count)?;
                 overlay.reserve(count as usize, 0, 2).map_err(memory)?;
+                overlay.note_record();
                 for lbn in lbn.0..lbn.0 + count {
                     overlay
                         .set(slot, Lbn(lbn), MapEntry::NONE, levels)

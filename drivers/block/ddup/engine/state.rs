@@ -310,7 +310,8 @@ impl Store {
         };
         let rebuild_cursor = saved.named.clamp(1, clusters.max(1));
         let copier = Copier::new(saved, superblock.checkpoint.number);
-        let dirty = !overlay.active.is_empty() || parts.journal_blocked;
+        // Also a journal without a change that is left takes room, which a checkpoint frees.
+        let dirty = parts.journal.used() > 0 || parts.journal_blocked;
         Ok(KBox::new(
             Store {
                 config,

@@ -401,6 +401,7 @@ impl Store {
             return self.fail(super::FailReason::Promise);
         };
         self.note_change();
+        self.overlay.note_record();
         let birth = match mutant!(8) {
             true => Generation(0),
             false => self.checkpointer.generation(),

@@ -308,7 +308,7 @@ fn superblock(random: &mut Random) -> Superblock {
     for join in &mut joins[..join_count] {
         incarnation += 1 + random.below(9);
         sequence += random.below(1000);
-        let offset = random.below(layout.journal_clusters);
+        let offset = random.below(layout.journal_clusters - 15);
         *join = Join {
             incarnation,
             sequence,

@@ -8,7 +8,8 @@
 
 use super::super::types::{Cluster, FingerprintAlgorithm, Generation};
 use super::super::types::{
-    CLUSTER_LIMIT, CLUSTER_SHIFT, CLUSTER_SIZE, JOINS_MAX, NAME_BYTES, VOLUMES_MAX,
+    CLUSTER_LIMIT, CLUSTER_SHIFT, CLUSTER_SIZE, JOINS_MAX, JOURNAL_BLOCK_CLUSTERS_MAX, NAME_BYTES,
+    VOLUMES_MAX,
 };
 use super::index::{SavedIndex, CHUNK_CLUSTERS};
 use super::layout::{Layout, SELECT_PAGES_MAX};
@@ -303,7 +304,8 @@ impl Superblock {
     fn is_sound(&self) -> bool {
         let c = &self.checkpoint;
         let in_store = |p: &Pointer| p.place.0 < self.layout.clusters;
-        let ring = self.layout.journal_clusters;
+        // A block never wraps.
+        let last = self.layout.journal_clusters - JOURNAL_BLOCK_CLUSTERS_MAX;
         (1..=JOINS_MAX).contains(&self.join_count)
             && self.joins().windows(2).all(|w| match w {
                 [a, b] => a.sequence <= b.sequence && a.incarnation < b.incarnation,
@@ -312,7 +314,7 @@ impl Superblock {
             && self
                 .joins()
                 .iter()
-                .all(|j| j.offset < ring && j.sequence < u64::MAX / 2)
+                .all(|j| j.offset <= last && j.sequence < u64::MAX / 2)
             && self.generation < u64::MAX / 2
             && self.incarnation < u64::MAX / 2
             && c.number < u64::MAX / 2
