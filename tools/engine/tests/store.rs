@@ -4,8 +4,9 @@
 
 mod memory;
 
-use ddup_engine::engine::Status;
-use memory::{check_disk, Shell};
+use ddup_engine::engine::mkfs::Params;
+use ddup_engine::engine::{BlockContent, FingerprintAlgorithm, Status};
+use memory::{check_disk, content, params, Shell};
 
 const CLUSTERS: u64 = 32 * 4096;
 
@@ -160,4 +161,49 @@ fn a_journal_full_of_discards_of_nothing_is_freed_after_a_crash() {
         shell.flush();
     }
     check_disk(&shell.detach(), clusters);
+}
+
+/// Contents with names of their own that look the same in the index.
+fn confusing(id: u64) -> BlockContent {
+    let mut content = content(id);
+    content.name.0[..8].copy_from_slice(&(0x5555 << 48 | id).to_le_bytes());
+    content.name.0[8..10].copy_from_slice(&[7; 2]);
+    content
+}
+
+#[test]
+fn names_that_look_the_same_in_the_index_are_shared_all_the_same() {
+    use FingerprintAlgorithm::{Blake2b, Xxh64};
+    for fingerprint in [Blake2b, Xxh64] {
+        let params = Params {
+            fingerprint,
+            ..params(CLUSTERS, 0)
+        };
+        let mut disk = Shell::format_with(&params);
+        for round in 0..3 {
+            let mut shell = Shell::try_attach(disk, CLUSTERS, 1024, 4096, confusing);
+            assert_eq!(shell.failed, None);
+            let first = 4 * round + 1;
+            for (i, id) in [first, first + 1, first, first + 1, 1]
+                .into_iter()
+                .enumerate()
+            {
+                assert_eq!(shell.write(100 * round + i as u64, &[id]), Status::Ok);
+                shell.turn();
+            }
+            let counters = shell.engine.counters();
+            assert_eq!(counters.collisions, 0);
+            assert_eq!(
+                (counters.blocks_fresh, counters.blocks_duplicate),
+                (2, 3),
+                "{fingerprint:?}, round {round}"
+            );
+            assert_eq!(
+                shell.read(100 * round, 5),
+                [first, first + 1, first, first + 1, 1]
+            );
+            disk = shell.detach();
+        }
+        assert_eq!(check_disk(&disk, CLUSTERS).live, 6);
+    }
 }

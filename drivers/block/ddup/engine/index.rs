@@ -81,6 +81,12 @@ impl Index {
         self.buckets.get_mut(at as usize)
     }
 
+    /// Whether the entries of two names look the same.
+    pub fn confuses(&self, a: &Name, b: &Name) -> bool {
+        let bucket = |name| bucket_of(name, self.buckets());
+        bucket(a) == bucket(b) && tag(a) == tag(b)
+    }
+
     /// Buckets.
     pub fn buckets(&self) -> u64 {
         self.buckets.len() as u64

@@ -83,14 +83,16 @@ pub enum BlockState {
 pub struct Block {
     /// What is to be written; for a read, `check` is what must be found.
     pub content: BlockContent,
-    /// Where it lies or goes.
+    /// Where it lies or goes; in state Start, a candidate whose bytes differ.
     pub cluster: Cluster,
     /// Where it stands.
     pub state: BlockState,
     /// Tries that failed.
     pub retries: u8,
-    /// It does not share: its name collided, or its twin failed.
+    /// It does not share: what it would have to know can't be read.
     pub alone: bool,
+    /// Candidates of the index whose bytes differ.
+    pub passed: u8,
     /// It owns the hash lock of its name.
     pub owner: bool,
     /// First of the blocks that wait for this one (tag << 9 | block), or the next such block.

@@ -528,6 +528,7 @@ impl Store {
                 state: BlockState::Start,
                 retries: 0,
                 alone: false,
+                passed: 0,
                 owner: false,
                 twin: NO_TWIN,
             };

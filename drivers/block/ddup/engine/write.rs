@@ -75,6 +75,9 @@ impl Store {
 
     /// Finds a cluster that holds a block's content, or takes the hash lock and a fresh one.
     fn place(&mut self, tag: Tag, block: u32, run: &mut Run) -> Step {
+        if !self.judge_candidate(tag, block) {
+            return Step::Wait;
+        }
         let Some(&b) = self.ops.block(tag, block) else {
             return Step::Next;
         };
@@ -87,7 +90,7 @@ impl Store {
             return self.write_fresh(tag, block, run);
         }
         let (candidates, count) = self.index.lookup(&name);
-        for &cluster in candidates.iter().take(count) {
+        for &cluster in candidates.iter().take(count).skip(b.passed.into()) {
             match self.confirm(tag, &name, cluster) {
                 Confirmed::Same => {
                     self.index.hit(&name, cluster);
@@ -122,32 +125,75 @@ impl Store {
             return Confirmed::Other;
         }
         let fast = !self.superblock.fingerprint.is_cryptographic();
-        let known = match self.overlay.name(cluster) {
-            Some(known) => known,
-            // The index holds no retired cluster, so the bytes of a hit may be compared.
-            None if fast => return Confirmed::Compare,
-            None => match self.page(&self.names.clone(), cluster.0, 0) {
-                Page::Here(slot) => name_read(self.cache.page(slot), cluster.0 % NAME_LEAF),
-                Page::Absent(_) => Name::NONE,
-                Page::Wait(slot) => {
-                    self.cache.wait(slot, &mut self.ops, tag);
-                    return Confirmed::Wait;
-                }
-                Page::Busy => {
-                    self.ops.park(&mut self.page_wait, tag);
-                    return Confirmed::Wait;
-                }
-            },
+        // The index holds no retired cluster, so the bytes of a hit may be compared.
+        if fast && self.overlay.name(cluster).is_none() {
+            return Confirmed::Compare;
+        }
+        let Some(known) = self.name_of(tag, cluster) else {
+            return Confirmed::Wait;
         };
         if known != *name {
-            self.index.remove(name, cluster);
-            mark!(index_entry_stale);
+            // The entry of a name that looks the same there stays.
+            if !self.index.confuses(name, &known) {
+                self.index.remove(name, cluster);
+                mark!(index_entry_stale);
+            }
             Confirmed::Other
         } else if fast && !mutant!(1) {
             Confirmed::Compare
         } else {
             Confirmed::Same
         }
+    }
+
+    /// The name of a cluster, or `None` if the request waits for a page.
+    fn name_of(&mut self, tag: Tag, cluster: Cluster) -> Option<Name> {
+        if let Some(known) = self.overlay.name(cluster) {
+            return Some(known);
+        }
+        match self.page(&self.names.clone(), cluster.0, 0) {
+            Page::Here(slot) => Some(name_read(self.cache.page(slot), cluster.0 % NAME_LEAF)),
+            Page::Absent(_) => Some(Name::NONE),
+            Page::Wait(slot) => {
+                self.cache.wait(slot, &mut self.ops, tag);
+                None
+            }
+            Page::Busy => {
+                self.ops.park(&mut self.page_wait, tag);
+                None
+            }
+        }
+    }
+
+    /// The bytes of a cluster that the index offered differ. If its name is the block's own, the
+    /// names collide, and nothing may share the block; else only the index took them for equal.
+    /// False: the request waits for a page.
+    fn judge_candidate(&mut self, tag: Tag, block: u32) -> bool {
+        let Some(&b) = self.ops.block(tag, block) else {
+            return true;
+        };
+        if b.cluster == Cluster::NONE || b.alone {
+            return true;
+        }
+        let Some(known) = self.name_of(tag, b.cluster) else {
+            return false;
+        };
+        let collides = known == b.content.name;
+        if let Some(b) = self.ops.block_mut(tag, block) {
+            b.cluster = Cluster::NONE;
+            b.passed = b.passed.saturating_add(1);
+            if collides {
+                b.content.name = Name::NONE;
+            }
+        }
+        if collides {
+            self.stats.collisions += 1;
+            mark!(names_collide);
+        } else {
+            self.stats.index_misled += 1;
+            mark!(index_entries_confused);
+        }
+        true
     }
 
     /// Content that no cluster holds: waits for the block that is writing it, or becomes that.
@@ -294,23 +340,10 @@ impl Store {
                     self.index.hit(&b.content.name, b.cluster);
                     return self.set_state(tag, block, BlockState::Ready, b.cluster);
                 }
-                // The cluster holds something else, or can't be read: this content gets its own.
-                // Nothing may share it if the name itself collided.
-                let collided = result == DataResult::Differs
-                    && self
-                        .overlay
-                        .name(b.cluster)
-                        .is_none_or(|name| name == b.content.name);
-                if collided {
-                    self.stats.collisions += 1;
-                    mark!(names_collide);
-                }
                 if let Some(b) = self.ops.block_mut(tag, block) {
-                    b.alone = true;
                     b.state = BlockState::Start;
-                    if collided {
-                        b.content.name = Name::NONE;
-                    }
+                    // Of a cluster that can't be read nothing is known.
+                    b.alone = result != DataResult::Differs;
                 }
                 self.wake(tag);
             }
