@@ -151,6 +151,14 @@ impl Machine<'_> {
         }
     }
 
+    /// What the shell is promised of metadata I/O.
+    fn within_meta(&self, cluster: u64, buf: &[u8], what: &str) -> Result<(), String> {
+        if buf.is_empty() || buf.len() % CLUSTER != 0 || buf.len() > 16 * CLUSTER {
+            return Err(format!("{what} of {} bytes at {cluster:#x}", buf.len()));
+        }
+        self.within(cluster, (buf.len() / CLUSTER) as u64, what)
+    }
+
     fn act(&mut self, action: Action<<Real as Store>::Token>, rng: &mut Rng) -> Result<(), String> {
         let now = self.now;
         match action {
@@ -206,7 +214,7 @@ impl Machine<'_> {
                 cluster,
                 mut buf,
             } => {
-                self.within(cluster, (buf.len() / CLUSTER) as u64, "a read of metadata")?;
+                self.within_meta(cluster, &buf, "a read of metadata")?;
                 for (i, part) in buf.chunks_mut(CLUSTER).enumerate() {
                     self.disk.read(cluster + i as u64).bytes(part);
                 }
@@ -218,7 +226,7 @@ impl Machine<'_> {
                 buf,
                 ..
             } => {
-                self.within(cluster, (buf.len() / CLUSTER) as u64, "a write of metadata")?;
+                self.within_meta(cluster, &buf, "a write of metadata")?;
                 for (i, part) in buf.chunks(CLUSTER).enumerate() {
                     self.disk.write(cluster + i as u64, Image::meta(part), 0xff);
                 }
