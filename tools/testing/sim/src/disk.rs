@@ -102,6 +102,14 @@ impl Disk {
         image.unwrap_or_else(|| cell.durable.clone())
     }
 
+    /// What is left if all is lost that may be.
+    pub fn durable(&self, cluster: u64) -> Image {
+        match self.cells.get(&cluster) {
+            Some(cell) => cell.durable.clone(),
+            None => self.untouched(cluster),
+        }
+    }
+
     /// A write completed. `mask`: the sectors that it wrote, all but for a write that failed.
     pub fn write(&mut self, cluster: u64, image: Image, mask: u8) {
         self.completed += 1;

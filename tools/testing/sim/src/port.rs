@@ -141,6 +141,9 @@ pub struct Counters {
     /// Data clusters that could be written without freeing anything.
     pub clusters_free: u64,
     pub clusters_data: u64,
+    /// Pages of metadata segments, and those of them that are free.
+    pub metadata_capacity: u64,
+    pub metadata_free: u64,
     /// Levels of the deepest map.
     pub levels: u32,
 }
@@ -168,6 +171,8 @@ pub trait Store: Sized {
         let _ = (disk, setup);
         None
     }
+    /// The clusters of the newest durable block of the journal.
+    fn journal_end(setup: &Setup, disk: &Disk) -> std::ops::Range<u64>;
 
     /// Begins recovery; ends in `Started` or `Failed`.
     fn start(&mut self, now: Millis);

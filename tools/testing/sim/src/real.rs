@@ -8,6 +8,7 @@ use crate::port::{self, Counters, Kind, Millis, Store};
 use crate::rng::mix;
 use crate::script::Setup;
 use ddup_engine::engine::format::index::CHUNK_CLUSTERS;
+use ddup_engine::engine::format::journal;
 use ddup_engine::engine::format::layout::{Layout, JOURNAL_START};
 use ddup_engine::engine::format::page::{levels_for, MAP_LEAF};
 use ddup_engine::engine::format::superblock::Superblock;
@@ -58,6 +59,12 @@ impl check::PageSource for Pages<'_> {
     }
 }
 
+fn uuid(setup: &Setup) -> [u8; 16] {
+    let mut uuid = [0; 16];
+    uuid[..8].copy_from_slice(&mix(setup.seed).to_le_bytes());
+    uuid
+}
+
 impl Store for Real {
     type Token = IoToken;
 
@@ -66,13 +73,11 @@ impl Store for Real {
             true => FingerprintAlgorithm::Blake2b,
             false => FingerprintAlgorithm::Xxh64,
         };
-        let mut uuid = [0; 16];
-        uuid[..8].copy_from_slice(&mix(setup.seed).to_le_bytes());
         let params = mkfs::Params {
             clusters: disk.clusters(),
             journal_clusters: setup.journal_clusters,
             volume_blocks: setup.volume_blocks,
-            uuid,
+            uuid: uuid(setup),
             volume_uuid: [7; 16],
             label: [0; 64],
             fingerprint: algorithm,
@@ -149,6 +154,19 @@ impl Store for Real {
         index
             .exists()
             .then(|| index.place.0..index.place.0 + CHUNK_CLUSTERS)
+    }
+
+    fn journal_end(setup: &Setup, disk: &Disk) -> std::ops::Range<u64> {
+        let mut bytes = [0; CLUSTER];
+        let mut blocks = Vec::new();
+        for cluster in Self::journal(setup, disk.clusters()) {
+            disk.durable(cluster).bytes(&mut bytes);
+            if let Some(h) = journal::header(&bytes, &uuid(setup), setup.hash) {
+                blocks.push((h.incarnation, h.sequence, cluster, h.clusters));
+            }
+        }
+        let newest = blocks.into_iter().max();
+        newest.map_or(0..0, |(_, _, first, count)| first..first + count)
     }
 
     fn start(&mut self, now: Millis) {
@@ -315,6 +333,8 @@ impl Store for Real {
             journal_wraps: self.rounds,
             clusters_recycled: c.clusters_retired,
             clusters_free: c.clusters_free,
+            metadata_capacity: c.metadata_capacity,
+            metadata_free: c.metadata_free,
             clusters_data: c.clusters_total.saturating_sub(c.metadata_capacity),
             levels: self.levels,
         }

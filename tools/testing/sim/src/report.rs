@@ -42,6 +42,8 @@ totals! {
     crashes: "power cuts",
     /// Power cuts in recovery.
     crashes_in_recovery: "  in recovery",
+    /// Stores that gave up after a fault, as they may, and were attached again.
+    given_up: "stores that gave up",
     /// Clean detaches.
     detaches: "clean detaches",
     /// Checkpoints that became durable.

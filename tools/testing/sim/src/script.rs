@@ -26,11 +26,14 @@ pub enum Rot {
 pub enum Theme {
     /// Nothing.
     Swarm,
-    /// Commits come faster than a slow disk lets checkpoints end: the journal's ring fills.
+    /// Commits come faster than a disk that is slow with pages lets checkpoints end: the journal's
+    /// ring fills, and comes round while a checkpoint needs what is in it.
     Ring,
-    /// The same few contents come and go, little is flushed, the power fails often: clusters are
-    /// used again while it is not durable what they held.
+    /// The same few contents come and go, checkpoints follow closely, nothing is flushed: clusters
+    /// are used again while it is not durable what they held, and then the power fails.
     Reuse,
+    /// Each block has a map leaf of its own: metadata fills the store before data does.
+    Scattered,
 }
 
 /// A store and its surroundings.
@@ -74,6 +77,8 @@ pub struct Setup {
     pub count_full: u32,
     /// One in this many I/Os takes seconds; 0: none.
     pub slow_one_in: u64,
+    /// Only writes of pages do.
+    pub slow_pages: bool,
     /// The store may run full.
     pub full: bool,
     /// Blocks lie far apart, so that maps get three levels and more.
@@ -213,21 +218,24 @@ pub fn generate_with(seed: u64, ops: u32, adjust: impl FnOnce(&mut Setup)) -> Sc
 }
 
 fn setup(seed: u64, rng: &mut Rng) -> Setup {
-    // A tenth of the seeds runs full, another has deep trees, some both.
-    let full = rng.chance(12, 100);
-    let sparse = rng.chance(15, 100);
-    let weak = rng.chance(10, 100);
+    // Every few seeds there is a theme. Of the others some run full, some have deep trees,
+    // some both.
+    let theme = match seed % 8 {
+        3 => Theme::Ring,
+        6 => Theme::Reuse,
+        5 if seed % 32 == 5 => Theme::Scattered,
+        _ => Theme::Swarm,
+    };
+    let swarm = theme == Theme::Swarm;
+    let scattered = theme == Theme::Scattered;
+    let full = scattered || swarm && rng.chance(15, 100);
+    let sparse = scattered || swarm && rng.chance(20, 100);
+    let weak = swarm && rng.chance(12, 100);
     let rot = match rng.below(20) {
         _ if weak => Rot::Nothing,
         0 => Rot::Data,
         1 => Rot::Any,
         _ => Rot::Nothing,
-    };
-    let theme = match rng.below(10) {
-        _ if full || sparse || weak => Theme::Swarm,
-        0 => Theme::Ring,
-        1 => Theme::Reuse,
-        _ => Theme::Swarm,
     };
     let setup = Setup {
         seed,
@@ -261,6 +269,7 @@ fn setup(seed: u64, rng: &mut Rng) -> Setup {
         keep_erased: rng.pick(&[0, 512, 1 << 16, 1 << 16]),
         count_full: rng.pick(&[3, 40, 1 << 31, 1 << 31]),
         slow_one_in: rng.pick(&[0, 0, 50, 500]),
+        slow_pages: false,
         full,
         sparse,
         io_faults: rng.chance(12, 100),
@@ -271,10 +280,16 @@ fn setup(seed: u64, rng: &mut Rng) -> Setup {
     };
     match theme {
         Theme::Swarm => setup,
+        Theme::Scattered => Setup {
+            clusters: 4 * 4096,
+            volume_blocks: 1 << 34,
+            ..setup
+        },
         Theme::Ring => Setup {
             journal_clusters: 512,
-            slow_one_in: 40,
-            queue_depth: 16,
+            slow_one_in: 4,
+            slow_pages: true,
+            queue_depth: rng.pick(&[1, 4]) as u32,
             checkpoint_interval_ms: 5000,
             ..setup
         },
@@ -282,8 +297,9 @@ fn setup(seed: u64, rng: &mut Rng) -> Setup {
             cryptographic: true,
             index_bytes: 1 << 16,
             commit_interval_ms: 5000,
-            gc_delay_s: 0,
-            checkpoint_interval_ms: 300,
+            // Junk that is retired at once does not come back after a power cut.
+            gc_delay_s: rng.pick(&[0, 1, 1]),
+            checkpoint_interval_ms: rng.pick(&[100, 600, 600]),
             keep_erased: 1 << 16,
             discard: false,
             io_faults: false,
@@ -300,6 +316,8 @@ struct Maker {
     regions: Vec<Region>,
     max_bits: u32,
     full: bool,
+    /// Where blocks lie, if they are scattered.
+    scattered: Option<Vec<u64>>,
     next_content: Content,
     recent: Vec<Content>,
     popular: Vec<Content>,
@@ -330,8 +348,9 @@ impl Maker {
         let mut cut_one_in = rng.pick(&[40, 150, 250, 350, 450]);
         match setup.theme {
             Theme::Swarm => (),
+            Theme::Scattered => weights = vec![64, 4, 4, 1, 1, 1],
             Theme::Ring => {
-                (max_bits, fua_percent, cut_one_in) = (1, 90, 700);
+                (max_bits, fua_percent, cut_one_in) = (1, 90, 300);
                 weights = vec![64, 1, 16, 0, 0, 0];
             }
             Theme::Reuse => {
@@ -371,8 +390,13 @@ impl Maker {
             weights,
             content_weights,
             regions,
-            max_bits: if setup.full { 6 } else { max_bits },
+            max_bits: match setup.theme {
+                Theme::Scattered => 1,
+                _ if setup.full => 6,
+                _ => max_bits,
+            },
             full: setup.full,
+            scattered: (setup.theme == Theme::Scattered).then(Vec::new),
             next_content: 1,
             recent: Vec::new(),
             popular: (0..rng.between(if setup.theme == Theme::Reuse { 48 } else { 1 }, 64))
@@ -387,6 +411,12 @@ impl Maker {
     }
 
     fn place(&mut self, rng: &mut Rng, count: u64) -> (u64, u64) {
+        if let Some(places) = self.scattered.as_mut() {
+            if places.is_empty() || rng.chance(3, 4) {
+                places.push(rng.below(self.volume_blocks - count));
+            }
+            return (rng.pick(places), count);
+        }
         let n = self.regions.len() as u64;
         // The first region is hot.
         let i = if rng.chance(1, 3) {
@@ -499,7 +529,10 @@ impl Maker {
             }
             Some(5) => {
                 let bits = if rng.chance(1, 10) { 15 } else { 8 };
-                Op::Idle(rng.skewed(bits))
+                Op::Idle(match setup.theme {
+                    Theme::Reuse => rng.between(50, 1500),
+                    _ => rng.skewed(bits),
+                })
             }
             _ => {
                 let (lbn, count) = self.place(rng, want);

@@ -166,6 +166,8 @@ pub struct World<'a, S: Store> {
     /// A fault was injected since the store was attached, so errors are fair.
     faulted: bool,
     rotten: bool,
+    /// A block of the journal rotted since the store was attached.
+    journal_rots: bool,
     /// So much rotted that the store can't be attached any more: the history ends.
     lost: bool,
     step: usize,
@@ -286,6 +288,7 @@ impl<'a, S: Store> World<'a, S> {
             spins: 0,
             faulted: false,
             rotten: false,
+            journal_rots: false,
             lost: false,
             step: 0,
             verbose,
@@ -309,7 +312,8 @@ impl<'a, S: Store> World<'a, S> {
             self.totals.ops += 1;
             if self.ruined() {
                 say!(self, "the store gave up, as it may: attach again");
-                self.power_cut(Loss::None, &[])?;
+                self.totals.given_up += 1;
+                self.start_again(Loss::None, &[])?;
             }
             if self.lost {
                 return Ok(());
@@ -324,7 +328,7 @@ impl<'a, S: Store> World<'a, S> {
         self.calm();
         self.quiesce()?;
         if self.faulted {
-            self.power_cut(Loss::None, &[])?;
+            self.start_again(Loss::None, &[])?;
         }
         if self.lost {
             return Ok(());
@@ -769,6 +773,8 @@ impl<'a, S: Store> World<'a, S> {
     fn put(&mut self, io: Io<S::Token>) {
         let slow = match &io {
             Io::ReadMeta { token, .. } if S::is_advice(*token) => 3,
+            Io::WriteMeta { fua: false, .. } => self.setup.slow_one_in,
+            _ if self.setup.slow_pages => 0,
             _ => self.setup.slow_one_in,
         };
         let not_before = if slow > 0 && self.rng.chance(1, slow) {
@@ -890,7 +896,10 @@ impl<'a, S: Store> World<'a, S> {
         }
         let c = self.store.counters();
         let held = self.oracle.mapped_max();
-        if !self.setup.full || (c.clusters_data > 0 && held < c.clusters_data / 2) {
+        // Scattered blocks fill the metadata segments: a store keeps a part of them for frees.
+        let metadata_full = c.metadata_free < c.metadata_capacity / 4;
+        let full = c.clusters_data == 0 || held >= c.clusters_data / 2;
+        if !self.setup.full || !(full || metadata_full) {
             return Err(format!(
                 "{:?} {:#x}+{} ended with NoSpace though at most {held} blocks are mapped in a \
                  store of {} data clusters",
@@ -1269,7 +1278,7 @@ impl<'a, S: Store> World<'a, S> {
     fn detach(&mut self, cut: bool) -> Result<(), String> {
         self.quiesce()?;
         if self.ruined() {
-            return self.power_cut(Loss::None, &[]);
+            return self.start_again(Loss::None, &[]);
         }
         say!(self, "detach");
         self.life = Life::Detaching;
@@ -1352,7 +1361,6 @@ impl<'a, S: Store> World<'a, S> {
     /// The power fails now.
     fn cut(&mut self, loss: Loss) {
         say!(self, "POWER CUT, {loss:?}");
-        self.totals.crashes += 1;
         self.collect();
         let mut rng = Rng::new(self.rng.draw());
         for f in std::mem::take(&mut self.in_flight) {
@@ -1397,6 +1405,11 @@ impl<'a, S: Store> World<'a, S> {
     }
 
     fn power_cut(&mut self, loss: Loss, again: &[u32]) -> Result<(), String> {
+        self.totals.crashes += 1;
+        self.start_again(loss, again)
+    }
+
+    fn start_again(&mut self, loss: Loss, again: &[u32]) -> Result<(), String> {
         self.cut(loss);
         self.renew()?;
         self.attach(again)?;
@@ -1418,6 +1431,7 @@ impl<'a, S: Store> World<'a, S> {
                         1 => Loss::Clusters(60),
                         _ => Loss::Sectors(80),
                     };
+                    self.totals.crashes += 1;
                     self.totals.crashes_in_recovery += 1;
                     self.cut(loss);
                     self.renew()?;
@@ -1430,7 +1444,11 @@ impl<'a, S: Store> World<'a, S> {
                 self.must_step("waiting for recovery")?;
             }
             match &self.life {
-                Life::Running => break,
+                Life::Running => {
+                    // What rotted in the journal is needed no more, or it would not be running.
+                    self.journal_rots = false;
+                    break;
+                }
                 Life::Failed(_) if self.faulted => {
                     self.calm();
                     self.cut(Loss::None);
@@ -1488,11 +1506,13 @@ impl<'a, S: Store> World<'a, S> {
         }
         let cluster = touched[self.rng.below(touched.len() as u64) as usize];
         let data = matches!(self.disk.read(cluster), Image::Data(c) if c != ZERO);
-        // The journal's fold ends at the first block that is damaged, whatever damaged it.
-        let journal = S::journal(self.setup, self.disk.clusters()).contains(&cluster);
-        if data || (self.setup.rot == Rot::Any && !journal) {
+        // A journal block shows the loss of the one before it, and the newest one has no other.
+        let spared = S::journal(self.setup, self.disk.clusters()).contains(&cluster)
+            && (self.journal_rots || S::journal_end(self.setup, &self.disk).contains(&cluster));
+        if data || (self.setup.rot == Rot::Any && !spared) {
             say!(self, "cluster {cluster:#x} rots");
             self.rotten = true;
+            self.journal_rots |= S::journal(self.setup, self.disk.clusters()).contains(&cluster);
             let sector = self.rng.below(8) as usize;
             let mut rng = Rng::new(self.rng.draw());
             self.disk.rot(cluster, sector, &mut rng);
