@@ -3,6 +3,7 @@
 //! The command line, the one source of help, man pages and completions.
 
 use crate::{
+    config,
     family::INDEX_MAX,
     knob::{self, Knob, Setting, KNOBS},
     size,
@@ -45,6 +46,8 @@ pub enum Verb {
     Get(GetArgs),
     /// Change knobs of an attached device
     Set(SetArgs),
+    /// Attach stores and set knobs as the files in /etc/ddup say
+    Adjust(AdjustArgs),
     /// Print what happens to devices, as it happens
     Events(EventsArgs),
     /// Check a store that is not attached, all of it; nothing is written
@@ -232,6 +235,27 @@ pub struct SetArgs {
     /// A knob and its value: a number, or `default`
     #[arg(required = true, value_name = "KNOB=VALUE", value_parser = Setting::parse)]
     pub settings: Vec<Setting>,
+}
+
+/// Arguments of `ddup adjust`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Each file *.toml wants one device; its keys are `store`, `number`, `read-only`, `cache`, `index` and a \
+table `knobs`. What differs is printed in lines: `+` is attached, `~` is set, `-` is detached, `!` stays \
+until the device is detached (exit status 5). If a file is wrong nothing is changed.")]
+pub struct AdjustArgs {
+    /// Files and folders that say what is wanted
+    #[arg(value_name = "PATH", default_value = config::FOLDER)]
+    pub config: Vec<PathBuf>,
+    /// Show the difference and change nothing
+    #[arg(short = 'n', long)]
+    pub dry_run: bool,
+    /// Also detach the devices that no file names, unless they are in use
+    #[arg(long)]
+    pub detach_others: bool,
+    /// Print JSON
+    #[arg(short, long)]
+    pub json: bool,
 }
 
 /// Arguments of `ddup events`.

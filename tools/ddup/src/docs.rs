@@ -2,8 +2,8 @@
 
 //! Man pages and shell completions, made from [`cli`](crate::cli).
 
-use crate::{cli, error::Exit};
-use clap::Command;
+use crate::{cli, daemon, error::Exit};
+use clap::{Command, CommandFactory};
 use clap_complete::{generate_to, Shell};
 use clap_mangen::{roff::Roff, Man};
 use std::{fs, io, path::Path};
@@ -21,16 +21,25 @@ pub fn write(folder: &Path) -> io::Result<()> {
     let completions = folder.join("completions");
     fs::create_dir_all(&completions)?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        generate_to(shell, &mut cli::command(), "ddup", &completions)?;
+        for (name, mut command) in programs() {
+            generate_to(shell, &mut command, name, &completions)?;
+        }
     }
     Ok(())
 }
 
-/// The pages: one for the command, one for each verb. File name and text.
+fn programs() -> [(&'static str, Command); 2] {
+    [("ddup", cli::command()), ("ddupd", daemon::Args::command())]
+}
+
+/// The pages: one for each program, one for each verb. File name and text.
 pub fn man_pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut command = cli::command();
     command.build();
-    let mut pages = vec![page("ddup", &command)?];
+    let mut pages = vec![
+        page("ddup", &command)?,
+        page("ddupd", &daemon::Args::command())?,
+    ];
     for verb in command
         .get_subcommands()
         .filter(|verb| verb.get_name() != "help")
@@ -105,9 +114,13 @@ mod tests {
         };
         let top = find("ddup");
         let command = cli::command();
-        for verb in command.get_subcommands() {
+        let daemon = daemon::Args::command();
+        let verbs = command.get_subcommands().map(|verb| {
             assert!(top.contains(verb.get_name()), "{}", verb.get_name());
-            let text = find(&format!("ddup-{}", verb.get_name()));
+            (format!("ddup-{}", verb.get_name()), verb)
+        });
+        for (name, verb) in verbs.chain([("ddupd".to_owned(), &daemon)]) {
+            let text = find(&name);
             let about = verb.get_about().unwrap().to_string();
             assert!(text.contains(&about), "{about}");
             for argument in verb.get_arguments() {
@@ -121,7 +134,7 @@ mod tests {
                 assert!(text.contains(words), "{exit:?}");
             }
         }
-        assert_eq!(pages.len(), 1 + command.get_subcommands().count());
+        assert_eq!(pages.len(), 2 + command.get_subcommands().count());
     }
 
     #[test]
@@ -204,9 +217,13 @@ mod tests {
         for file in [
             "man/ddup.8",
             "man/ddup-attach.8",
+            "man/ddupd.8",
             "completions/ddup.bash",
             "completions/_ddup",
             "completions/ddup.fish",
+            "completions/ddupd.bash",
+            "completions/_ddupd",
+            "completions/ddupd.fish",
         ] {
             assert!(folder.join(file).metadata().unwrap().len() > 0, "{file}");
         }

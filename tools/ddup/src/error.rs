@@ -10,7 +10,7 @@ use std::{fmt, io, path::Path};
 pub enum Exit {
     /// The operation failed.
     Failed = 1,
-    /// The command line makes no sense.
+    /// The command line, or a file of the configuration, makes no sense.
     Usage = 2,
     /// The device, store or file does not exist.
     NotFound = 3,
@@ -28,10 +28,16 @@ impl Exit {
     /// Each code with what it means, for the man page.
     pub const ALL: [(Exit, &'static str); 7] = [
         (Exit::Failed, "The operation failed."),
-        (Exit::Usage, "The command line is wrong."),
+        (
+            Exit::Usage,
+            "The command line, or a file in /etc/ddup, is wrong.",
+        ),
         (Exit::NotFound, "The device, store or file does not exist."),
         (Exit::NotLoaded, "The driver is not loaded."),
-        (Exit::Busy, "The device is in use."),
+        (
+            Exit::Busy,
+            "The device, or the address for metrics, is in use.",
+        ),
         (Exit::NotPermitted, "Not permitted."),
         (Exit::Damaged, "The store is damaged."),
     ];
@@ -40,7 +46,7 @@ impl Exit {
     pub fn from_errno(errno: i32) -> Exit {
         match errno {
             libc::ENOENT | libc::ENODEV | libc::ENXIO => Exit::NotFound,
-            libc::EBUSY | libc::EEXIST | libc::ETXTBSY => Exit::Busy,
+            libc::EBUSY | libc::EEXIST | libc::ETXTBSY | libc::EADDRINUSE => Exit::Busy,
             libc::EPERM | libc::EACCES => Exit::NotPermitted,
             _ => Exit::Failed,
         }

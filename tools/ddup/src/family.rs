@@ -119,6 +119,14 @@ pub enum State {
 }
 
 impl State {
+    /// Those that there are.
+    pub const ALL: [State; 4] = [
+        State::Online,
+        State::ReadOnly,
+        State::Failed,
+        State::Detaching,
+    ];
+
     fn from_number(number: u32) -> Self {
         match number {
             0 => State::Online,
@@ -180,8 +188,17 @@ impl FailureReason {
     }
 }
 
+/// What a counter's value means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// How much there is now.
+    Gauge,
+    /// How often it happened since attach.
+    Counter,
+}
+
 macro_rules! counters {
-    ($($field:ident = $kind:literal, $doc:literal;)*) => {
+    ($($field:ident = $number:literal, $kind:ident, $doc:literal;)*) => {
         /// Counters of a store; one that the driver does not keep is absent.
         #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
         pub struct Counters {
@@ -193,11 +210,20 @@ macro_rules! counters {
         }
 
         impl Counters {
+            /// Name, kind and meaning of each.
+            pub const METRICS: &[(&str, MetricKind, &str)] =
+                &[$((stringify!($field), MetricKind::$kind, $doc),)*];
+
+            /// The values, in the order of [`Counters::METRICS`].
+            pub fn values(&self) -> [Option<u64>; Self::METRICS.len()] {
+                [$(self.$field,)*]
+            }
+
             fn read(attributes: Attributes<'_>) -> Self {
                 let mut counters = Self::default();
                 for attribute in attributes {
                     match attribute.kind {
-                        $($kind => counters.$field = attribute.number(),)*
+                        $($number => counters.$field = attribute.number(),)*
                         _ => {}
                     }
                 }
@@ -205,41 +231,41 @@ macro_rules! counters {
             }
 
             #[cfg(test)]
-            const ALL: &[(&str, u64)] = &[$((stringify!($field), $kind),)*];
+            const ALL: &[(&str, u64)] = &[$((stringify!($field), $number),)*];
         }
     };
 }
 
 counters! {
-    clusters = 1, "Clusters of the store, 4 KiB each, in all.";
-    fixed_clusters = 2, "Clusters of superblocks, journal and segment table.";
-    metadata_clusters = 3, "Clusters set aside for pages of the trees, in use or not.";
-    free_metadata_clusters = 4, "Clusters of those that are free.";
-    available_clusters = 5, "Clusters that new content may take.";
-    junk_clusters = 6, "Clusters that were released, as of the last checkpoint, and not yet recycled.";
-    live_clusters = 7, "Clusters that hold content which a volume refers to, as of the last checkpoint.";
-    mapped_blocks = 8, "Blocks that are mapped to a cluster, as of the last checkpoint.";
-    quarantined_clusters = 9, "Clusters whose content did not match its check since attach.";
-    read_blocks = 10, "Blocks read.";
-    written_blocks = 11, "Blocks written, of any kind.";
-    duplicate_blocks = 12, "Blocks written whose content the store had already.";
-    zero_blocks = 13, "Blocks written that were all zero and took no cluster.";
-    discarded_blocks = 14, "Blocks discarded, or zeroed without data.";
-    flushes = 15, "Requests that asked for durability.";
-    commits = 16, "Blocks of the journal written.";
-    checkpoints = 17, "Checkpoints completed.";
-    collisions = 18, "Blocks whose fingerprint was known and whose content differed.";
-    check_errors = 19, "Times that a block read from the backing device did not match its check.";
-    write_retries = 20, "Blocks whose write the backing device failed, and that were tried elsewhere.";
-    no_space = 21, "Requests that were refused for want of space.";
-    journal_bytes = 22, "Bytes of the journal in use.";
-    journal_size = 23, "Bytes of the journal ring.";
-    waiting_changes = 24, "Block changes that wait for the next checkpoint.";
-    cached_pages = 25, "Pages of the trees, 4 KiB each, in memory.";
-    pages_read = 26, "Pages of the trees read from the backing device.";
-    pages_written = 27, "Pages of the trees written to the backing device.";
-    index_entries = 28, "Fingerprints in the index.";
-    index_limit = 29, "Fingerprints that the index has room for.";
+    clusters = 1, Gauge, "Clusters of the store, 4 KiB each, in all.";
+    fixed_clusters = 2, Gauge, "Clusters of superblocks, journal and segment table.";
+    metadata_clusters = 3, Gauge, "Clusters set aside for pages of the trees, in use or not.";
+    free_metadata_clusters = 4, Gauge, "Clusters of those that are free.";
+    available_clusters = 5, Gauge, "Clusters that new content may take.";
+    junk_clusters = 6, Gauge, "Clusters that were released, as of the last checkpoint, and not yet recycled.";
+    live_clusters = 7, Gauge, "Clusters that hold content which a volume refers to, as of the last checkpoint.";
+    mapped_blocks = 8, Gauge, "Blocks that are mapped to a cluster, as of the last checkpoint.";
+    quarantined_clusters = 9, Counter, "Clusters whose content did not match its check since attach.";
+    read_blocks = 10, Counter, "Blocks read.";
+    written_blocks = 11, Counter, "Blocks written, of any kind.";
+    duplicate_blocks = 12, Counter, "Blocks written whose content the store had already.";
+    zero_blocks = 13, Counter, "Blocks written that were all zero and took no cluster.";
+    discarded_blocks = 14, Counter, "Blocks discarded, or zeroed without data.";
+    flushes = 15, Counter, "Requests that asked for durability.";
+    commits = 16, Counter, "Blocks of the journal written.";
+    checkpoints = 17, Counter, "Checkpoints completed.";
+    collisions = 18, Counter, "Blocks whose fingerprint was known and whose content differed.";
+    check_errors = 19, Counter, "Times that a block read from the backing device did not match its check.";
+    write_retries = 20, Counter, "Blocks whose write the backing device failed, and that were tried elsewhere.";
+    no_space = 21, Counter, "Requests that were refused for want of space.";
+    journal_bytes = 22, Gauge, "Bytes of the journal in use.";
+    journal_size = 23, Gauge, "Bytes of the journal ring.";
+    waiting_changes = 24, Gauge, "Block changes that wait for the next checkpoint.";
+    cached_pages = 25, Gauge, "Pages of the trees, 4 KiB each, in memory.";
+    pages_read = 26, Counter, "Pages of the trees read from the backing device.";
+    pages_written = 27, Counter, "Pages of the trees written to the backing device.";
+    index_entries = 28, Gauge, "Fingerprints in the index.";
+    index_limit = 29, Gauge, "Fingerprints that the index has room for.";
 }
 
 impl Counters {
@@ -407,7 +433,7 @@ pub enum Incoming {
 }
 
 /// What to attach, and how.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct AttachRequest<'a> {
     /// Path of the backing block device.
     pub path: &'a Path,
@@ -705,6 +731,7 @@ mod tests {
             assert_eq!(state.name().to_uppercase().replace('-', "_"), *name);
         }
         assert_eq!(State::from_number(names.len() as u32), State::Unknown);
+        assert_eq!(State::ALL.len(), names.len());
         let names: Vec<_> = members("DDUP_FAILURE_");
         for (name, value) in &names {
             let reason = FailureReason::from_number(*value as u32);

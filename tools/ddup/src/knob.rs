@@ -3,10 +3,7 @@
 //! Knobs of an attached device, over sysfs. What there is, and in which range, the engine's own
 //! table says; the driver has the last word.
 
-use crate::{
-    error::{Error, Exit, Result},
-    family::Device,
-};
+use crate::error::{Error, Exit, Result};
 pub use ddup_engine::knob::{Knob, KNOBS};
 use std::{
     fmt::Write,
@@ -98,43 +95,37 @@ pub fn help() -> String {
     text
 }
 
-fn path(device: &Device, knob: &Knob) -> PathBuf {
-    let folder = Path::new("/sys/block").join(&device.name).join("ddup");
-    folder.join(knob.name())
-}
-
-/// The value of a knob of a device.
-pub fn read(device: &Device, knob: &Knob) -> Result<u64> {
+/// The value of a knob of the device of that name.
+pub fn read(device: &str, knob: &Knob) -> Result<u64> {
     let path = path(device, knob);
     let text = fs::read_to_string(&path).map_err(|error| failed("read", device, knob, &error))?;
     text.trim().parse().map_err(|_| {
-        Error::new(
-            Exit::Failed,
-            format!("{} holds no number: {}", path.display(), text.trim()),
-        )
+        let words = format!("{} holds no number: {}", path.display(), text.trim());
+        Error::new(Exit::Failed, words)
     })
 }
 
-/// Sets a knob of a device.
-pub fn write(device: &Device, setting: &Setting) -> Result {
+/// Sets a knob of the device of that name.
+pub fn write(device: &str, setting: &Setting) -> Result {
     fs::write(path(device, setting.knob), setting.value.to_string())
         .map_err(|error| failed("set", device, setting.knob, &error))
 }
 
-fn failed(doing: &str, device: &Device, knob: &Knob, error: &std::io::Error) -> Error {
-    let what = Path::new(knob.name());
-    let error = Error::io(doing, what, error);
+fn path(device: &str, knob: &Knob) -> PathBuf {
+    let folder = Path::new("/sys/block").join(device).join("ddup");
+    folder.join(knob.name())
+}
+
+fn failed(doing: &str, device: &str, knob: &Knob, error: &std::io::Error) -> Error {
+    let name = knob.name();
+    let error = Error::io(doing, Path::new(name), error);
     match error.exit {
         Exit::NotFound => Error::new(
             Exit::NotFound,
-            format!(
-                "{} has no {}: the device is gone, or its driver is of another version",
-                device.name,
-                knob.name()
-            ),
+            format!("{device} has no {name}: it is gone, or its driver is of another version"),
         ),
-        Exit::NotPermitted => error.context(format!("{}: this needs root", device.name)),
-        _ => error.context(&device.name),
+        Exit::NotPermitted => error.context(format!("{device}: this needs root")),
+        _ => error.context(device),
     }
 }
 

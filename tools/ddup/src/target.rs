@@ -6,6 +6,7 @@ use crate::{
     error::{Error, Exit, Result},
     family::Device,
     loopdev,
+    plan::Identity,
 };
 use std::{
     fs,
@@ -30,23 +31,42 @@ pub fn find<'a>(devices: &'a [Device], argument: &Path) -> Result<&'a Device> {
     let Ok(metadata) = fs::metadata(argument) else {
         return Err(not_attached("no attached device and no file"));
     };
-    let file_type = metadata.file_type();
-    let found = if file_type.is_block_device() {
-        let number = device_number(metadata.rdev());
-        devices
-            .iter()
-            .find(|device| device.backing_number == Some(number))
-    } else if file_type.is_file() {
-        let file = (metadata.dev(), metadata.ino());
-        devices.iter().find(|device| {
-            device.backing_number.is_some_and(|(major, minor)| {
-                major == loopdev::MAJOR && loopdev::backing_file(&loop_path(minor)) == Some(file)
-            })
-        })
-    } else {
+    let Some(store) = identity_of(&metadata) else {
         return Err(not_attached("neither a block device nor a regular file"));
     };
-    found.ok_or_else(|| not_attached("not attached"))
+    devices
+        .iter()
+        .find(|device| stores(device).contains(&store))
+        .ok_or_else(|| not_attached("not attached"))
+}
+
+/// What a path leads to; None if that can be no store.
+pub fn identity(path: &Path) -> Option<Identity> {
+    identity_of(&fs::metadata(path).ok()?)
+}
+
+fn identity_of(metadata: &fs::Metadata) -> Option<Identity> {
+    let file_type = metadata.file_type();
+    if file_type.is_block_device() {
+        let (major, minor) = device_number(metadata.rdev());
+        return Some(Identity::Block(major, minor));
+    }
+    file_type
+        .is_file()
+        .then(|| Identity::File(metadata.dev(), metadata.ino()))
+}
+
+/// What is behind a device: its backing device, and the file behind that if it is a loop device.
+pub fn stores(device: &Device) -> Vec<Identity> {
+    let Some((major, minor)) = device.backing_number else {
+        return Vec::new();
+    };
+    let mut stores = vec![Identity::Block(major, minor)];
+    if major == loopdev::MAJOR {
+        let file = loopdev::backing_file(&loop_path(minor));
+        stores.extend(file.map(|(device, inode)| Identity::File(device, inode)));
+    }
+    stores
 }
 
 /// All of `devices`, or those that `arguments` mean, once each.

@@ -2,6 +2,7 @@
 
 //! The verbs, one file each.
 
+pub mod adjust;
 pub mod attach;
 pub mod check;
 pub mod detach;
@@ -29,6 +30,7 @@ pub fn run(verb: &Verb) -> Result {
         Verb::Status(args) => status::run(args),
         Verb::Get(args) => get::run(args),
         Verb::Set(args) => set::run(args),
+        Verb::Adjust(args) => adjust::run(args),
         Verb::Events(args) => events::run(args),
         Verb::Check(args) => check::run(args),
         Verb::Dump(args) => dump::run(args),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Writes the man pages and shell completions of `ddup` into a folder:
-//! `man/ddup*.8`, `completions/ddup.bash`, `_ddup` and `ddup.fish`.
+//! Writes the man pages and shell completions of `ddup` and `ddupd` into a folder:
+//! `man/ddup*.8`, `completions/ddup*.bash`, `_ddup*` and `ddup*.fish`.
 
 use ddup_tool::docs;
 use std::{path::Path, process::ExitCode};

@@ -26,31 +26,42 @@ struct Attached<'a> {
 
 /// Attaches a store and prints the block device's path.
 pub fn run(args: &AttachArgs) -> Result {
-    let doing = format!("cannot attach {}", args.store.display());
-    let mut driver = Driver::connect().map_err(|error| error.context(&doing))?;
-    refuse_twin(&mut driver, &args.store).map_err(|error| error.context(&doing))?;
-    // The loop device, if one is made, is held until the driver holds it as well.
-    let (path, _loop_device) =
-        backing_device(&args.store, args.read_only).map_err(|error| error.context(&doing))?;
-    let name = driver
-        .attach(&AttachRequest {
-            path: &path,
-            index: args.number,
-            read_only: args.read_only,
-            cache_bytes: args.cache,
-            index_bytes: args.index,
-        })
-        .map_err(|error| error.context(&doing))?;
+    let mut driver = Driver::connect()
+        .map_err(|error| error.context(format!("cannot attach {}", args.store.display())))?;
+    let request = AttachRequest {
+        path: &args.store,
+        index: args.number,
+        read_only: args.read_only,
+        cache_bytes: args.cache,
+        index_bytes: args.index,
+    };
+    let (backing, name) = attach(&mut driver, &request)?;
     let device = format!("/dev/{name}");
     if args.json {
         return print_json(&Attached {
             device: &device,
             name: &name,
-            backing: &path,
+            backing: &backing,
         });
     }
     println!("{device}");
     Ok(())
+}
+
+/// Attaches a store, which may be a regular file. Returns the backing device's path and the block
+/// device's name.
+pub fn attach(driver: &mut Driver, request: &AttachRequest<'_>) -> Result<(PathBuf, String)> {
+    let store = request.path;
+    let doing = |error: Error| error.context(format!("cannot attach {}", store.display()));
+    refuse_twin(driver, store).map_err(doing)?;
+    // The loop device, if one is made, is held until the driver holds it as well.
+    let (path, _loop_device) = backing_device(store, request.read_only).map_err(doing)?;
+    let request = AttachRequest {
+        path: &path,
+        ..*request
+    };
+    let name = driver.attach(&request).map_err(doing)?;
+    Ok((path, name))
 }
 
 /// The driver refuses a second store of the same UUID too, but it has to attach it to see that.

@@ -61,7 +61,7 @@ fn read(args: &GetArgs) -> Result<Listing> {
     let row = |knob: &'static Knob| {
         Ok(Row {
             name: knob.name(),
-            value: knob::read(device, knob)?,
+            value: knob::read(&device.name, knob)?,
             unit: knob.unit,
             default: knob.default(),
             min: knob.min,

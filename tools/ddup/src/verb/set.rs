@@ -15,5 +15,5 @@ fn set(args: &SetArgs) -> Result {
     let device = target::find(&devices, &args.device)?;
     args.settings
         .iter()
-        .try_for_each(|setting| knob::write(device, setting))
+        .try_for_each(|setting| knob::write(&device.name, setting))
 }
