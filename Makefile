@@ -19,6 +19,33 @@ tools:		## the userspace tools, in build/cargo/release
 	@qemu/setup
 	@cd tools && ../qemu/enter cargo build --release --locked
 
+PREFIX ?= /usr/local
+BINDIR ?= $(PREFIX)/sbin
+MANDIR ?= $(PREFIX)/share/man/man8
+COMPLETIONS ?= $(PREFIX)/share
+UNITDIR ?= /usr/lib/systemd/system
+UDEVDIR ?= /usr/lib/udev/rules.d
+BUILT := build/cargo/release
+PUT := install -D -m
+STRIP := $(if $(shell command -v strip),-s)
+
+# Only puts what `make tools` has made into place: root does not build.
+install:	## tools, man pages, completions, unit and udev rules: PREFIX=/usr/local, DESTDIR=
+	@test -x $(BUILT)/ddup-docs || { echo "make install: run 'make tools' first" >&2; exit 1; }
+	@rm -rf build/docs && $(BUILT)/ddup-docs build/docs
+	@set -e; for tool in ddup ddupd; do \
+		$(PUT) 755 $(STRIP) $(BUILT)/$$tool $(DESTDIR)$(BINDIR)/$$tool; \
+		$(PUT) 644 build/docs/completions/$$tool.bash $(DESTDIR)$(COMPLETIONS)/bash-completion/completions/$$tool; \
+		$(PUT) 644 build/docs/completions/_$$tool $(DESTDIR)$(COMPLETIONS)/zsh/site-functions/_$$tool; \
+		$(PUT) 644 build/docs/completions/$$tool.fish $(DESTDIR)$(COMPLETIONS)/fish/vendor_completions.d/$$tool.fish; \
+	done
+	@set -e; for page in build/docs/man/*.8; do $(PUT) 644 $$page $(DESTDIR)$(MANDIR)/$${page##*/}; done
+	@mkdir -p $(DESTDIR)$(UNITDIR) $(DESTDIR)/etc/ddup
+	@sed 's,@bindir@,$(BINDIR),' tools/ddup/systemd/ddupd.service >$(DESTDIR)$(UNITDIR)/ddupd.service
+	@chmod 644 $(DESTDIR)$(UNITDIR)/ddupd.service
+	@$(PUT) 644 tools/ddup/udev/60-ddup.rules $(DESTDIR)$(UDEVDIR)/60-ddup.rules
+	@$(PUT) 644 tools/ddup/systemd/example.toml $(DESTDIR)$(COMPLETIONS)/doc/ddup/example.toml
+
 ##@ Trying it
 demo: modules tools	## the main job: a tree copied twice, a power cut, recovery, a report
 	@qemu/demo

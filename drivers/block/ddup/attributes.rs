@@ -81,7 +81,22 @@ static KNOB_FILES: [Attribute<Volume>; KNOBS.len()] = {
 };
 
 /// The files of a store.
-pub(crate) static FILES: &[&[Attribute<Volume>]] = &[COUNTER_FILES, &KNOB_FILES];
+pub(crate) static FILES: &[&[Attribute<Volume>]] = &[&[STORE_UUID], COUNTER_FILES, &KNOB_FILES];
+
+/// A file with the UUID of the store in its usual form, for udev.
+const STORE_UUID: Attribute<Volume> = Attribute {
+    name: c"store_uuid",
+    show: |volume, _, value| {
+        for (at, byte) in volume.store.uuid().iter().flatten().enumerate() {
+            if matches!(at, 4 | 6 | 8 | 10) {
+                value.write_char('-')?;
+            }
+            write!(value, "{byte:02x}")?;
+        }
+        Ok(())
+    },
+    store: None,
+};
 
 /// A file for each counter.
 static COUNTER_FILES: &[Attribute<Volume>] = &[
