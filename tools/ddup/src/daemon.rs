@@ -15,7 +15,7 @@ use crate::{
     adjust, config,
     config::Wanted,
     error::{describe, Error, Exit, Result},
-    family::Driver,
+    family::{Device, Driver, EventKind, Incoming},
     plan,
 };
 use clap::{Parser, ValueEnum};
@@ -100,11 +100,12 @@ pub fn run(args: &Args) -> Result {
         info!(%address, "serving metrics");
         thread::spawn(move || server::serve(&listener));
     }
+    let interval = Duration::from_secs(args.interval.into());
+    thread::spawn(move || follow(interval));
     let mut daemon = Daemon::new(&args.config);
     daemon.load();
     daemon.look();
     notify(&[NotifyState::Ready]);
-    let interval = Duration::from_secs(args.interval.into());
     loop {
         notify(&[NotifyState::Status(&daemon.status())]);
         match signals.recv_timeout(interval) {
@@ -127,6 +128,59 @@ fn notify(state: &[NotifyState<'_>]) {
     if let Err(failure) = sd_notify::notify(state) {
         warn!(%failure, "systemd does not listen");
     }
+}
+
+/// Logs what happens to devices.
+fn follow(interval: Duration) -> ! {
+    loop {
+        // Why there is nothing to follow is said by who looks for the driver.
+        let _ = log_events();
+        thread::sleep(interval);
+    }
+}
+
+/// Logs stores that failed already, then what happens, until the driver goes.
+fn log_events() -> Result {
+    let mut driver = Driver::connect()?;
+    let mut events = driver.subscribe()?;
+    let failed = |device: &Device| device.failure.is_some();
+    driver
+        .devices()?
+        .iter()
+        .filter(|d| failed(d))
+        .for_each(log_failure);
+    loop {
+        match events.wait()? {
+            Incoming::Event(EventKind::StoreFailed, device) => log_failure(&device),
+            Incoming::Event(kind, device) => {
+                info!(
+                    "{} {}: {}",
+                    kind.name(),
+                    device.node().display(),
+                    device.backing()
+                );
+            }
+            Incoming::Lost => {
+                warn!("some events were lost");
+                driver
+                    .devices()?
+                    .iter()
+                    .filter(|d| failed(d))
+                    .for_each(log_failure);
+            }
+            Incoming::Unloaded => return Ok(()),
+        }
+    }
+}
+
+fn log_failure(device: &Device) {
+    error!(
+        "{}: the store on {} failed, {}: {}",
+        device.node().display(),
+        device.backing(),
+        device.failure.map_or("unknown", |failure| failure.name()),
+        device.message.as_deref().unwrap_or("no reason given")
+    );
 }
 
 /// The signals that come, from a thread that waits for them.

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # ddupd and ddup adjust bring the kernel to what the files say; the daemon may die at any moment.
-# vm: disk=1G mem=2048 timeout=400
+# vm: disk=1G mem=2048 timeout=600
 
 # shellcheck source=tools/testing/selftests/ddup/lib.sh
 . "${BASH_SOURCE[0]%/*}/lib.sh"
@@ -108,6 +108,45 @@ what_is_detached_by_hand_stays_so_until_a_reload() {
 	wait_for 60 test -b /dev/ddup0
 	kill "$daemon"
 	wait "$daemon"
+}
+
+what_happens_is_logged_for_the_journal() {
+	make_config
+	make_store 128M
+	local sectors
+	sectors=$(blockdev --getsz "$device")
+	make_mapped failing "0 $sectors linear $device 0"
+	export JOURNAL_STREAM=1:1
+	start_daemon
+	defer end_daemon
+	wait_for 60 said '^<6>serving metrics'
+	wait_for 60 listening
+	attach "$mapped"
+	wait_for 60 said "^<6>attached $ddup: $mapped"
+	dd if=/dev/urandom of="$ddup" bs=4096 count=16 oflag=direct status=none
+	dmsetup suspend --noflush --nolockfs failing
+	dmsetup load failing --table "0 $sectors error"
+	dmsetup resume failing
+	if timeout 60 sync "$ddup"; then
+		fail "a flush succeeded that nothing can have made durable"
+	fi
+	wait_for 60 said "^<3>$ddup: the store on $mapped failed, device-error: "
+	# One that starts later says it as well.
+	kill "$daemon"
+	wait "$daemon"
+	cat "$log"
+	: >"$log"
+	start_daemon
+	wait_for 60 said "^<3>$ddup: the store on $mapped failed, device-error: "
+	timeout 60 ddup detach --force "$ddup"
+	wait_for 60 said "^<6>detached $ddup"
+	kill "$daemon"
+	wait "$daemon"
+}
+
+# A generic netlink socket is a member of a group.
+listening() {
+	awk '$2 == 16 && $4 != "00000000" { found = 1 } END { exit !found }' /proc/net/netlink
 }
 
 # The protocol of sd_notify(3): ready when attached, stopping at the end.
@@ -299,6 +338,7 @@ load
 run_tests \
 	the_daemon_attaches_what_the_files_want \
 	what_is_detached_by_hand_stays_so_until_a_reload \
+	what_happens_is_logged_for_the_journal \
 	systemd_is_told \
 	metrics_are_openmetrics_and_tell_what_status_tells \
 	a_daemon_that_is_killed_disturbs_no_io \
