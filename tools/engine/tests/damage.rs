@@ -8,14 +8,14 @@
 mod memory;
 
 use ddup_engine::engine::check::Finding;
-use ddup_engine::engine::format::journal::{self, BlockHeader};
+use ddup_engine::engine::format::journal::{self, BlockHeader, Record};
 use ddup_engine::engine::format::layout::JOURNAL_START;
 use ddup_engine::engine::format::page::{self, levels_for, tree, CountEntry, MapEntry, PageError};
 use ddup_engine::engine::format::page::{PageId, Pointer, SegmentEntry, SegmentKind, VolumeEntry};
 use ddup_engine::engine::format::page::{COUNT_LEAF, FANOUT, HEADER_BYTES, MAP_LEAF, NAME_LEAF};
 use ddup_engine::engine::format::superblock::{Superblock, SuperblockError};
 use ddup_engine::engine::types::{Generation, CLUSTER_SIZE, SEGMENT_CLUSTERS};
-use ddup_engine::engine::{Cluster, FailReason, Name, Status};
+use ddup_engine::engine::{Cluster, FailReason, Lbn, Name, Status};
 use memory::{check_disk, content, findings_of, hash, Disk, Shell};
 
 const CLUSTERS: u64 = 8 * SEGMENT_CLUSTERS;
@@ -735,6 +735,38 @@ fn a_journal_record_that_does_not_fit_the_store_is_named() {
     let reason = FailReason::JournalRecord { sequence };
     assert_eq!(findings(&disk), [Finding::Attach { reason }]);
     assert_eq!(attach(&disk).failed, Some(reason));
+}
+
+#[test]
+fn a_journal_with_more_changes_than_an_attach_may_leave_is_named() {
+    let (mut disk, blocks) = store_with_journal();
+    let superblock = newest(&disk);
+    let (sequence, place) = blocks[0];
+    let first = &disk.pages[&place];
+    let mut header: BlockHeader = journal::header(first, &superblock.uuid, hash).unwrap();
+    let mut block = vec![0; journal::BLOCK_BYTES_MAX];
+    let mut end = journal::HEADER_BYTES;
+    for leaf in 0..BLOCKS / MAP_LEAF {
+        if end + journal::SMALL_RECORD_MAX > block.len() {
+            break;
+        }
+        let record = Record::Unmap {
+            volume: VOLUME,
+            lbn: Lbn(leaf * MAP_LEAF),
+            count: MAP_LEAF,
+        };
+        end = journal::write_small(&mut block, end, &record);
+    }
+    header.record_bytes = end - journal::HEADER_BYTES;
+    header.clusters = (block.len() / CLUSTER_SIZE) as u64;
+    let chain = superblock.joins().last().unwrap().chain;
+    journal::seal(&mut block, &header, chain, hash);
+    for (page, at) in block.chunks(CLUSTER_SIZE).zip(place..) {
+        disk.pages.insert(at, page.into());
+    }
+    let reason = FailReason::JournalRecord { sequence };
+    let shell = attach(&disk);
+    assert_eq!((shell.started, shell.failed), (true, Some(reason)));
 }
 
 #[test]

@@ -97,7 +97,7 @@ pub struct Config {
     pub cache_pages: u32,
     /// Memory of the index, in bytes.
     pub index_bytes: u64,
-    /// The most block changes that wait for one checkpoint (at least 1024).
+    /// The most block changes that wait for one checkpoint (1024 to [`types::POINTS_LIMIT`]).
     pub points_max: u32,
     /// XXH64 of this side.
     pub hash: Hash,
@@ -259,7 +259,8 @@ pub struct Engine {
 impl Engine {
     /// Checks the configuration. Nothing is read before [`Engine::start`].
     pub fn new(config: Config) -> Result<Engine> {
-        if config.queue_depth == 0 || config.queue_depth > 4096 || config.points_max < 1024 {
+        let points = 1024..=types::POINTS_LIMIT;
+        if !(1..=4096).contains(&config.queue_depth) || !points.contains(&config.points_max) {
             return Err(EINVAL);
         }
         Ok(Engine {

@@ -20,7 +20,7 @@ use super::format::page::{
 use super::mark::mark;
 use super::mutant::mutant;
 use super::sorted::SortedMap;
-use super::types::{Cluster, Lbn, Name, LBN_LIMIT};
+use super::types::{Cluster, Lbn, Name, LBN_LIMIT, POINTS_LIMIT};
 use kernel::prelude::*;
 
 /// The most unmerged references that one cluster may gain between two cuts: far below what the
@@ -362,6 +362,15 @@ impl Overlay {
     /// Whether a replay of the records since the last checkpoint would meet a punch.
     pub fn is_exposed(&self) -> bool {
         self.exposed != [0; 2]
+    }
+
+    /// Whether the active set is what replaying the records of two sets may come to, which is
+    /// what a crash leaves at most.
+    pub fn is_of_two_sets(&self) -> bool {
+        let points_max = POINTS_LIMIT as usize;
+        self.active.points.len() <= 2 * points_max
+            && self.active.deltas.len() <= 4 * points_max
+            && self.punches.len() <= 2 * PUNCHES_MAX
     }
 
     /// The most punches that replaying the active set's records comes to.

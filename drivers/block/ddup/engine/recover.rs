@@ -22,7 +22,7 @@ use super::format::superblock::{Join, Superblock, SuperblockError};
 use super::journal::Journal;
 use super::mark::mark;
 use super::mutant::mutant;
-use super::overlay::{Overlay, PUNCHES_MAX};
+use super::overlay::Overlay;
 use super::space::{Bits, Space};
 use super::state::{IoToken, Parts, Store};
 use super::types::{Cluster, Lbn, Millis, CLUSTER_SIZE, JOINS_MAX, JOURNAL_BLOCK_CLUSTERS_MAX};
@@ -740,14 +740,9 @@ impl Recovery {
         let parts = self.parts()?;
         let lost = parts.scan.join < parts.superblock.join_count;
         let sequence = parts.scan.at.sequence;
-        let punches = parts.overlay.punches();
         if lost {
             self.reason
                 .get_or_insert(FailReason::JournalGap { sequence });
-        }
-        if punches > 2 * PUNCHES_MAX {
-            let what = "more unfinished discards than a checkpoint can hold";
-            self.reason.get_or_insert(FailReason::Inconsistent(what));
         }
         if self.config.read_only || self.reason.is_some() {
             return self.hand_over(false);
@@ -1032,6 +1027,9 @@ fn replay(parts: &mut Scanned, block: &[u8], end: usize, sequence: u64) -> Resul
                 mark!(replay_quarantine);
                 overlay.quarantine(cluster).map_err(memory)?;
             }
+        }
+        if !overlay.is_of_two_sets() {
+            return Err(bad);
         }
     }
     Ok(())

@@ -27,6 +27,8 @@ pub const JOURNAL_BLOCK_CLUSTERS_MAX: u64 = 16;
 pub const VOLUMES_MAX: usize = 1 << 10;
 /// The longest chain of incarnations that the superblock keeps between two checkpoints.
 pub const JOINS_MAX: usize = 32;
+/// The most block changes that a checkpoint may be told to wait for.
+pub const POINTS_LIMIT: u32 = 1 << 18;
 /// Levels of the deepest tree: a leaf and five interior levels reach 4 PiB.
 pub const LEVELS_MAX: usize = 7;
 
