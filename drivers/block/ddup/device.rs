@@ -175,6 +175,7 @@ impl Device {
             Kind::Store(attached) => {
                 let Attached { disk, store, .. } = attached;
 
+                store.stop_waiting();
                 if force {
                     disk.mark_dead();
                 }

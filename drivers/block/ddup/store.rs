@@ -317,6 +317,11 @@ impl Store {
         clean
     }
 
+    /// Requests that wait for space fail, now and from here on: the disk is to go. May sleep.
+    pub(crate) fn stop_waiting(&self) {
+        self.change_knobs(|knobs| knobs.wait_for_space = false);
+    }
+
     /// Pages for copies of data.
     pub(crate) fn pages(&self) -> &PagePool {
         &self.pages

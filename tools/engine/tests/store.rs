@@ -207,3 +207,98 @@ fn names_that_look_the_same_in_the_index_are_shared_all_the_same() {
         assert_eq!(check_disk(&disk, CLUSTERS).live, 6);
     }
 }
+
+/// A full store in which writes wait for space, and how many blocks are written.
+fn full_and_waiting(clusters: u64) -> (Shell, u64) {
+    let mut shell = Shell::attach(Shell::format(clusters, 1 << 20), clusters, 256, 4096);
+    let mut lbn = 0;
+    while shell.write(lbn, &[lbn + 1]) == Status::Ok {
+        lbn += 1;
+    }
+    set_wait(&mut shell, true);
+    (shell, lbn)
+}
+
+fn set_wait(shell: &mut Shell, wait: bool) {
+    let mut knobs = shell.engine.knobs();
+    knobs.wait_for_space = wait;
+    shell.engine.set_knobs(knobs);
+    shell.turn();
+}
+
+#[test]
+fn writes_that_find_no_space_wait_if_they_are_to_and_end_when_there_is_some() {
+    let clusters = 4 * 4096;
+    let (mut shell, used) = full_and_waiting(clusters);
+    // More than the changes that may wait for one checkpoint: none may keep what it was promised.
+    let each = 64;
+    for tag in 1..100u64 {
+        let ids: Vec<u64> = (0..each).map(|i| 1_000_000 + tag * each + i).collect();
+        shell.begin_write(tag as u32, 500_000 + tag * each, &ids);
+    }
+    shell.pass(20_000);
+    assert!(shell.done.keys().all(|&tag| tag == 0), "{:?}", shell.done);
+    assert_eq!(shell.read(100, 1), [101]);
+    assert_eq!(shell.write(used, &[7]), Status::Ok, "a duplicate");
+    shell.flush();
+    for lbn in (0..used).step_by(64) {
+        shell.discard(lbn, 64);
+    }
+    shell.pass(20_000);
+    for tag in 1..100u64 {
+        assert_eq!(
+            shell.done.get(&(tag as u32)),
+            Some(&Status::Ok),
+            "tag {tag}"
+        );
+        let lbn = 500_000 + tag * each;
+        assert_eq!(shell.read(lbn, 1), [1_000_000 + tag * each]);
+    }
+    check_disk(&shell.detach(), clusters);
+}
+
+#[test]
+fn those_that_wait_for_space_fail_when_they_are_no_longer_to_wait() {
+    let clusters = 4 * 4096;
+    let (mut shell, _) = full_and_waiting(clusters);
+    // The second has the content of the first.
+    shell.begin_write(1, 500_000, &[1_000_000, 5, 1_000_001]);
+    shell.begin_write(2, 600_000, &[1_000_001]);
+    shell.pass(5_000);
+    assert!(!shell.done.contains_key(&1) && !shell.done.contains_key(&2));
+    set_wait(&mut shell, false);
+    shell.pass(5_000);
+    assert_eq!(shell.done[&1], Status::NoSpace);
+    assert_eq!(shell.done[&2], Status::NoSpace);
+    assert_eq!(shell.read(500_001, 1), [5], "what found its twin was done");
+    check_disk(&shell.detach(), clusters);
+}
+
+#[test]
+fn the_recycler_rests_in_proportion_to_its_work() {
+    let retired_after = |tranquility| {
+        let clusters = 4 * 4096;
+        let mut shell = Shell::attach(Shell::format(clusters, 1 << 20), clusters, 256, 4096);
+        let mut knobs = shell.engine.knobs();
+        knobs.tranquility = tranquility;
+        knobs.gc_delay = 0;
+        knobs.checkpoint_interval = 100;
+        knobs.discard = true;
+        shell.engine.set_knobs(knobs);
+        for lbn in (0..4000).step_by(100) {
+            let ids: Vec<u64> = (lbn + 1..=lbn + 100).collect();
+            assert_eq!(shell.write(lbn, &ids), Status::Ok);
+        }
+        // Every other block: more runs of junk than a batch takes.
+        for lbn in (0..4000).step_by(2) {
+            shell.discard(lbn, 1);
+        }
+        shell.pass(4_000);
+        let retired = shell.engine.counters().clusters_retired;
+        check_disk(&shell.detach(), clusters);
+        retired
+    };
+    assert_eq!(retired_after(0), 2000);
+    // The discards of a batch take some milliseconds, and the rest behind it seconds.
+    assert!((1..2000).contains(&retired_after(1000)));
+}

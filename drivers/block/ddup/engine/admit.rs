@@ -19,6 +19,17 @@ use super::types::{Status, Tag};
 /// A discard of at most this many blocks becomes points at once; a larger one becomes a punch.
 pub const DISCARD_POINTS_MAX: u64 = 64;
 
+/// How an admission ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// All was promised; or the request is to fail, which it does by itself.
+    Granted,
+    /// The request waits, and what it waits for was set going.
+    Later,
+    /// There is no room for its metadata, and nothing under way that gives some back; it waits.
+    NoSpace,
+}
+
 impl Store {
     /// What a request may add at most.
     fn worst_case(&self, tag: Tag) -> Option<Reservation> {
@@ -106,11 +117,10 @@ impl Store {
         true
     }
 
-    /// Promises a request what it needs, or answers false; then it waits, and what it waits for
-    /// was set going.
-    pub(super) fn try_admit(&mut self, tag: Tag) -> bool {
+    /// Promises a request what it needs, if there is room.
+    pub(super) fn try_admit(&mut self, tag: Tag) -> Admission {
         let Some(want) = self.worst_case(tag) else {
-            return true;
+            return Admission::Granted;
         };
         let frees = self
             .ops
@@ -118,7 +128,7 @@ impl Store {
             .is_some_and(|op| op.request.kind != OpKind::Write);
         if !self.fits_overlay(&want, true) {
             self.checkpointer.want();
-            return false;
+            return Admission::Later;
         }
         if !self.fits_metadata(&want, frees) {
             if self.overlay.active.is_empty()
@@ -126,6 +136,9 @@ impl Store {
                 && !self.checkpointer.is_running()
             {
                 mark!(no_metadata_at_all);
+                if self.config.knobs.wait_for_space {
+                    return Admission::NoSpace;
+                }
                 // Nothing will give pages back by itself: no space for this one.
                 if let Some(op) = self.ops.get_mut(tag) {
                     op.phase = Phase::Running;
@@ -135,10 +148,10 @@ impl Store {
                         block.state = super::op::BlockState::Failed;
                     }
                 }
-                return true;
+                return Admission::Granted;
             }
             self.checkpointer.want();
-            return false;
+            return Admission::Later;
         }
         let overlay_room = self.overlay.reserve(
             self.reserved.points + want.points,
@@ -147,10 +160,10 @@ impl Store {
         );
         let blocks = self.reserved.points + want.points;
         if overlay_room.is_err() || self.locks.reserve(blocks).is_err() {
-            return false;
+            return Admission::Later;
         }
         if self.holds.reserve(blocks).is_err() {
-            return false;
+            return Admission::Later;
         }
         if !self.journal.reserve(want.bytes, true) {
             // Full buffers empty by themselves; a full ring needs a checkpoint.
@@ -158,7 +171,7 @@ impl Store {
             if self.journal.used() > self.journal.ring() / 4 {
                 self.checkpointer.want();
             }
-            return false;
+            return Admission::Later;
         }
         self.reserved.bytes += want.bytes;
         self.reserved.points += want.points;
@@ -168,7 +181,7 @@ impl Store {
         if let Some(op) = self.ops.get_mut(tag) {
             op.reservation = want;
         }
-        true
+        Admission::Granted
     }
 
     /// Takes back what a request was promised and did not use, and what it used.

@@ -1093,6 +1093,7 @@ impl Store {
         self.journal.release(cut.head);
         self.journal_blocked = false;
         self.overlay.thaw();
+        self.wake_metadata_waiters();
         self.checkpointer.stage = Stage::Idle;
         self.checkpointer.final_done = cut.clean;
         self.stats.checkpoints += 1;

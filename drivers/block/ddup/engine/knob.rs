@@ -13,7 +13,7 @@ use core::ffi::CStr;
 pub struct Knob {
     /// Its name: that of the field and of the file in sysfs.
     pub name: &'static CStr,
-    /// What is counted: `ms`, `s`, `clusters`; empty for a switch.
+    /// What is counted: `ms`, `s`, `clusters`, `times`; empty for a switch.
     pub unit: &'static str,
     /// Least value that is taken.
     pub min: u64,
@@ -102,6 +102,8 @@ pub const KNOBS: &[Knob] = &[
     knob!(checkpoint_interval, "ms", 1, 86_400_000, "changes are checkpointed after this at the latest"),
     knob!(gc_delay, "s", 0, u64::MAX, "released clusters stay junk for this time, unless space is short"),
     knob!(keep_erased, "clusters", 0, u64::MAX, "junk is retired while fewer than this are ready to be written"),
+    knob!(tranquility, "times", 0, 1000, "the recycler rests so many times as long as it worked, unless space is short"),
+    knob!(wait_for_space, "", 0, 1, "writes that find no space wait for some instead of failing"),
     knob!(discard, "", 0, 1, "retired clusters are discarded on the backing device"),
 ];
 

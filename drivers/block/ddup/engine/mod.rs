@@ -116,8 +116,13 @@ pub struct Knobs {
     pub gc_delay: u64,
     /// Junk is retired while fewer clusters than this are ready to be written.
     pub keep_erased: u64,
+    /// The recycler rests for so many times as long as its last batch took, unless space is short.
+    pub tranquility: u64,
     /// Retired clusters are discarded on the backing device.
     pub discard: bool,
+    /// A write that finds no space, when all that could give it some was done, waits until there is
+    /// some, this changes, or the store fails. Else it fails.
+    pub wait_for_space: bool,
     /// A count from which on a cluster takes no more owners (2^31; less in tests).
     pub count_full: u32,
 }
@@ -129,7 +134,9 @@ impl Default for Knobs {
             checkpoint_interval: 30_000,
             gc_delay: 30,
             keep_erased: 1 << 16,
+            tranquility: 1,
             discard: false,
+            wait_for_space: false,
             count_full: 1 << 31,
         }
     }
@@ -382,7 +389,7 @@ impl Engine {
     pub fn set_knobs(&mut self, knobs: Knobs) {
         self.config.knobs = knobs;
         if let Some(store) = self.store.as_mut() {
-            store.config.knobs = knobs;
+            store.set_knobs(knobs);
         }
     }
 

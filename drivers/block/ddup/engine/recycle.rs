@@ -12,6 +12,9 @@
 //! look-up finds the cluster (its index entry goes and the overlay voids its name), so nothing
 //! comes back after Junk. Until the batch ends its clusters are pending: a merge may already show
 //! them as Available, but they are not handed out.
+//!
+//! After a batch the recycler rests for a multiple of the time that it scanned and discarded; it
+//! does not rest while anybody waits for space.
 
 use super::format::journal::{self as codec, Record, SMALL_RECORD_MAX};
 use super::format::page::{name_read, CountEntry, COUNT_LEAF, NAME_LEAF};
@@ -21,7 +24,7 @@ use super::op::Reservation;
 use super::recover::FailReason;
 use super::state::{IoToken, Mode, Store};
 use super::tree::Page;
-use super::types::{Cluster, SEGMENT_CLUSTERS};
+use super::types::{Cluster, Millis, SEGMENT_CLUSTERS};
 use super::Action;
 use kernel::prelude::*;
 
@@ -59,6 +62,12 @@ pub struct Recycler {
     discards: u32,
     /// Space is short: retire whatever the age, and commit at once.
     pressed: bool,
+    /// When its present work began, scanning or discarding.
+    since: Millis,
+    /// For how long it has worked at this batch.
+    worked: Millis,
+    /// It rests until then.
+    rest_until: Millis,
 }
 
 impl Recycler {
@@ -71,7 +80,15 @@ impl Recycler {
             left: 0,
             discards: 0,
             pressed: false,
+            since: 0,
+            worked: 0,
+            rest_until: 0,
         })
+    }
+
+    /// Whether it is between two batches.
+    fn may_rest(&self) -> bool {
+        matches!(self.stage, Stage::Idle | Stage::Scan) && self.batch.is_empty() && !self.pressed
     }
 
     /// Whether a batch is under way, or one was asked for.
@@ -95,6 +112,9 @@ impl Recycler {
 impl Store {
     /// One bounded step. True: more can be done now.
     pub(super) fn recycler_step(&mut self) -> bool {
+        if self.recycler_rest().is_some() {
+            return false;
+        }
         match self.recycler.stage {
             Stage::Idle => self.start_batch(),
             Stage::Scan => self.scan_step(),
@@ -117,11 +137,41 @@ impl Store {
                     return false;
                 }
                 self.recycler.stage = Stage::Discard(0);
+                self.recycler.since = self.now;
                 true
             }
             Stage::Discard(next) => self.discard_step(next),
             Stage::Flush => false,
         }
+    }
+
+    /// Until when the recycler rests, if it does.
+    pub(super) fn recycler_rest(&self) -> Option<Millis> {
+        let calm = self.mode == Mode::Attached
+            && self.space_wait.is_empty()
+            && self.metadata_wait.is_empty()
+            && self.recycler.may_rest();
+        let until = self.recycler.rest_until;
+        (calm && self.now < until).then_some(until)
+    }
+
+    /// A part of the recycler's work has ended: the longer it took, the longer is the rest.
+    fn note_work(&mut self) {
+        let took = self.now.saturating_sub(self.recycler.since);
+        self.recycler.since = self.now;
+        self.recycler.worked = self.recycler.worked.saturating_add(took);
+    }
+
+    fn begin_rest(&mut self) {
+        self.note_work();
+        let worked = core::mem::take(&mut self.recycler.worked);
+        let rest = worked.saturating_mul(self.config.knobs.tranquility);
+        self.recycler.rest_until = self.now.saturating_add(rest);
+        if rest > 0 {
+            mark!(recycler_rests);
+        }
+        // What follows begins when the rest ends.
+        self.recycler.since = self.recycler.rest_until;
     }
 
     fn start_batch(&mut self) -> bool {
@@ -138,6 +188,7 @@ impl Store {
             return false;
         }
         self.recycler.stage = Stage::Scan;
+        self.recycler.since = self.now;
         self.recycler.left = self.superblock.layout.clusters + SEGMENT_CLUSTERS;
         true
     }
@@ -278,8 +329,10 @@ impl Store {
             self.recycler.stage = Stage::Idle;
             self.recycler.pressed = false;
             self.recycle_after = self.now + 1000;
+            self.begin_rest();
             return false;
         }
+        self.note_work();
         self.recycler.stage = Stage::Commit(self.journal.last_sequence());
         true
     }
@@ -335,6 +388,7 @@ impl Store {
         batch.clear();
         self.recycler.batch = batch;
         mark!(batch_ends);
+        self.begin_rest();
         self.exhausted = false;
         let lap_done = self.recycler.left == 0;
         self.recycler.stage = if lap_done { Stage::Idle } else { Stage::Scan };

@@ -5,6 +5,7 @@
 //! One exists from the end of recovery to the end of detach; [`super::Engine`] owns it. The other
 //! files of the engine are its methods, a file for each part of a request's way.
 
+use super::admit::Admission;
 use super::cache::{Cache, SlotId, Tree};
 use super::checkpoint::Checkpointer;
 use super::format::index::SavedIndex;
@@ -21,7 +22,7 @@ use super::sorted::SortedMap;
 use super::space::Space;
 use super::types::{Cluster, FingerprintAlgorithm, Millis, Name, Status, Tag};
 use super::types::{REQUEST_BLOCKS_MAX, SEGMENT_CLUSTERS};
-use super::{Action, BlockContent, Buf, Config, OpKind};
+use super::{Action, BlockContent, Buf, Config, Knobs, OpKind};
 use kernel::prelude::*;
 
 /// Which I/O ended; opaque to the shell.
@@ -200,6 +201,8 @@ pub struct Store {
     pub(super) admission: WaitList,
     /// Wait for a data cluster.
     pub(super) space_wait: WaitList,
+    /// Wait for a checkpoint that gives metadata clusters back, since there are none.
+    pub(super) metadata_wait: WaitList,
     /// Wait for a slot of the metadata cache, or for memory for one.
     pub(super) page_wait: WaitList,
     /// When they try again even if no page came or went.
@@ -243,6 +246,8 @@ pub struct Store {
     pub(super) exhausted: bool,
     /// Rounds of checkpoint and recycler since somebody began to wait for space.
     pub(super) space_rounds: u32,
+    /// When the next rounds may begin, for those that wait however long it takes.
+    pub(super) space_retry: Millis,
     pub(super) journal_retries: u32,
     /// The journal may not be written before the next checkpoint is durable.
     pub(super) journal_blocked: bool,
@@ -327,6 +332,7 @@ impl Store {
                 ready: WaitList::new(),
                 admission: WaitList::new(),
                 space_wait: WaitList::new(),
+                metadata_wait: WaitList::new(),
                 page_wait: WaitList::new(),
                 page_retry: 0,
                 commit_wait: WaitList::new(),
@@ -353,6 +359,7 @@ impl Store {
                 open_since: None,
                 exhausted: false,
                 space_rounds: 0,
+                space_retry: 0,
                 journal_retries: 0,
                 failed: parts.reason,
                 stats: Counters::default(),
@@ -417,11 +424,18 @@ impl Store {
             return Some(tag);
         }
         // The admission queue is served in order, so that nobody starves.
-        let tag = self.admission.first()?;
-        if !self.try_admit(tag) {
-            return None;
+        loop {
+            let tag = self.admission.first()?;
+            match self.try_admit(tag) {
+                Admission::Granted => return self.ops.unpark(&mut self.admission),
+                Admission::Later => return None,
+                // Those behind it may be what gives space back.
+                Admission::NoSpace => {
+                    self.ops.unpark(&mut self.admission);
+                    self.ops.park(&mut self.metadata_wait, tag);
+                }
+            }
         }
-        self.ops.unpark(&mut self.admission)
     }
 
     fn run(&mut self, tag: Tag) {
@@ -664,9 +678,13 @@ impl Store {
         let due = |at| at + knobs.checkpoint_interval;
         let checkpoint = self.dirty_since.filter(|_| can_cut).map(due);
         // Waiting for memory, space, age or room: look again soon.
-        let waits = !self.admission.is_empty() || !self.space_wait.is_empty();
-        let retry =
-            (waits || !idle || self.recycler.is_busy()).then_some(self.now + RETRY_INTERVAL);
+        let waits = !self.admission.is_empty();
+        let starve = (!self.space_wait.is_empty())
+            .then_some(self.space_retry.max(self.now + RETRY_INTERVAL));
+        let rest = self.recycler_rest();
+        let recycles = self.recycler.is_busy() && rest.is_none();
+        let retry = (waits || !idle || recycles).then_some(self.now + RETRY_INTERVAL);
+        let rest = rest.filter(|_| self.recycler.is_busy());
         let aged =
             (self.space.junk > 0 && self.space.free < knobs.keep_erased).then_some(self.now + 1000);
         let reap = (self.overlay.punches() > 0).then_some(self.now + RETRY_INTERVAL);
@@ -674,10 +692,12 @@ impl Store {
         let supply = self.space.wants_next() && self.space.free > 0;
         let load = self.mode == Mode::Attached && self.copier.wants_step();
         let now = (full || load || supply && self.background_page.is_none()).then_some(self.now);
-        [pages, commit, checkpoint, retry, aged, reap, now]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            pages, commit, checkpoint, retry, rest, starve, aged, reap, now,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Whether a completion that the shell has not reported may hold somebody up.
@@ -718,6 +738,7 @@ impl Store {
         for list in [
             &mut self.admission,
             &mut self.space_wait,
+            &mut self.metadata_wait,
             &mut self.commit_wait,
         ] {
             let mut list = core::mem::take(list);
@@ -729,6 +750,15 @@ impl Store {
                 self.ops.park(&mut self.ready, tag);
             }
         }
+    }
+
+    /// Changes what can be changed. Those that wait for space ask again.
+    pub(super) fn set_knobs(&mut self, knobs: Knobs) {
+        self.config.knobs = knobs;
+        self.space_retry = 0;
+        self.exhausted = false;
+        self.wake_starved();
+        self.wake_metadata_waiters();
     }
 
     /// Starts to make everything durable.

@@ -6,14 +6,17 @@
 use super::format::page::{CountEntry, COUNT_LEAF};
 use super::mark::mark;
 use super::mutant::mutant;
+use super::op::Phase;
 use super::space::{OpenStep, Space};
 use super::state::Store;
 use super::tree::Page;
-use super::types::Cluster;
+use super::types::{Cluster, Millis};
 
 /// Checkpoint, recycler, and both once more: a checkpoint may make junk of what the first round
 /// released.
 const ROUNDS: u32 = 4;
+/// Those that wait for space however long it takes cause new rounds this often, in milliseconds.
+const ROUNDS_INTERVAL: Millis = 1000;
 
 impl Store {
     /// Prepares the next segment before the open one is used up.
@@ -54,8 +57,7 @@ impl Store {
         }
         if !self.space_wait.is_empty() && self.space.has_cluster() {
             self.space_rounds = 0;
-            let list = core::mem::take(&mut self.space_wait);
-            self.wake_all(list);
+            self.wake_starved();
             return true;
         }
         false
@@ -72,14 +74,17 @@ impl Store {
             || self.checkpointer.is_running()
             || self.recycler.is_busy()
             || self.background_page.is_some();
-        if waits || !self.is_writable() {
+        if waits || !self.is_writable() || self.now < self.space_retry {
             return false;
         }
         if self.space_rounds >= ROUNDS {
             self.space_rounds = 0;
             self.exhausted = true;
-            self.fail_starved();
             mark!(no_space_after_all_rounds);
+            match self.config.knobs.wait_for_space {
+                true => self.rest_starved(),
+                false => self.fail_starved(),
+            }
             return true;
         }
         if self.space_rounds % 2 == 0 {
@@ -92,5 +97,37 @@ impl Store {
         }
         self.space_rounds += 1;
         true
+    }
+
+    /// All was tried for those that wait for a cluster. They give back what they were promised, so
+    /// that what frees space is admitted, and wait for the next rounds.
+    fn rest_starved(&mut self) {
+        self.space_retry = self.now + ROUNDS_INTERVAL;
+        let mut list = core::mem::take(&mut self.space_wait);
+        while let Some(tag) = self.ops.unpark(&mut list) {
+            self.release_starved(tag);
+            self.ops.park(&mut self.space_wait, tag);
+        }
+        mark!(starved_rest);
+    }
+
+    /// Lets those that wait for a cluster go on: those that gave back their promise need a new one.
+    pub(super) fn wake_starved(&mut self) {
+        let mut list = core::mem::take(&mut self.space_wait);
+        while let Some(tag) = self.ops.unpark(&mut list) {
+            match self.ops.get(tag).map(|op| op.phase) {
+                Some(Phase::Admission) => {
+                    mark!(starved_goes_on);
+                    self.ops.park(&mut self.admission, tag);
+                }
+                _ => self.wake(tag),
+            }
+        }
+    }
+
+    /// Lets those that wait for metadata clusters ask again.
+    pub(super) fn wake_metadata_waiters(&mut self) {
+        let list = core::mem::take(&mut self.metadata_wait);
+        self.ops.append(&mut self.admission, list);
     }
 }

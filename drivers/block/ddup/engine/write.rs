@@ -228,7 +228,7 @@ impl Store {
     /// Takes a cluster for a block and lets its data be written there.
     fn write_fresh(&mut self, tag: Tag, block: u32, run: &mut Run) -> Step {
         let Some(cluster) = self.allocate() else {
-            if self.exhausted {
+            if self.exhausted && !self.config.knobs.wait_for_space {
                 mark!(no_cluster_at_all);
                 self.fail_block(tag, block, Status::NoSpace);
             } else {
@@ -558,8 +558,33 @@ impl Store {
         }
         let starved = op.blocks.iter().any(|b| b.state == BlockState::NoCluster);
         if starved {
+            if self.exhausted {
+                self.release_starved(tag);
+            }
             self.ops.park(&mut self.space_wait, tag);
         }
+    }
+
+    /// A write that only waits for clusters gives back its promise, and its hash locks, so that
+    /// others of the same content wait by themselves. It will start anew with what is left of it.
+    pub(super) fn release_starved(&mut self, tag: Tag) {
+        let waits = |state| matches!(state, BlockState::NoCluster);
+        let over = |state| matches!(state, BlockState::Done | BlockState::Failed);
+        let Some(op) = self.ops.get_mut(tag) else {
+            return;
+        };
+        let only = op.blocks.iter().all(|b| waits(b.state) || over(b.state));
+        if !only || op.phase != Phase::Running {
+            return;
+        }
+        op.phase = Phase::Admission;
+        for block in 0..op.blocks.len() as u32 {
+            if self.ops.block(tag, block).is_some_and(|b| waits(b.state)) {
+                self.unlock_name(tag, block, None);
+                self.set_state(tag, block, BlockState::Start, Cluster::NONE);
+            }
+        }
+        self.release_reservation(tag);
     }
 
     /// Fails all blocks that wait for a cluster: there is none to be had.

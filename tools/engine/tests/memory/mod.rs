@@ -299,6 +299,32 @@ impl Shell {
         self.done[&0]
     }
 
+    /// Submits a write, which ends when it ends: see `done`.
+    pub fn begin_write(&mut self, tag: u32, lbn: u64, ids: &[u64]) {
+        let blocks: Vec<_> = ids.iter().map(|&id| (self.content)(id)).collect();
+        self.writes.insert(tag, ids.to_vec());
+        self.done.remove(&tag);
+        let request = Request {
+            tag,
+            kind: OpKind::Write,
+            volume: 0,
+            lbn: Lbn(lbn),
+            count: ids.len() as u64,
+            fua: false,
+        };
+        self.engine.submit(self.now, request, &blocks);
+        self.drain();
+    }
+
+    /// Lets time pass, with background work every few milliseconds.
+    pub fn pass(&mut self, milliseconds: u64) {
+        let end = self.now + milliseconds;
+        while self.now < end {
+            self.now += 5;
+            self.turn();
+        }
+    }
+
     pub fn write(&mut self, lbn: u64, ids: &[u64]) -> Status {
         self.writes.insert(0, ids.to_vec());
         let blocks: Vec<_> = ids.iter().map(|&id| (self.content)(id)).collect();

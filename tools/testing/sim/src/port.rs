@@ -188,6 +188,10 @@ pub trait Store: Sized {
     fn background(&mut self, now: Millis) -> bool;
     /// When [`Store::background`] has to be called at the latest.
     fn next_deadline(&self) -> Option<Millis>;
+    /// Whether writes that find no space wait for some, from here on; else they fail.
+    fn set_wait_for_space(&mut self, wait: bool) {
+        let _ = wait;
+    }
     /// Begins a clean detach; ends in `Detached`.
     fn detach(&mut self, now: Millis);
     /// The store's own counters.

@@ -44,7 +44,9 @@ pub fn config(setup: &Setup, clusters: u64) -> Config {
             gc_delay: setup.gc_delay_s,
             checkpoint_interval: setup.checkpoint_interval_ms,
             keep_erased: setup.keep_erased,
+            tranquility: setup.tranquility,
             discard: setup.discard,
+            wait_for_space: setup.wait_for_space,
             count_full: setup.count_full,
         },
     }
@@ -320,6 +322,12 @@ impl Store for Real {
 
     fn next_deadline(&self) -> Option<Millis> {
         self.engine.next_deadline()
+    }
+
+    fn set_wait_for_space(&mut self, wait: bool) {
+        let mut knobs = self.engine.knobs();
+        knobs.wait_for_space = wait;
+        self.engine.set_knobs(knobs);
     }
 
     fn detach(&mut self, now: Millis) {

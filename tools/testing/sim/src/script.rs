@@ -73,6 +73,10 @@ pub struct Setup {
     pub checkpoint_interval_ms: u64,
     /// Junk is retired while fewer clusters than this are free.
     pub keep_erased: u64,
+    /// The recycler's rest, as a multiple of its work.
+    pub tranquility: u64,
+    /// Writes that find no space wait for some.
+    pub wait_for_space: bool,
     /// Owners from which on a cluster takes no more.
     pub count_full: u32,
     /// One in this many I/Os takes seconds; 0: none.
@@ -267,6 +271,8 @@ fn setup(seed: u64, rng: &mut Rng) -> Setup {
         gc_delay_s: rng.pick(&[0, 0, 1, 10]),
         checkpoint_interval_ms: rng.pick(&[300, 5000, 30_000]),
         keep_erased: rng.pick(&[0, 512, 1 << 16, 1 << 16]),
+        tranquility: [0, 1, 20][(seed % 3) as usize],
+        wait_for_space: seed % 2 == 1,
         count_full: rng.pick(&[3, 40, 1 << 31, 1 << 31]),
         slow_one_in: rng.pick(&[0, 0, 50, 500]),
         slow_pages: false,

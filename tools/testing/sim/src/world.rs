@@ -30,6 +30,8 @@ pub struct Failure {
 
 /// Steps that a request may take before the store counts as stuck.
 const PATIENCE: u32 = 400_000;
+/// Steps after which those that wait for space are made to fail, if nothing else goes on.
+const WAIT_STEPS: u32 = 400;
 /// Calls for a deadline that has passed before that counts as a busy loop.
 const SPINS_MAX: u32 = 1000;
 /// Blocks in the largest read that verifies.
@@ -121,6 +123,8 @@ struct Slot {
     /// It completes when no data I/O is at the disk.
     after_io: bool,
     completed: bool,
+    /// It may fail for want of space: the policy was so at some time since it came.
+    may_fail: bool,
     patience: u32,
 }
 
@@ -163,6 +167,8 @@ pub struct World<'a, S: Store> {
     alloc_ppm: u32,
     /// Calls of background work for a deadline that has passed, without effect.
     spins: u32,
+    /// Writes that find no space wait, as of now.
+    wait_for_space: bool,
     /// A fault was injected since the store was attached, so errors are fair.
     faulted: bool,
     rotten: bool,
@@ -286,6 +292,7 @@ impl<'a, S: Store> World<'a, S> {
             write_ppm: 0,
             alloc_ppm: 0,
             spins: 0,
+            wait_for_space: setup.wait_for_space,
             faulted: false,
             rotten: false,
             journal_rots: false,
@@ -444,9 +451,15 @@ impl<'a, S: Store> World<'a, S> {
         if self.lost {
             return Ok(());
         }
+        let mut steps = 0;
         while self.slots.len() >= self.setup.queue_depth as usize {
+            steps += 1;
+            if steps > WAIT_STEPS {
+                self.set_wait_for_space(false)?;
+            }
             self.must_step("waiting for a free request")?;
         }
+        self.set_wait_for_space(self.setup.wait_for_space)?;
         // The shell tells all that has completed before it submits.
         while self.tell()? {}
         if self.ruined() {
@@ -499,6 +512,7 @@ impl<'a, S: Store> World<'a, S> {
                 untold_failures: 0,
                 after_io: false,
                 completed: false,
+                may_fail: !self.wait_for_space,
                 patience: PATIENCE,
             },
         );
@@ -894,6 +908,12 @@ impl<'a, S: Store> World<'a, S> {
         if matches!(request.kind, Kind::Read | Kind::Flush) {
             return Err(format!("a {:?} ended with NoSpace", request.kind));
         }
+        if self.slots.get(&request.tag).is_some_and(|s| !s.may_fail) {
+            return Err(format!(
+                "{:?} {:#x}+{} ended with NoSpace, and it should have waited",
+                request.kind, request.lbn, request.count
+            ));
+        }
         let c = self.store.counters();
         let held = self.oracle.mapped_max();
         // Scattered blocks fill the metadata segments: a store keeps a part of them for frees.
@@ -990,6 +1010,7 @@ impl<'a, S: Store> World<'a, S> {
                 self.background = true;
                 Ok(())
             }
+            Progress::None if self.wait_for_space => self.set_wait_for_space(false),
             Progress::None => Err(format!(
                 "deadlock: {why}, and nothing is left that could happen; in flight are {}",
                 self.waiting()
@@ -1269,10 +1290,31 @@ impl<'a, S: Store> World<'a, S> {
         if self.lost {
             return Ok(());
         }
+        let mut steps = 0;
         while !self.slots.is_empty() {
+            steps += 1;
+            if steps > WAIT_STEPS {
+                self.set_wait_for_space(false)?;
+            }
             self.must_step("waiting for all requests")?;
         }
-        Ok(())
+        self.set_wait_for_space(self.setup.wait_for_space)
+    }
+
+    /// Changes what becomes of writes that find no space, as an administrator may.
+    fn set_wait_for_space(&mut self, wait: bool) -> Result<(), String> {
+        if wait == self.wait_for_space {
+            return Ok(());
+        }
+        say!(self, "writes that find no space wait: {wait}");
+        self.wait_for_space = wait;
+        self.background = true;
+        if !wait {
+            self.slots
+                .values_mut()
+                .for_each(|slot| slot.may_fail = true);
+        }
+        self.with_store(|s, _| s.set_wait_for_space(wait))
     }
 
     fn detach(&mut self, cut: bool) -> Result<(), String> {
@@ -1347,6 +1389,7 @@ impl<'a, S: Store> World<'a, S> {
 
     fn renew(&mut self) -> Result<(), String> {
         self.store = S::new(self.setup, self.disk.clusters())?;
+        self.wait_for_space = self.setup.wait_for_space;
         self.life = Life::Starting;
         self.background = true;
         Ok(())
