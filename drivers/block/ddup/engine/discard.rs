@@ -125,10 +125,10 @@ impl Store {
             Err(until) => end.min(key(slot, Lbn(0)).saturating_add(until)).min(frozen),
             Ok(_) => start,
         };
-        // The checkpoint's list of punches is out of date from here on.
-        self.dirty_since.get_or_insert(self.now);
         if stretch > start {
             mark!(reaper_skips_unmapped);
+            // The durable list of punches is out of date.
+            self.dirty_since.get_or_insert(self.now);
             return self.overlay.cut_punches(start, stretch).is_ok();
         }
         let leaf_end = key(slot, Lbn((lbn.0 / MAP_LEAF + 1) * MAP_LEAF)).min(end);
@@ -155,6 +155,7 @@ impl Store {
         {
             return false;
         }
+        self.dirty_since.get_or_insert(self.now);
         for at in start..stop {
             let lbn = key_parts(at).1;
             let entry = self
