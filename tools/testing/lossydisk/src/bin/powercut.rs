@@ -42,7 +42,7 @@ struct Cli {
     /// Of 100 cuts so many come while the machine attaches or checks
     #[arg(long, default_value_t = 20)]
     early: u32,
-    /// What is at work when the power fails, as in "blocks fio ext4 xfs" [default: a mixture by seed]
+    /// What is at work when the power fails, as in "blocks fio ext4 xfs trim" [default: a mixture by seed]
     #[arg(long)]
     works: Option<String>,
     /// Size of the disk
@@ -224,11 +224,13 @@ impl Test {
         // Each mixture flushes at another rate: where files are written there is little to lose.
         let mixture: &[&str] = match (rng.below(5), self.cli.mode) {
             (0, Mode::Plain) => &["blocks", "ext4", "xfs"],
-            (0, Mode::Ddup) => &["blocks", "fio", "ext4", "xfs"],
+            (0, Mode::Ddup) => &["blocks", "fio", "ext4", "xfs", "trim"],
             (1, Mode::Plain) => &["blocks"],
             (1, Mode::Ddup) => &["blocks", "fio"],
-            (2, _) => &["ext4"],
-            (3, _) => &["xfs"],
+            (2, Mode::Plain) => &["ext4"],
+            (2, Mode::Ddup) => &["ext4", "trim"],
+            (3, Mode::Plain) => &["xfs"],
+            (3, Mode::Ddup) => &["xfs", "trim"],
             _ => &["blocks"],
         };
         let works: Vec<&str> = match &self.cli.works {

@@ -7,7 +7,8 @@
 #   round.sh plain|ddup SEED first|next WORKLOAD...
 #
 # The workloads are blocks, ext4, xfs and fio (not on a plain disk, which may tear blocks): all are
-# checked, the named ones are at work when the power fails.
+# checked, the named ones are at work when the power fails. trim beside them discards what the file
+# systems have free, over and over.
 #
 # /dev/vda is the disk that loses unflushed writes, /dev/vdb keeps the notes of what was
 # acknowledged and loses nothing. plain: the workloads run on the disk itself; ddup: on a ddup
@@ -81,6 +82,15 @@ check_files()
 	}
 }
 
+# Ranges from a block to the whole free space, while files come and go; what is discarded when a
+# file goes is discarded by the mount option.
+trim_work()
+{
+	while fstrim /run/ext4 && fstrim /run/xfs; do
+		sleep 0.3
+	done
+}
+
 mkdir -p /run/ext4 /run/xfs
 modprobe -q ext4
 modprobe -q xfs
@@ -98,13 +108,14 @@ else
 	step checked
 fi
 
-mount "$(area_node ext4)" /run/ext4 || die "ext4 does not mount"
-mount "$(area_node xfs)" /run/xfs || die "xfs does not mount"
+mount -o discard "$(area_node ext4)" /run/ext4 || die "ext4 does not mount"
+mount -o discard "$(area_node xfs)" /run/xfs || die "xfs does not mount"
 for work; do
 	case $work in
 	blocks) stamp run "$(area_node blocks)" "$(area_node notes-blocks)" & ;;
 	ext4 | xfs) stamp run "/run/$work" "$(area_node "notes-$work")" & ;;
 	fio) fio_work & ;;
+	trim) trim_work & ;;
 	*) die "no workload $work" ;;
 	esac
 done
