@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # ddupd and ddup adjust bring the kernel to what the files say; the daemon may die at any moment.
-# vm: disk=1G mem=2048 timeout=600
+# vm: disk=1G mem=2048 timeout=1200
 
 # shellcheck source=tools/testing/selftests/ddup/lib.sh
 . "${BASH_SOURCE[0]%/*}/lib.sh"
@@ -69,8 +69,8 @@ the_daemon_attaches_what_the_files_want() {
 	defer ddup detach --all
 	start_daemon
 	defer end_daemon
-	wait_for 60 test -b /dev/ddup0
-	wait_for 60 said '/dev/nope: .*No such file'
+	wait_for 120 test -b /dev/ddup0
+	wait_for 120 said '/dev/nope: .*No such file'
 	[ "$(ddup list -n -o name,ro,backing)" = "/dev/ddup0  0  $file
 /dev/ddup5  1  $(losetup -n -O BACK-FILE "$first")" ]
 	[ "$(value_of ddup0 gc_delay)" = 77 ]
@@ -82,7 +82,7 @@ the_daemon_attaches_what_the_files_want() {
 	make_store 64M
 	ln -s "$device" /dev/nope
 	defer rm -f /dev/nope
-	wait_for 60 test -b /dev/ddup1
+	wait_for 120 test -b /dev/ddup1
 	kill "$daemon"
 	wait "$daemon"
 	[ "$(ddup list -n | wc -l)" = 3 ]
@@ -95,17 +95,17 @@ what_is_detached_by_hand_stays_so_until_a_reload() {
 	defer ddup detach --all
 	start_daemon
 	defer end_daemon
-	wait_for 60 test -b /dev/ddup0
+	wait_for 120 test -b /dev/ddup0
 	ddup detach ddup0
 	sleep 3
 	[ ! -b /dev/ddup0 ]
 	kill -HUP "$daemon"
-	wait_for 60 test -b /dev/ddup0
+	wait_for 120 test -b /dev/ddup0
 	# The driver goes and comes; so does the device.
-	wait_for 30 rmmod ddup
-	wait_for 30 said 'not loaded'
+	wait_for 120 rmmod ddup
+	wait_for 120 said 'not loaded'
 	load
-	wait_for 60 test -b /dev/ddup0
+	wait_for 120 test -b /dev/ddup0
 	kill "$daemon"
 	wait "$daemon"
 }
@@ -119,27 +119,27 @@ what_happens_is_logged_for_the_journal() {
 	export JOURNAL_STREAM=1:1
 	start_daemon
 	defer end_daemon
-	wait_for 60 said '^<6>serving metrics'
-	wait_for 60 listening
+	wait_for 120 said '^<6>serving metrics'
+	wait_for 120 listening
 	attach "$mapped"
-	wait_for 60 said "^<6>attached $ddup: $mapped"
+	wait_for 120 said "^<6>attached $ddup: $mapped"
 	dd if=/dev/urandom of="$ddup" bs=4096 count=16 oflag=direct status=none
 	dmsetup suspend --noflush --nolockfs failing
 	dmsetup load failing --table "0 $sectors error"
 	dmsetup resume failing
-	if timeout 60 sync "$ddup"; then
+	if timeout 240 sync "$ddup"; then
 		fail "a flush succeeded that nothing can have made durable"
 	fi
-	wait_for 60 said "^<3>$ddup: the store on $mapped failed, device-error: "
+	wait_for 120 said "^<3>$ddup: the store on $mapped failed, device-error: "
 	# One that starts later says it as well.
 	kill "$daemon"
 	wait "$daemon"
 	cat "$log"
 	: >"$log"
 	start_daemon
-	wait_for 60 said "^<3>$ddup: the store on $mapped failed, device-error: "
-	timeout 60 ddup detach --force "$ddup"
-	wait_for 60 said "^<6>detached $ddup"
+	wait_for 120 said "^<3>$ddup: the store on $mapped failed, device-error: "
+	timeout 240 ddup detach --force "$ddup"
+	wait_for 120 said "^<6>detached $ddup"
 	kill "$daemon"
 	wait "$daemon"
 }
@@ -185,9 +185,9 @@ metrics_are_openmetrics_and_tell_what_status_tells() {
 	defer ddup detach --all
 	start_daemon
 	defer end_daemon
-	wait_for 60 test -b /dev/ddup0
+	wait_for 120 test -b /dev/ddup0
 	dd if=/dev/urandom of=/dev/ddup0 bs=4096 count=32 oflag=direct conv=fsync status=none
-	wait_for 60 serves
+	wait_for 120 serves
 	scrape >"$config/answer"
 	head -c 1500 "$config/answer"
 	ddup status --json ddup0 >"$config/status"
@@ -233,7 +233,7 @@ metrics_are_openmetrics_and_tell_what_status_tells() {
 	exec {scraper}<>"/dev/tcp/$ADDRESS/$PORT"
 	head -c 100000 /dev/urandom >&"$scraper" || :
 	exec {scraper}>&-
-	wait_for 60 serves
+	wait_for 120 serves
 	refused $USAGE 'not local' ddupd --metrics 192.0.2.1:80 "$config"
 	refused $BUSY 'cannot serve metrics' ddupd --metrics "$ADDRESS:$PORT" "$config"
 	kill "$daemon"
@@ -254,7 +254,7 @@ a_daemon_that_is_killed_disturbs_no_io() {
 	defer ddup detach --all
 	start_daemon
 	defer end_daemon
-	wait_for 60 test -b /dev/ddup2
+	wait_for 120 test -b /dev/ddup2
 	load_on /dev/ddup2 "$config/enough" "$config/failed" &
 	local load=$! before i
 	before=$(ddup list -n -o name,backing,state,store)
@@ -263,7 +263,7 @@ a_daemon_that_is_killed_disturbs_no_io() {
 		if ((i % 2)); then
 			sleep "0.0$((RANDOM % 10))"
 		else
-			wait_for 60 serves
+			wait_for 120 serves
 		fi
 		kill -9 "$daemon"
 		wait "$daemon" || :
@@ -274,7 +274,7 @@ a_daemon_that_is_killed_disturbs_no_io() {
 	wait "$load"
 	[ ! -e "$config/failed" ] || fail "I/O failed: $(cat "$config/failed.log")"
 	[ "$before" = "$(ddup list -n -o name,backing,state,store)" ]
-	wait_for 60 serves
+	wait_for 120 serves
 	kill "$daemon"
 	wait "$daemon"
 	if dmesg | grep -E 'I/O error, dev (ddup2|vda)'; then

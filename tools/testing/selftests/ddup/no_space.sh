@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # What becomes of writes when the store is full: they fail, or wait, as the knob says.
-# vm: disk=1G mem=2048 timeout=240
+# vm: disk=1G mem=2048 timeout=900
 
 # shellcheck source=tools/testing/selftests/ddup/lib.sh
 . "${BASH_SOURCE[0]%/*}/lib.sh"

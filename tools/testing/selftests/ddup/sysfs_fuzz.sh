@@ -3,7 +3,7 @@
 #
 # Random writes to each file of a device in sysfs are taken or refused as the knobs' ranges say, and
 # do no harm to I/O; nobody changes anything.
-# vm: disk=1G mem=2048 timeout=240
+# vm: disk=1G mem=2048 timeout=900
 
 # shellcheck source=tools/testing/selftests/ddup/lib.sh
 . "${BASH_SOURCE[0]%/*}/lib.sh"
