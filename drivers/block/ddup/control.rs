@@ -15,6 +15,7 @@
 use crate::{
     device::{Device, Options},
     error::{refuse, Refusal},
+    store::CheckReport,
     uapi,
 };
 use kernel::{
@@ -35,6 +36,7 @@ genl_family! {
     do ddup_nl_attach_doit => attach;
     do ddup_nl_detach_doit => detach;
     do ddup_nl_get_doit => get;
+    do ddup_nl_check_doit => check;
     dump ddup_nl_get_dumpit => get_all;
 }
 
@@ -484,4 +486,63 @@ fn get_all(dump: &mut Dump<'_>) -> Result {
         let [next, ..] = dump.state();
         *next = u64::from(device.identity().index) + 1;
     }
+}
+
+/// `check`.
+fn check(info: &mut Info<'_>) -> Result {
+    answer(info, try_check)
+}
+
+fn try_check(info: &mut Info<'_>) -> Result<(), Refusal> {
+    check_admin(info)?;
+
+    let index = required_index_of(info)?;
+    let cookie_attr = Some(uapi::DDUP_A_DEVICE_CHECK_COOKIE);
+    let number = |attr| info.attr(attr).map_or(0, Attr::uint);
+    let report = info
+        .attr(uapi::DDUP_A_DEVICE_CHECK_COOKIE)
+        .map(|cookie| CheckReport {
+            cookie: cookie.uint(),
+            pages: number(uapi::DDUP_A_DEVICE_CHECK_PAGES),
+            findings: number(uapi::DDUP_A_DEVICE_CHECK_FINDINGS),
+            table_read: info.attr(uapi::DDUP_A_DEVICE_CHECK_TABLE_READ).is_some(),
+            done: info.attr(uapi::DDUP_A_DEVICE_CHECK_DONE).is_some(),
+        });
+    let mut list = LIST.lock();
+    let Some(device) = list.device(index) else {
+        return Err(refuse_absent(&list, index));
+    };
+    let Some(store) = device.store() else {
+        return Err(refuse!(EINVAL, None, "ddup{index} maps one to one"));
+    };
+
+    let Some(report) = report else {
+        let (cookie, root) = store.begin_check().map_err(|error| match error {
+            EBUSY => refuse!(error, None, "a check of ddup{index} goes on already"),
+            _ => refuse!(error, None, "no check can begin now"),
+        })?;
+
+        info.reply(uapi::DDUP_CMD_CHECK, |message| {
+            message.put_u32(uapi::DDUP_A_DEVICE_INDEX, index)?;
+            message.put_uint(uapi::DDUP_A_DEVICE_CHECK_COOKIE, cookie)?;
+            message.put_bytes(uapi::DDUP_A_DEVICE_CHECK_ROOT, &root)
+        })?;
+        return Ok(());
+    };
+    if !store.go_on_check(&report) {
+        return Err(refuse!(
+            Error::from_errno(-(kstage::bindings::ESTALE as i32)),
+            cookie_attr,
+            "that check has ended: the store needed what it kept, or it was silent too long"
+        ));
+    }
+    if report.done {
+        let identity = device.identity().try_clone()?;
+
+        list.announce(uapi::DDUP_CMD_CHECKED, |message| {
+            identity.put(message)?;
+            report.put(message)
+        });
+    }
+    Ok(())
 }

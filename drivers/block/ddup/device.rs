@@ -199,6 +199,14 @@ impl Device {
         }
     }
 
+    /// The store behind it, if there is one.
+    pub(crate) fn store(&self) -> Option<&Store> {
+        match &self.kind {
+            Kind::Passthrough(_) => None,
+            Kind::Store(attached) => Some(&attached.store),
+        }
+    }
+
     /// What it is known by.
     pub(crate) fn identity(&self) -> &Identity {
         &self.identity
@@ -259,6 +267,12 @@ impl Device {
                 message.put_uint(uapi::DDUP_A_DEVICE_INDEX_BYTES, attached.index_bytes)?;
                 message.put_u32(uapi::DDUP_A_DEVICE_VOLUME, attached.volume)?;
                 message.put_uint(uapi::DDUP_A_DEVICE_SIZE, attached.bytes)?;
+                if let Some(report) = attached.store.last_check() {
+                    report.put(message)?;
+                    if report.done {
+                        message.put_flag(uapi::DDUP_A_DEVICE_CHECK_DONE)?;
+                    }
+                }
                 message.put_nested(uapi::DDUP_A_DEVICE_COUNTERS, |message| {
                     attributes::put_counters(&attached.store.counters(), message)
                 })

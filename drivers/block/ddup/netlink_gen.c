@@ -36,6 +36,16 @@ static const struct nla_policy ddup_get_nl_policy[DDUP_A_DEVICE_INDEX + 1] = {
 	[DDUP_A_DEVICE_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_device_index_range),
 };
 
+/* DDUP_CMD_CHECK - do */
+static const struct nla_policy ddup_check_nl_policy[DDUP_A_DEVICE_CHECK_DONE + 1] = {
+	[DDUP_A_DEVICE_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_device_index_range),
+	[DDUP_A_DEVICE_CHECK_COOKIE] = { .type = NLA_UINT, },
+	[DDUP_A_DEVICE_CHECK_PAGES] = { .type = NLA_UINT, },
+	[DDUP_A_DEVICE_CHECK_FINDINGS] = { .type = NLA_UINT, },
+	[DDUP_A_DEVICE_CHECK_TABLE_READ] = { .type = NLA_FLAG, },
+	[DDUP_A_DEVICE_CHECK_DONE] = { .type = NLA_FLAG, },
+};
+
 /* Ops table for ddup */
 static const struct genl_split_ops ddup_nl_ops[] = {
 	{
@@ -63,6 +73,13 @@ static const struct genl_split_ops ddup_nl_ops[] = {
 		.cmd	= DDUP_CMD_GET,
 		.dumpit	= ddup_nl_get_dumpit,
 		.flags	= GENL_CMD_CAP_DUMP,
+	},
+	{
+		.cmd		= DDUP_CMD_CHECK,
+		.doit		= ddup_nl_check_doit,
+		.policy		= ddup_check_nl_policy,
+		.maxattr	= DDUP_A_DEVICE_CHECK_DONE,
+		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
 	},
 };
 

@@ -30,6 +30,7 @@ use crate::{
     },
     io::{DataIo, Io, MetaIo, Work},
     queue::Queue,
+    uapi,
     worker::Worker,
 };
 use kernel::{
@@ -49,6 +50,7 @@ use kstage::{
         mq::{Part, Request},
         Op, OpFlags, SECTOR_SHIFT,
     },
+    genetlink::Message,
     llist::{Batch, Inbox},
     mm::{NoReclaim, Wait},
     page_pool::PagePool,
@@ -156,6 +158,8 @@ struct Inner {
     failure: Option<FailReason>,
     /// Nobody was told of `failure` yet.
     untold: bool,
+    /// What the last check from outside said.
+    check: Option<CheckReport>,
     /// A request that was taken from the inbox and waits for a stalled action.
     next: Option<Request<Queue>>,
 }
@@ -186,6 +190,29 @@ pub(crate) struct Store {
     started: Completion,
     #[pin]
     detached: Completion,
+}
+
+/// What a check from outside says of itself.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct CheckReport {
+    /// Names the check.
+    pub(crate) cookie: u64,
+    /// Pages that were examined.
+    pub(crate) pages: u64,
+    /// Things that are wrong.
+    pub(crate) findings: u64,
+    /// The segment table was read.
+    pub(crate) table_read: bool,
+    /// It has ended.
+    pub(crate) done: bool,
+}
+
+impl CheckReport {
+    /// Adds its numbers to a message.
+    pub(crate) fn put(&self, message: &mut Message<'_>) -> Result {
+        message.put_uint(uapi::DDUP_A_DEVICE_CHECK_PAGES, self.pages)?;
+        message.put_uint(uapi::DDUP_A_DEVICE_CHECK_FINDINGS, self.findings)
+    }
 }
 
 /// What a store is attached with.
@@ -242,6 +269,7 @@ impl Store {
             phase: Phase::Starting,
             failure: None,
             untold: false,
+            check: None,
             next: None,
         };
 
@@ -350,6 +378,60 @@ impl Store {
     /// Counters and gauges. May sleep.
     pub(crate) fn counters(&self) -> Counters {
         self.with_engine(|engine| engine.counters())
+    }
+
+    /// Begins a check: keeps the last checkpoint. Returns what names the check, and the superblock.
+    /// May sleep.
+    pub(crate) fn begin_check(&self) -> Result<(u64, engine::Buf)> {
+        // Reclaim may wait for the engine.
+        let _noreclaim = NoReclaim::enter();
+        let now = self.now();
+        let mut inner = self.inner.lock();
+        let begun = inner.engine.pin(now);
+
+        if let Ok((cookie, _)) = begun {
+            inner.check = Some(CheckReport {
+                cookie,
+                ..CheckReport::default()
+            });
+        }
+        drop(inner);
+        self.worker.kick();
+        begun
+    }
+
+    /// A checker says how far it is. Returns whether what it read was one state. May sleep.
+    pub(crate) fn go_on_check(&self, report: &CheckReport) -> bool {
+        let now = self.now();
+        let mut inner = self.inner.lock();
+        let held = match report.done {
+            true => inner.engine.unpin(now, report.cookie),
+            false => {
+                let (cookie, table_read) = (report.cookie, report.table_read);
+
+                inner.engine.renew_pin(now, cookie, table_read)
+            }
+        };
+
+        if held {
+            inner.check = Some(*report);
+        } else if inner
+            .check
+            .is_some_and(|c| c.cookie == report.cookie && !c.done)
+        {
+            inner.check = None;
+        }
+        drop(inner);
+        self.worker.kick();
+        held
+    }
+
+    /// What the last check said. May sleep.
+    pub(crate) fn last_check(&self) -> Option<CheckReport> {
+        let check = self.inner.lock().check;
+
+        self.look_again();
+        check
     }
 
     /// What can be changed. May sleep.

@@ -50,7 +50,7 @@ pub enum Verb {
     Adjust(AdjustArgs),
     /// Print what happens to devices, as it happens
     Events(EventsArgs),
-    /// Check a store that is not attached, all of it; nothing is written
+    /// Check a store, all of it, attached or not; nothing is written
     Check(CheckArgs),
     /// Show the superblocks, the journal and the maps of a store that is not attached
     Dump(DumpArgs),
@@ -278,11 +278,12 @@ pub struct EventsArgs {
 /// Arguments of `ddup check`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-What the journal holds since the last checkpoint is taken into account. Each thing that is wrong is \
-printed in a line of its own, and the exit status is 7 if there is any. Needs about five bytes of \
-memory for each 4 KiB of the store.")]
+Each thing that is wrong is printed in a line of its own, and the exit status is 7 if there is any. Of \
+a store that is attached the last checkpoint is checked, while the device is in use; of one that is \
+not, also whether the journal can be followed. Needs about five bytes of memory for each 4 KiB of the \
+store.")]
 pub struct CheckArgs {
-    /// The block device or regular file
+    /// The store, or the device that it is attached as
     pub store: PathBuf,
     /// Print JSON
     #[arg(short, long)]

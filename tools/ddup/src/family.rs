@@ -48,6 +48,8 @@ numbers! {
         ATTACHED = 4,
         DETACHED = 5,
         STORE_FAILED = 6,
+        CHECK = 7,
+        CHECKED = 8,
     }
 }
 
@@ -72,11 +74,17 @@ numbers! {
         COUNTERS = 16,
         INSTANCE = 17,
         EVENT_SEQ = 18,
+        CHECK_COOKIE = 19,
+        CHECK_ROOT = 20,
+        CHECK_PAGES = 21,
+        CHECK_FINDINGS = 22,
+        CHECK_TABLE_READ = 23,
+        CHECK_DONE = 24,
     }
 }
 
 /// The attributes' names, for messages about them.
-const DEVICE_ATTRIBUTES: [&str; 18] = [
+const DEVICE_ATTRIBUTES: [&str; 24] = [
     "index",
     "name",
     "path",
@@ -95,6 +103,12 @@ const DEVICE_ATTRIBUTES: [&str; 18] = [
     "counters",
     "instance",
     "event-seq",
+    "check-cookie",
+    "check-root",
+    "check-pages",
+    "check-findings",
+    "check-table-read",
+    "check-done",
 ];
 
 /// Largest N of `/dev/ddupN`.
@@ -285,6 +299,32 @@ impl Counters {
     }
 }
 
+/// How far a check of an attached store is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Pages that were examined.
+    pub pages: u64,
+    /// Things that are wrong.
+    pub findings: u64,
+    /// It has ended.
+    pub done: bool,
+}
+
+/// What a check tells the driver.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CheckReport {
+    /// Names the check.
+    pub cookie: u64,
+    /// Pages that were examined.
+    pub pages: u64,
+    /// Things that are wrong.
+    pub findings: u64,
+    /// The segment table was read.
+    pub table_read: bool,
+    /// It has ended.
+    pub done: bool,
+}
+
 /// One device as the driver describes it, or as an event names it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Device {
@@ -327,6 +367,9 @@ pub struct Device {
     /// The failure as a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// The check that goes on, or was the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
     /// Space and work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counters: Option<Counters>,
@@ -361,6 +404,11 @@ impl Device {
                 }
                 device::MESSAGE => device.message = Some(attribute.string()),
                 device::COUNTERS => device.counters = Some(Counters::read(attribute.nested())),
+                device::CHECK_PAGES => check(&mut device).pages = attribute.number().unwrap_or(0),
+                device::CHECK_FINDINGS => {
+                    check(&mut device).findings = attribute.number().unwrap_or(0);
+                }
+                device::CHECK_DONE => check(&mut device).done = true,
                 device::INSTANCE => device.instance = attribute.u32(),
                 device::EVENT_SEQ => device.event_seq = attribute.number(),
                 _ => {}
@@ -380,6 +428,10 @@ impl Device {
     pub fn node(&self) -> PathBuf {
         Path::new("/dev").join(&self.name)
     }
+}
+
+fn check(device: &mut Device) -> &mut Check {
+    device.check.get_or_insert_with(Check::default)
 }
 
 /// A UUID in its usual form.
@@ -408,6 +460,8 @@ pub enum EventKind {
     Detached,
     /// A store failed.
     StoreFailed,
+    /// A check of an attached store has ended.
+    Checked,
 }
 
 impl EventKind {
@@ -417,6 +471,7 @@ impl EventKind {
             EventKind::Attached => "attached",
             EventKind::Detached => "detached",
             EventKind::StoreFailed => "store-failed",
+            EventKind::Checked => "checked",
         }
     }
 }
@@ -546,6 +601,44 @@ impl Driver {
         Ok(())
     }
 
+    /// Begins a check of an attached store: what names it, and the superblock of what is kept.
+    pub fn begin_check(&mut self, index: u32) -> Result<(u64, Vec<u8>)> {
+        let request = self.request(cmd::CHECK).u32(device::INDEX, index);
+        let answer = self.channel.call(request).map_err(error)?;
+        let (mut cookie, mut root) = (None, None);
+        for attribute in answer.iter().flat_map(Message::attributes) {
+            match attribute.kind {
+                device::CHECK_COOKIE => cookie = attribute.number(),
+                device::CHECK_ROOT => root = Some(attribute.value.to_vec()),
+                _ => {}
+            }
+        }
+        cookie
+            .zip(root)
+            .ok_or_else(|| error(Failure::Malformed("a check without a superblock")))
+    }
+
+    /// Tells how far a check is. False: the store could not keep what is checked.
+    pub fn go_on_check(&mut self, index: u32, report: &CheckReport) -> Result<bool> {
+        let mut request = self
+            .request(cmd::CHECK)
+            .u32(device::INDEX, index)
+            .uint(device::CHECK_COOKIE, report.cookie)
+            .uint(device::CHECK_PAGES, report.pages)
+            .uint(device::CHECK_FINDINGS, report.findings);
+        if report.table_read {
+            request = request.flag(device::CHECK_TABLE_READ);
+        }
+        if report.done {
+            request = request.flag(device::CHECK_DONE);
+        }
+        match self.channel.call(request) {
+            Ok(_) => Ok(true),
+            Err(Failure::Refused(refusal)) if refusal.errno == libc::ESTALE => Ok(false),
+            Err(failure) => Err(error(failure)),
+        }
+    }
+
     /// Describes all devices, in the order of their numbers.
     pub fn devices(&mut self) -> Result<Vec<Device>> {
         let (family, command) = (self.family, cmd::GET);
@@ -618,6 +711,7 @@ fn incoming(family: u16, message: &Message) -> Option<Incoming> {
         cmd::ATTACHED => EventKind::Attached,
         cmd::DETACHED => EventKind::Detached,
         cmd::STORE_FAILED => EventKind::StoreFailed,
+        cmd::CHECKED => EventKind::Checked,
         _ => return None,
     };
     let device = Box::new(Device::read(message.attributes()));

@@ -130,7 +130,14 @@ impl Store {
             self.checkpointer.want();
             return Admission::Later;
         }
-        if !self.fits_metadata(&want, frees) {
+        // What a pin keeps is given up before anybody waits for it.
+        let mut fits = self.fits_metadata(&want, frees);
+        if !fits && self.pin.is_some() {
+            mark!(pin_gives_way);
+            self.end_pin();
+            fits = self.fits_metadata(&want, frees);
+        }
+        if !fits {
             if self.overlay.active.is_empty()
                 && self.reserved == Reservation::default()
                 && !self.checkpointer.is_running()

@@ -317,6 +317,43 @@ pub fn check(
             ..Summary::default()
         });
     };
+    let summary = Summary {
+        findings,
+        ..Summary::default()
+    };
+    walk_all(source, superblock, hash, report, &mut || {}, summary)
+}
+
+/// Checks a checkpoint that is pinned while its store is attached, by its superblock. Calls
+/// `table_read` when the segment table has been read and may change. What comes after the
+/// checkpoint, the journal above all, is not looked at. `Err`: memory is short, or `EINVAL`: the
+/// superblock is none.
+pub fn check_pinned(
+    source: &mut dyn PageSource,
+    superblock: &[u8],
+    device_clusters: u64,
+    hash: Hash,
+    report: &mut dyn FnMut(Finding),
+    table_read: &mut dyn FnMut(),
+) -> Result<Summary> {
+    let superblock = Superblock::read(superblock, hash).map_err(|_| EINVAL)?;
+    if superblock.layout.clusters > device_clusters {
+        return Err(EINVAL);
+    }
+    let summary = Summary::default();
+    walk_all(source, superblock, hash, report, table_read, summary)
+}
+
+/// Reads all that a checkpoint refers to.
+fn walk_all(
+    source: &mut dyn PageSource,
+    superblock: Superblock,
+    hash: Hash,
+    report: &mut dyn FnMut(Finding),
+    table_read: &mut dyn FnMut(),
+    summary: Summary,
+) -> Result<Summary> {
+    let mut buf = KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL)?;
     let layout = superblock.layout;
     let clusters = layout.clusters as usize;
     let bitmap_pages = (layout.table_pages() - layout.entry_pages()) as usize;
@@ -338,12 +375,11 @@ pub fn check(
         pages_whole: true,
         counts_lost: KVec::new(),
         superblock,
-        summary: Summary {
-            findings,
-            ..Summary::default()
-        },
+        summary,
     };
-    checker.run(&mut buf)?;
+    checker.load_tables(&mut buf)?;
+    table_read();
+    checker.run()?;
     Ok(checker.summary)
 }
 
@@ -392,8 +428,7 @@ impl<'a> Checker<'a> {
         (self.report)(finding);
     }
 
-    fn run(&mut self, buf: &mut Buf) -> Result {
-        self.load_tables(buf)?;
+    fn run(&mut self) -> Result {
         let volumes = self.check_lists()?;
         for volume in volumes.iter() {
             let parent = volume.parent_generation;

@@ -184,6 +184,10 @@ impl Store {
     }
 
     fn should_cut(&mut self) -> bool {
+        if self.pin_holds_cut() {
+            mark!(cut_waits_for_pin);
+            return false;
+        }
         let dirty = self.dirty_since.is_some();
         let old = self
             .dirty_since
@@ -211,6 +215,7 @@ impl Store {
 
     /// Step 1.
     fn cut(&mut self) -> bool {
+        self.end_pin_at_cut();
         let clean =
             self.mode == Mode::Detaching && self.ops.in_flight == 0 && !self.recycler.is_busy();
         // If it fails now, for want of memory or of a journal buffer, it is tried again soon.

@@ -59,6 +59,7 @@ mod flush;
 mod journal;
 mod mutant;
 mod op;
+mod pin;
 mod read;
 mod rebuild;
 mod recover;
@@ -391,6 +392,31 @@ impl Engine {
         if let Some(store) = self.store.as_mut() {
             store.set_knobs(knobs);
         }
+    }
+
+    /// Keeps the last durable checkpoint as it is on the device, to be examined while requests go
+    /// on. Answers what names the pin, and the checkpoint's superblock. `EBUSY`: there is a pin.
+    pub fn pin(&mut self, now: Millis) -> Result<(u64, Buf)> {
+        let store = self.store.as_mut().ok_or(ENODEV)?;
+        store.now = store.now.max(now);
+        store.pin()
+    }
+
+    /// Keeps a pin for another minute. With `table_read` the segment table may be written over.
+    /// False: the pin has ended, and what was read since it was renewed last may be no state.
+    pub fn renew_pin(&mut self, now: Millis, cookie: u64, table_read: bool) -> bool {
+        self.store.as_mut().is_some_and(|store| {
+            store.now = store.now.max(now);
+            store.renew_pin(cookie, table_read)
+        })
+    }
+
+    /// Ends a pin. False: it had ended before.
+    pub fn unpin(&mut self, now: Millis, cookie: u64) -> bool {
+        self.store.as_mut().is_some_and(|store| {
+            store.now = store.now.max(now);
+            store.unpin(cookie)
+        })
     }
 
     /// What can be changed while attached, as it is.

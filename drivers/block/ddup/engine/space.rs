@@ -88,6 +88,25 @@ pub struct MetadataSegment {
     pub used: Bits,
     /// Pages in use as of the last durable checkpoint.
     pub durable: Bits,
+    /// Pages in use as of a checkpoint that is kept for somebody.
+    pinned: Option<KBox<Bits>>,
+}
+
+impl MetadataSegment {
+    fn new(segment: usize, bits: Bits) -> Self {
+        MetadataSegment {
+            segment,
+            used: bits,
+            durable: bits,
+            pinned: None,
+        }
+    }
+
+    /// Pages that are kept for somebody.
+    fn pinned_word(&self, word: usize) -> u64 {
+        let bits = self.pinned.as_ref().and_then(|pinned| pinned.get(word));
+        bits.copied().unwrap_or(0)
+    }
 }
 
 /// Who gets which cluster.
@@ -199,14 +218,7 @@ impl Space {
             None | Some(&NO_BITMAP) => return Ok(()),
             Some(&segment) => segment as usize,
         };
-        let boxed = KBox::new(
-            MetadataSegment {
-                segment,
-                used: *bits,
-                durable: *bits,
-            },
-            GFP_KERNEL,
-        )?;
+        let boxed = KBox::new(MetadataSegment::new(segment, *bits), GFP_KERNEL)?;
         if let Some(place) = self.metadata.get_mut(slot) {
             *place = Some(boxed);
             self.metadata_capacity += SEGMENT_CLUSTERS;
@@ -534,14 +546,7 @@ impl Space {
             return false;
         };
         let zero = [0; SEGMENT_CLUSTERS as usize / 64];
-        let Ok(boxed) = KBox::new(
-            MetadataSegment {
-                segment,
-                used: zero,
-                durable: zero,
-            },
-            GFP_KERNEL,
-        ) else {
+        let Ok(boxed) = KBox::new(MetadataSegment::new(segment, zero), GFP_KERNEL) else {
             return false;
         };
         self.add_free(segment, -(SEGMENT_CLUSTERS as i32));
@@ -579,10 +584,17 @@ impl Space {
             let Some(Some(m)) = self.metadata.get_mut(slot) else {
                 continue;
             };
-            let (used, durable) = (&m.used, &m.durable);
-            let free = |word: usize| match mutant!(20) {
-                true => !used.get(word).unwrap_or(&0),
-                false => !(used.get(word).unwrap_or(&0) | durable.get(word).unwrap_or(&0)),
+            let free = |word: usize| {
+                let used = m.used.get(word).copied().unwrap_or(0);
+                let durable = m.durable.get(word).copied().unwrap_or(0);
+                let pinned = match mutant!(62) {
+                    true => 0,
+                    false => m.pinned_word(word),
+                };
+                match mutant!(20) {
+                    true => !used,
+                    false => !(used | durable | pinned),
+                }
             };
             let mut found = None;
             for word in first / 64..SEGMENT_CLUSTERS as usize / 64 {
@@ -630,7 +642,7 @@ impl Space {
             return false;
         }
         set_bit(&mut m.used, at, false);
-        if !bit(&m.durable, at) {
+        if !bit(&m.durable, at) && m.pinned_word(at / 64) >> (at % 64) & 1 == 0 {
             self.metadata_free += 1;
         }
         self.change_live(segment, -1);
@@ -648,10 +660,40 @@ impl Space {
     /// The running checkpoint is durable: what it gave back may be handed out.
     pub fn checkpoint_durable(&mut self) {
         for m in self.metadata.iter_mut().flatten() {
-            let MetadataSegment { used, durable, .. } = &mut **m;
-            for (durable, used) in durable.iter_mut().zip(used.iter()) {
-                self.metadata_free += u64::from((*durable & !used).count_ones());
-                *durable = *used;
+            for word in 0..m.used.len() {
+                let pinned = m.pinned_word(word);
+                let MetadataSegment { used, durable, .. } = &mut **m;
+                if let (Some(durable), Some(used)) = (durable.get_mut(word), used.get(word)) {
+                    self.metadata_free += u64::from((*durable & !used & !pinned).count_ones());
+                    *durable = *used;
+                }
+            }
+        }
+    }
+
+    /// Keeps the pages of the durable checkpoint until [`Space::unpin`]. Fails with `ENOMEM`.
+    pub fn pin(&mut self) -> Result {
+        for m in self.metadata.iter_mut().flatten() {
+            match KBox::new(m.durable, GFP_KERNEL) {
+                Ok(pinned) => m.pinned = Some(pinned),
+                Err(error) => {
+                    self.unpin();
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Pages that were only kept may be handed out.
+    pub fn unpin(&mut self) {
+        for m in self.metadata.iter_mut().flatten() {
+            let Some(pinned) = m.pinned.take() else {
+                continue;
+            };
+            for (word, pinned) in pinned.iter().enumerate() {
+                let taken = m.used.get(word).unwrap_or(&0) | m.durable.get(word).unwrap_or(&0);
+                self.metadata_free += u64::from((pinned & !taken).count_ones());
             }
         }
     }

@@ -15,6 +15,7 @@ use super::index::Index;
 use super::journal::{Identity, Journal};
 use super::op::{Ops, Phase, Request, Reservation, WaitList};
 use super::overlay::Overlay;
+use super::pin::Pin;
 use super::recover::FailReason;
 use super::recycle::Recycler;
 use super::saved::Copier;
@@ -230,6 +231,10 @@ pub struct Store {
     pub(super) read_epoch: usize,
     pub(super) checkpointer: Checkpointer,
     pub(super) recycler: Recycler,
+    /// The checkpoint that is kept for somebody.
+    pub(super) pin: Option<Pin>,
+    /// Pins so far.
+    pub(super) pins: u64,
     /// Where the reaper looks for the next punch.
     pub(super) reaper_cursor: u64,
     /// The next cluster whose name the index rebuild looks at.
@@ -352,6 +357,8 @@ impl Store {
                 read_epoch: 0,
                 checkpointer: Checkpointer::new(generation, now, parts.blob_places)?,
                 recycler: Recycler::new()?,
+                pin: None,
+                pins: 0,
                 reaper_cursor: 0,
                 rebuild_cursor,
                 recycle_after: 0,
@@ -651,6 +658,7 @@ impl Store {
             self.page_retry = self.now + RETRY_INTERVAL;
             self.wake_page_waiters();
         }
+        self.end_pin_if_due();
         if !self.is_writable() {
             return false;
         }
@@ -674,7 +682,8 @@ impl Store {
         let knobs = &self.config.knobs;
         let commit = self.open_since.map(|at| at + knobs.commit_interval);
         let idle = !self.checkpointer.is_running();
-        let can_cut = idle && self.journal.can_cut();
+        let held = self.pin_holds_cut();
+        let can_cut = idle && self.journal.can_cut() && !held;
         let due = |at| at + knobs.checkpoint_interval;
         let checkpoint = self.dirty_since.filter(|_| can_cut).map(due);
         // Waiting for memory, space, age or room: look again soon.
@@ -683,7 +692,7 @@ impl Store {
             .then_some(self.space_retry.max(self.now + RETRY_INTERVAL));
         let rest = self.recycler_rest();
         let recycles = self.recycler.is_busy() && rest.is_none();
-        let retry = (waits || !idle || recycles).then_some(self.now + RETRY_INTERVAL);
+        let retry = (waits || !idle && !held || recycles).then_some(self.now + RETRY_INTERVAL);
         let rest = rest.filter(|_| self.recycler.is_busy());
         let aged =
             (self.space.junk > 0 && self.space.free < knobs.keep_erased).then_some(self.now + 1000);
@@ -692,8 +701,9 @@ impl Store {
         let supply = self.space.wants_next() && self.space.free > 0;
         let load = self.mode == Mode::Attached && self.copier.wants_step();
         let now = (full || load || supply && self.background_page.is_none()).then_some(self.now);
+        let pin = self.pin_deadline();
         [
-            pages, commit, checkpoint, retry, rest, starve, aged, reap, now,
+            pages, pin, commit, checkpoint, retry, rest, starve, aged, reap, now,
         ]
         .into_iter()
         .flatten()

@@ -2,12 +2,16 @@
 
 //! `ddup check`.
 
+mod online;
+
 use super::print_json;
 use crate::{
     cli::CheckArgs,
     error::{Error, Exit, Result},
+    family::Driver,
     size,
     store::{self, Device, CLUSTER},
+    target,
 };
 use ddup_engine::engine::{
     check::{self, Finding, PageSource, Summary},
@@ -33,18 +37,12 @@ impl PageSource for Device {
     }
 }
 
-/// Checks a store and prints what is wrong.
+/// Checks a store and prints what is wrong. One that is attached is checked as it is at its last
+/// checkpoint.
 pub fn run(args: &CheckArgs) -> Result {
     let doing = format!("cannot check {}", args.store.display());
-    let mut device = Device::open(&args.store, false).map_err(|error| error.context(&doing))?;
-    let mut findings = Vec::new();
-    let summary = check_device(&mut device, &mut |finding| {
-        if !args.json {
-            println!("{finding}");
-        }
-        findings.push(finding.to_string());
-    })
-    .map_err(|error| error.context(&doing))?;
+    let (summary, findings) = examine(args).map_err(|error| error.context(&doing))?;
+    let findings: Vec<String> = findings.iter().map(Finding::to_string).collect();
     let clean = findings.is_empty();
     let count = findings.len();
     if args.json {
@@ -56,6 +54,8 @@ pub fn run(args: &CheckArgs) -> Result {
             live_clusters: summary.live,
             junk_clusters: summary.junk,
         })?;
+    } else {
+        findings.iter().for_each(|finding| println!("{finding}"));
     }
     if !clean {
         return Err(Error::new(
@@ -76,17 +76,33 @@ pub fn run(args: &CheckArgs) -> Result {
     Ok(())
 }
 
+fn examine(args: &CheckArgs) -> Result<(Summary, Vec<Finding>)> {
+    // Without the driver nothing is attached.
+    if let Ok(mut driver) = Driver::connect() {
+        let devices = driver.devices()?;
+        if let Ok(device) = target::find(&devices, &args.store) {
+            return online::run(&mut driver, device);
+        }
+    }
+    let mut device = Device::open(&args.store, false)?;
+    let mut findings = Vec::new();
+    let summary = check_device(&mut device, &mut |finding| findings.push(finding))?;
+    Ok((summary, findings))
+}
+
 fn check_device(device: &mut Device, report: &mut dyn FnMut(Finding)) -> Result<Summary> {
     let clusters = device.clusters();
-    check::check(device, clusters, store::hash, report).map_err(|_| {
-        Error::new(
-            Exit::Failed,
-            format!(
-                "out of memory: a check needs about {}",
-                size::human(clusters.saturating_mul(5))
-            ),
-        )
-    })
+    check::check(device, clusters, store::hash, report).map_err(|_| out_of_memory(clusters))
+}
+
+fn out_of_memory(clusters: u64) -> Error {
+    Error::new(
+        Exit::Failed,
+        format!(
+            "out of memory: a check needs about {}",
+            size::human(clusters.saturating_mul(5))
+        ),
+    )
 }
 
 #[cfg(test)]

@@ -67,6 +67,20 @@ fn describe(device: &Device) -> String {
         }
         line("state", value);
     }
+    if let Some(check) = &device.check {
+        let state = if check.done {
+            "the last one"
+        } else {
+            "goes on"
+        };
+        line(
+            "check",
+            format!(
+                "{state}: {} pages examined, {} findings",
+                check.pages, check.findings
+            ),
+        );
+    }
     line("store", device.store_uuid.clone().unwrap_or_default());
     let mut volume = String::new();
     if let Some(bytes) = device.size {

@@ -21,7 +21,7 @@ const A_CACHE_BYTES: u16 = 8;
 const A_INDEX_BYTES: u16 = 9;
 const A_COUNTERS: u16 = 16;
 /// Beyond the last attribute.
-const A_END: u16 = 24;
+const A_END: u16 = 28;
 
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;

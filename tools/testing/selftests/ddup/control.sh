@@ -220,7 +220,6 @@ check_is_clean_after_use_and_names_damage() {
 	make_store 128M
 	attach "$device"
 	mkfs.ext4 -q "$ddup"
-	refused $BUSY "$device.*in use" ddup check "$device"
 	refused $BUSY "$device.*in use" ddup dump "$device"
 	ddup detach "$ddup"
 	ddup check "$device"
@@ -232,6 +231,43 @@ check_is_clean_after_use_and_names_damage() {
 	dd if=/dev/urandom of="$device" bs=4096 seek="$root" count=1 conv=notrunc status=none
 	refused $DAMAGED "at cluster $root: checksum" ddup check "$device"
 	refused $DAMAGED 'things are wrong' ddup check --json "$device"
+}
+
+# A store is checked while fio writes to it, and the result is told.
+check_works_while_the_device_is_in_use() {
+	make_store 256M
+	attach "$device"
+	local folder=/sys/block/${ddup##*/}/ddup writer i
+	ddup set "$ddup" checkpoint_interval=300
+	ddup events --json --count 1 >/tmp/ddup-test.events &
+	local listener=$!
+	defer rm -f /tmp/ddup-test.events
+	wait_for 10 listening
+	fio --name=busy --filename="$ddup" --ioengine=libaio --direct=1 --rw=randwrite --bs=4k \
+		--iodepth=8 --size=64M --time_based --runtime=600 --output=/dev/null &
+	writer=$!
+	defer kill "$writer"
+	wait_for 60 at_least "$folder/checkpoints" 2
+	for i in 1 2 3 4; do
+		ddup check "$ddup"
+	done
+	ddup check --json "$device" | jq -e '.clean and .pages > 10'
+	kill -0 "$writer" || fail "the writer ended"
+	wait "$listener"
+	jq -e '.event == "checked" and .check.pages > 10 and .check.findings == 0' /tmp/ddup-test.events
+	ddup status --json "$ddup" | jq -e '.devices[0].check | .done and .findings == 0'
+	# Damage that is there: a page of the count tree.
+	kill "$writer"
+	wait "$writer" || true
+	ddup set "$ddup" checkpoint_interval=86400000
+	ddup detach --force "$ddup"
+	local root
+	root=$(ddup dump --json "$device" | jq .store.checkpoint.count_root)
+	dd if=/dev/urandom of="$device" bs=4096 seek="$root" count=1 conv=notrunc oflag=direct status=none
+	attach "$device"
+	refused $DAMAGED "at cluster $root: checksum" ddup check "$ddup"
+	ddup status --json "$ddup" | jq -e '.devices[0].check | .done and .findings > 0'
+	ddup detach --force "$ddup"
 }
 
 at_least() { # file number
@@ -278,5 +314,6 @@ run_tests \
 	wrong_settings_change_nothing_and_say_why \
 	status_is_shown_again_and_again \
 	check_is_clean_after_use_and_names_damage \
+	check_works_while_the_device_is_in_use \
 	a_detach_saves_the_index_and_the_next_attach_loads_it \
 	check_and_dump_of_no_store_say_so

@@ -77,6 +77,11 @@ const NAMES: &[(u32, &str)] = &[
         61,
         "an attach leaves the saved index in the superblock and its clusters to be used",
     ),
+    (62, "pages of a pinned checkpoint are handed out"),
+    (
+        63,
+        "a checkpoint writes over a segment table that a check has still to read",
+    ),
 ];
 
 fn name(number: u32) -> Option<&'static str> {

@@ -9,6 +9,7 @@ use crate::content::{Content, Fingerprints};
 use crate::disk::Disk;
 use crate::script::Setup;
 use kernel::prelude::KVec;
+use std::collections::BTreeMap;
 
 /// Milliseconds of the simulated clock.
 pub type Millis = u64;
@@ -191,6 +192,33 @@ pub trait Store: Sized {
     /// Whether writes that find no space wait for some, from here on; else they fail.
     fn set_wait_for_space(&mut self, wait: bool) {
         let _ = wait;
+    }
+    /// Keeps the durable checkpoint on the disk; answers what names this pin, and what the check of
+    /// it begins with. `None`: not now.
+    fn pin(&mut self, now: Millis) -> Option<(u64, Vec<u8>)> {
+        let _ = now;
+        None
+    }
+    /// Keeps a pin, of which the segment table need no longer stay. False: it has ended.
+    fn keep_pin(&mut self, now: Millis, cookie: u64) -> bool {
+        let _ = (now, cookie);
+        false
+    }
+    /// Ends a pin. False: it had ended before.
+    fn unpin(&mut self, now: Millis, cookie: u64) -> bool {
+        let _ = (now, cookie);
+        false
+    }
+    /// Holds a pinned checkpoint against the format's invariants. What was read of places that may
+    /// change is taken from `kept`, which the first check fills.
+    fn check_pinned(
+        disk: &Disk,
+        setup: &Setup,
+        root: &[u8],
+        kept: &mut Option<BTreeMap<u64, Vec<u8>>>,
+    ) -> Result<(), String> {
+        let _ = (disk, setup, root, kept);
+        Ok(())
     }
     /// Begins a clean detach; ends in `Detached`.
     fn detach(&mut self, now: Millis);

@@ -12,12 +12,14 @@ use ddup_engine::engine::format::journal;
 use ddup_engine::engine::format::layout::{Layout, JOURNAL_START};
 use ddup_engine::engine::format::page::{levels_for, MAP_LEAF};
 use ddup_engine::engine::format::superblock::Superblock;
+use ddup_engine::engine::types::SEGMENT_CLUSTERS;
 use ddup_engine::engine::{check, mkfs};
 use ddup_engine::engine::{Action, BlockContent, Cluster, Config, DataResult, Engine};
 use ddup_engine::engine::{
     Check, FingerprintAlgorithm, IoToken, Knobs, Lbn, Name, OpKind, Request, Status,
 };
 use kernel::prelude::KVec;
+use std::collections::BTreeMap;
 
 /// An engine and what the simulator counts beside it.
 pub struct Real {
@@ -53,6 +55,28 @@ pub fn config(setup: &Setup, clusters: u64) -> Config {
 }
 
 struct Pages<'a>(&'a Disk);
+
+/// Pages for a check of a pinned checkpoint.
+struct PinnedPages<'a> {
+    disk: &'a Disk,
+    /// The segment table as it was read first; what is read is added to it.
+    kept: BTreeMap<u64, Vec<u8>>,
+    fixed: u64,
+}
+
+impl check::PageSource for PinnedPages<'_> {
+    fn read(&mut self, cluster: Cluster, page: &mut [u8]) -> kernel::error::Result {
+        if let Some(kept) = self.kept.get(&cluster.0) {
+            page.copy_from_slice(kept);
+            return Ok(());
+        }
+        self.disk.read(cluster.0).bytes(page);
+        if cluster.0 < self.fixed {
+            self.kept.insert(cluster.0, page.to_vec());
+        }
+        Ok(())
+    }
+}
 
 impl check::PageSource for Pages<'_> {
     fn read(&mut self, cluster: Cluster, page: &mut [u8]) -> kernel::error::Result {
@@ -328,6 +352,52 @@ impl Store for Real {
         let mut knobs = self.engine.knobs();
         knobs.wait_for_space = wait;
         self.engine.set_knobs(knobs);
+    }
+
+    fn pin(&mut self, now: Millis) -> Option<(u64, Vec<u8>)> {
+        let (cookie, root) = self.engine.pin(now).ok()?;
+        Some((cookie, root.to_vec()))
+    }
+
+    fn keep_pin(&mut self, now: Millis, cookie: u64) -> bool {
+        self.engine.renew_pin(now, cookie, true)
+    }
+
+    fn unpin(&mut self, now: Millis, cookie: u64) -> bool {
+        self.engine.unpin(now, cookie)
+    }
+
+    fn check_pinned(
+        disk: &Disk,
+        setup: &Setup,
+        root: &[u8],
+        kept: &mut Option<BTreeMap<u64, Vec<u8>>>,
+    ) -> Result<(), String> {
+        let superblock = Superblock::read(root, setup.hash).map_err(|e| format!("{e:?}"))?;
+        let mut pages = PinnedPages {
+            disk,
+            kept: kept.take().unwrap_or_default(),
+            fixed: superblock.layout.fixed_segments() * SEGMENT_CLUSTERS,
+        };
+        let mut findings = Vec::new();
+        let mut report = |finding| findings.push(format!("{finding:?}"));
+        let clusters = disk.clusters();
+        let result = check::check_pinned(
+            &mut pages,
+            root,
+            clusters,
+            setup.hash,
+            &mut report,
+            &mut || {},
+        );
+        *kept = Some(pages.kept);
+        result.map_err(|e| format!("check: {e:?}"))?;
+        let count = findings.len();
+        findings.truncate(6);
+        match count {
+            0 => Ok(()),
+            _ => Err(format!("{count} findings: {}", findings.join("; "))),
+        }
     }
 
     fn detach(&mut self, now: Millis) {

@@ -52,6 +52,8 @@ totals! {
     journal_wraps: "journal wraps",
     /// Clusters that were released and became writable.
     clusters_recycled: "clusters recycled",
+    /// Checks of the running store that saw one state.
+    online_checks: "checks of a running store",
     /// Data clusters written.
     data_writes: "data clusters written",
     /// Data clusters read.

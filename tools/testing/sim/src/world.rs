@@ -137,6 +137,17 @@ enum Progress {
     None,
 }
 
+/// A check of a pinned checkpoint that goes on beside everything else.
+struct Online {
+    cookie: u64,
+    /// What the check begins with.
+    root: Vec<u8>,
+    /// What was read of places that may change meanwhile.
+    kept: Option<BTreeMap<u64, Vec<u8>>>,
+    /// Operations until the next thing happens to it.
+    left: u64,
+}
+
 /// Where the store is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Life {
@@ -167,6 +178,9 @@ pub struct World<'a, S: Store> {
     alloc_ppm: u32,
     /// Calls of background work for a deadline that has passed, without effect.
     spins: u32,
+    online: Option<Online>,
+    /// Draws what concerns checks, apart from everything else.
+    online_rng: Rng,
     /// Writes that find no space wait, as of now.
     wait_for_space: bool,
     /// A fault was injected since the store was attached, so errors are fair.
@@ -292,6 +306,8 @@ impl<'a, S: Store> World<'a, S> {
             write_ppm: 0,
             alloc_ppm: 0,
             spins: 0,
+            online: None,
+            online_rng: Rng::new(setup.seed ^ 0x0411),
             wait_for_space: setup.wait_for_space,
             faulted: false,
             rotten: false,
@@ -316,6 +332,7 @@ impl<'a, S: Store> World<'a, S> {
                 }
             }
             self.operation(&step.op)?;
+            self.check_online()?;
             self.totals.ops += 1;
             if self.ruined() {
                 say!(self, "the store gave up, as it may: attach again");
@@ -358,6 +375,49 @@ impl<'a, S: Store> World<'a, S> {
     /// The store can do no more, and a fault is the reason.
     fn ruined(&self) -> bool {
         self.errors_are_fair() && matches!(self.life, Life::Failed(_))
+    }
+
+    /// Begins a check of a running store, or goes on with it: pin, read the segment table, read the
+    /// rest. In between everything goes on.
+    fn check_online(&mut self) -> Result<(), String> {
+        if self.life != Life::Running || self.rotten {
+            self.online = None;
+            return Ok(());
+        }
+        let mut rng = Rng::new(self.online_rng.draw());
+        let Some(mut online) = self.online.take() else {
+            if rng.chance(1, 200) {
+                let pinned = self.with_store(|s, now| s.pin(now))?;
+                self.online = pinned.map(|(cookie, root)| Online {
+                    cookie,
+                    root,
+                    kept: None,
+                    left: rng.pick(&[0, 0, 10, 200]),
+                });
+            }
+            return Ok(());
+        };
+        if online.left > 0 {
+            online.left -= 1;
+            self.online = Some(online);
+            return Ok(());
+        }
+        let (cookie, first) = (online.cookie, online.kept.is_none());
+        let found = S::check_pinned(&self.disk, self.setup, &online.root, &mut online.kept);
+        let held = self.with_store(|s, now| match first {
+            true => s.keep_pin(now, cookie),
+            false => s.unpin(now, cookie),
+        })?;
+        if !held {
+            return Ok(());
+        }
+        found.map_err(|e| format!("check of the running store: {e}"))?;
+        self.totals.online_checks += u64::from(!first);
+        if first {
+            online.left = rng.pick(&[1, 20, 200, 1000]);
+            self.online = Some(online);
+        }
+        Ok(())
     }
 
     fn operation(&mut self, op: &Op) -> Result<(), String> {
@@ -1390,6 +1450,7 @@ impl<'a, S: Store> World<'a, S> {
     fn renew(&mut self) -> Result<(), String> {
         self.store = S::new(self.setup, self.disk.clusters())?;
         self.wait_for_space = self.setup.wait_for_space;
+        self.online = None;
         self.life = Life::Starting;
         self.background = true;
         Ok(())
