@@ -48,9 +48,12 @@ one_cycle() {
 		jobs+=($!)
 	done
 	wait_for 120 written "$ddup"
-	# With I/O in flight: refused, then by force.
-	refused 5 'in use|open|busy' ddup detach "$ddup" >/dev/null
+	# With I/O in flight: refused, then by force. Held open here too: the writers close it now and
+	# then, and all of them may have.
+	exec {hold}<"$ddup"
+	refused 5 'in use|open|busy' ddup detach "$ddup"
 	ddup detach --force "$ddup"
+	exec {hold}<&-
 	wait "${jobs[@]}" || true
 	wait_for 60 rmmod ddup
 	[ ! -d /sys/module/ddup ]
