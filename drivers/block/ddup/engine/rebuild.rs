@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The index is rebuilt in the background after an attach that found none saved: a walk over the
-//! name tree, a leaf a step, which reads nothing that is not there. What was written meanwhile is in the index anyway.
+//! name tree, a leaf a step, which reads nothing that is not there. What was written meanwhile is in
+//! the index anyway.
 
 use super::format::page::{name_read, NAME_LEAF};
 use super::state::{is_shareable, Mode, Store};
