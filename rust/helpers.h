@@ -118,6 +118,7 @@ struct kstage_holder {
  * @max_write_zeroes_sectors: 0 if it cannot write zeroes by itself
  * @write_cache: it has a volatile write cache, so flushes mean something
  * @fua: it handles FUA itself
+ * @fua_flushes: when a FUA write has completed, all earlier writes are durable
  * @rotational: seeks are dear
  * @read_only: writes are refused
  */
@@ -133,6 +134,7 @@ struct kstage_bdev_limits {
 	u32 max_write_zeroes_sectors;
 	bool write_cache;
 	bool fua;
+	bool fua_flushes;
 	bool rotational;
 	bool read_only;
 };

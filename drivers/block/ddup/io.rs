@@ -10,7 +10,7 @@
 
 use crate::{
     content::{self, BLOCK_SIZE},
-    engine::{Buf, Cluster, DataResult, IoToken, Tag},
+    engine::{Buf, Check, Cluster, DataResult, IoToken, Tag},
     queue::Queue,
     worker::Worker,
 };
@@ -113,19 +113,32 @@ impl DataIo {
     }
 }
 
+/// What is to be done with metadata I/O that succeeded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// Report it.
+    Report,
+    /// Flush the device, and report that.
+    Flush,
+    /// Hold the data that was read against its check under this key, and report that.
+    Verify(Check, u64),
+}
+
 /// Metadata I/O.
 pub(crate) struct MetaIo {
     pub(crate) token: IoToken,
     pub(crate) buf: Buf,
+    pub(crate) then: Then,
     /// How it went, when it is done.
     pub(crate) ok: bool,
 }
 
 impl MetaIo {
-    pub(crate) fn new(token: IoToken, buf: Buf) -> Self {
+    pub(crate) fn new(token: IoToken, buf: Buf, then: Then) -> Self {
         MetaIo {
             token,
             buf,
+            then,
             ok: false,
         }
     }

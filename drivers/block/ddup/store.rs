@@ -23,12 +23,13 @@
 
 use crate::{
     compared::Compared,
-    content::BLOCK_SIZE,
+    content::{self, BLOCK_SIZE},
     engine::{
-        self, types::CLUSTER_SHIFT, Action, Check, Cluster, Config, Counters, DataResult, Engine,
-        FailReason, FingerprintParams, Knobs, Lbn, Millis, OpKind, Status, Tag, VolumeInfo,
+        self, types::CLUSTER_SHIFT, Action, Buf, Check, Cluster, Config, Counters, DataResult,
+        Durability, Engine, FailReason, FingerprintParams, IoToken, Knobs, Lbn, Millis, OpKind,
+        Status, Tag, VolumeInfo,
     },
-    io::{DataIo, Io, MetaIo, Work},
+    io::{DataIo, Io, MetaIo, Then, Work},
     queue::Queue,
     uapi,
     worker::Worker,
@@ -51,6 +52,7 @@ use kstage::{
         Op, OpFlags, SECTOR_SHIFT,
     },
     genetlink::Message,
+    hash,
     llist::{Batch, Inbox},
     mm::{NoReclaim, Wait},
     page_pool::PagePool,
@@ -151,6 +153,8 @@ struct Inner {
     run: Option<ReadRun>,
     /// An action that waits for memory.
     stalled: Option<Action>,
+    /// A write that a flush has to follow. Only the journal asks for that, for one block at a time.
+    flush: Option<MetaIo>,
     /// When the worker's timer will run.
     armed: Option<Millis>,
     phase: Phase,
@@ -181,6 +185,8 @@ pub(crate) struct Store {
     /// Key of checks, once it is known.
     check_key: Atomic<u64>,
     can_discard: bool,
+    /// A write with FUA makes all earlier ones durable.
+    fua_flushes: bool,
     /// The store takes requests.
     live: Atomic<i32>,
     epoch: Instant<Monotonic>,
@@ -265,6 +271,7 @@ impl Store {
             compared: Compared::new()?,
             run: None,
             stalled: None,
+            flush: None,
             armed: None,
             phase: Phase::Starting,
             failure: None,
@@ -273,7 +280,9 @@ impl Store {
             next: None,
         };
 
-        let can_discard = device.limits().max_discard_sectors > 0;
+        let limits = device.limits();
+        let can_discard = limits.max_discard_sectors > 0;
+        let fua_flushes = limits.fua_flushes;
         let worker = Worker::new(queue)?;
         let bios = BioSet::new(device, BIO_RESERVE, worker.clone())?;
         let pages = PagePool::new(PAGE_RESERVE)?;
@@ -290,6 +299,7 @@ impl Store {
                 compare_pages,
                 check_key: Atomic::new(0),
                 can_discard,
+                fua_flushes,
                 live: Atomic::new(0),
                 epoch: Instant::now(),
                 index,
@@ -665,7 +675,7 @@ impl Store {
                 .take()
                 .or_else(|| inner.engine.poll_action(now));
             let Some(action) = next else {
-                return self.send_run(inner, bios);
+                return self.send_run(inner, bios) && self.send_flush(inner, bios);
             };
 
             if let Action::ReadBlock {
@@ -733,6 +743,20 @@ impl Store {
         }
     }
 
+    /// Sends the flush that has to follow a write. Returns false if that has to wait for memory.
+    fn send_flush(&self, inner: &mut Inner, bios: &mut BioList<Io>) -> bool {
+        let Some(written) = inner.flush.take() else {
+            return true;
+        };
+
+        match self.alloc(Op::Flush, OpFlags::SYNC, Cluster(0), 0, Io::Meta(written)) {
+            Ok(bio) => bios.push(bio),
+            Err(Io::Meta(written)) => inner.flush = Some(written),
+            Err(Io::Data(_)) => {}
+        }
+        inner.flush.is_none()
+    }
+
     /// A bio at a cluster. Without memory the context comes back.
     fn alloc(
         &self,
@@ -745,6 +769,18 @@ impl Store {
         let sector = cluster.0 << CLUSTER_SECTOR_SHIFT;
 
         self.bios.alloc(op, flags, sector, segments, io, Wait::No)
+    }
+
+    /// Reads into the buffer of a context. Without memory it comes back.
+    fn read_buffer(&self, cluster: Cluster, io: Io, bios: &mut BioList<Io>) -> Result<(), Buf> {
+        match self.alloc(Op::Read, OpFlags::META | OpFlags::SYNC, cluster, 1, io) {
+            Ok(mut bio) => {
+                bio.add_buffer_mut(Io::buffer_mut);
+                bios.push(bio);
+                Ok(())
+            }
+            Err(io) => Err(io.into_buffer()),
+        }
     }
 
     /// Does one action. Without memory it comes back.
@@ -841,37 +877,49 @@ impl Store {
                 cluster,
                 buf,
             } => {
-                let io = Io::Meta(MetaIo::new(token, buf));
+                let io = Io::Meta(MetaIo::new(token, buf, Then::Report));
 
-                match self.alloc(Op::Read, OpFlags::META | OpFlags::SYNC, cluster, 1, io) {
-                    Ok(mut bio) => {
-                        bio.add_buffer_mut(Io::buffer_mut);
-                        bios.push(bio);
-                        Ok(())
-                    }
-                    Err(io) => Err(Action::ReadMeta {
+                self.read_buffer(cluster, io, bios)
+                    .map_err(|buf| Action::ReadMeta {
                         token,
                         cluster,
-                        buf: io.into_buffer(),
-                    }),
-                }
+                        buf,
+                    })
+            }
+            Action::VerifyData {
+                cluster,
+                check,
+                check_key,
+                buf,
+            } => {
+                let then = Then::Verify(check, check_key);
+                let io = Io::Meta(MetaIo::new(IoToken::Recovery, buf, then));
+
+                self.read_buffer(cluster, io, bios)
+                    .map_err(|buf| Action::VerifyData {
+                        cluster,
+                        check,
+                        check_key,
+                        buf,
+                    })
             }
             Action::WriteMeta {
                 token,
                 cluster,
                 buf,
-                preflush,
-                fua,
+                durability,
             } => {
-                let io = Io::Meta(MetaIo::new(token, buf));
-                let mut flags = OpFlags::META | OpFlags::SYNC;
+                let (durable, then) = match durability {
+                    _ if cfg!(ddup_no_disk_flush) => (OpFlags::NONE, Then::Report),
+                    Durability::None => (OpFlags::NONE, Then::Report),
+                    Durability::Own => (OpFlags::FUA, Then::Report),
+                    Durability::AllBefore => (OpFlags::PREFLUSH | OpFlags::FUA, Then::Report),
+                    Durability::AllTogether if self.fua_flushes => (OpFlags::FUA, Then::Report),
+                    Durability::AllTogether => (OpFlags::NONE, Then::Flush),
+                };
+                let flags = OpFlags::META | OpFlags::SYNC | durable;
+                let io = Io::Meta(MetaIo::new(token, buf, then));
 
-                if preflush && !cfg!(ddup_no_disk_flush) {
-                    flags = flags | OpFlags::PREFLUSH;
-                }
-                if fua && !cfg!(ddup_no_disk_flush) {
-                    flags = flags | OpFlags::FUA;
-                }
                 match self.alloc(Op::Write, flags, cluster, 1, io) {
                     Ok(mut bio) => {
                         bio.add_buffer(Io::buffer);
@@ -882,8 +930,7 @@ impl Store {
                         token,
                         cluster,
                         buf: io.into_buffer(),
-                        preflush,
-                        fua,
+                        durability,
                     }),
                 }
             }
@@ -892,7 +939,7 @@ impl Store {
                 Ok(())
             }
             Action::Flush { token } => {
-                let io = Io::Meta(MetaIo::new(token, KVec::new()));
+                let io = Io::Meta(MetaIo::new(token, KVec::new(), Then::Report));
 
                 match self.alloc(Op::Flush, OpFlags::SYNC, Cluster(0), 0, io) {
                     Ok(bio) => {
@@ -915,7 +962,7 @@ impl Store {
                     inner.engine.meta_done(now, token, KVec::new(), false);
                     return Ok(());
                 };
-                let io = Io::Meta(MetaIo::new(token, KVec::new()));
+                let io = Io::Meta(MetaIo::new(token, KVec::new(), Then::Report));
 
                 match self.alloc(Op::Discard, OpFlags::NONE, cluster, 0, io) {
                     Ok(mut bio) => {
@@ -954,7 +1001,7 @@ impl Store {
 impl Inner {
     /// Whether something waits for memory.
     fn is_stalled(&self) -> bool {
-        self.stalled.is_some() || self.run.is_some()
+        self.stalled.is_some() || self.run.is_some() || self.flush.is_some()
     }
 
     /// Whether requests were taken from the inbox that the engine does not have.
@@ -1052,7 +1099,23 @@ impl Inner {
     /// Tells the engine of a bio that is done.
     fn report(&mut self, now: Millis, bio: Completed<Io>) {
         match bio.into_context() {
-            Io::Meta(meta) => self.engine.meta_done(now, meta.token, meta.buf, meta.ok),
+            Io::Meta(mut meta) => match meta.then {
+                Then::Flush if meta.ok => {
+                    meta.then = Then::Report;
+                    self.flush = Some(meta);
+                }
+                Then::Verify(check, key) => {
+                    let matches = content::check_of(hash::xxh64(&meta.buf, key)) == check;
+                    let result = match meta.ok {
+                        true if matches => DataResult::Ok,
+                        true => DataResult::Mismatch,
+                        false => DataResult::Failed,
+                    };
+
+                    self.engine.verify_done(now, meta.buf, result);
+                }
+                _ => self.engine.meta_done(now, meta.token, meta.buf, meta.ok),
+            },
             Io::Data(mut data) => {
                 let tag = data.tag;
 

@@ -25,8 +25,8 @@ use super::format::page::{BITMAP_BYTES, BITMAP_PAGE, COUNT_LEAF, FANOUT, HEADER_
 use super::format::page::{NAME_LEAF, PUNCH_LEAF, SEGMENT_PAGE, SELECT_PAGE, VOLUME_LEAF};
 use super::format::superblock::{Superblock, SuperblockError};
 use super::index::{bucket_of, tag};
-use super::types::{Cluster, Name, CLUSTER_SIZE, SEGMENT_CLUSTERS};
-use super::{Action, Buf, Config, Engine, FailReason, Knobs};
+use super::types::{Check, Cluster, Name, CHECK_MASK, CLUSTER_SIZE, SEGMENT_CLUSTERS};
+use super::{Action, Buf, Config, DataResult, Engine, FailReason, Knobs};
 use core::fmt;
 use kernel::prelude::*;
 
@@ -413,6 +413,19 @@ fn try_attach(
                     ok &= source.read(Cluster(cluster), page).is_ok();
                 }
                 engine.meta_done(0, token, buf, ok);
+            }
+            Action::VerifyData {
+                cluster,
+                check,
+                check_key,
+                mut buf,
+            } => {
+                let result = match source.read(cluster, &mut buf) {
+                    Ok(()) if Check(hash(&buf, check_key) & CHECK_MASK) == check => DataResult::Ok,
+                    Ok(()) => DataResult::Mismatch,
+                    Err(_) => DataResult::Failed,
+                };
+                engine.verify_done(0, buf, result);
             }
             Action::Failed(FailReason::Memory) => return Err(ENOMEM),
             Action::Failed(reason) => return Ok(Some(reason)),

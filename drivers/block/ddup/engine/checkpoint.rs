@@ -33,7 +33,7 @@ use super::recover::FailReason;
 use super::state::{IoToken, Mode, Store};
 use super::tree::Page;
 use super::types::{Cluster, Generation, Lbn, Millis, Name, CLUSTER_SIZE, JOINS_MAX, LEVELS_MAX};
-use super::{Action, Buf};
+use super::{Action, Buf, Durability};
 use kernel::prelude::*;
 
 /// Page writes in flight at once.
@@ -242,7 +242,7 @@ impl Store {
             return false;
         };
         if mutant!(22) {
-            self.journal.release(head);
+            self.journal.release(head, 0);
         }
         let now = self.now;
         let c = &mut self.checkpointer;
@@ -708,8 +708,7 @@ impl Store {
             token,
             cluster,
             buf,
-            preflush: false,
-            fua: false,
+            durability: Durability::None,
         });
     }
 
@@ -1021,8 +1020,10 @@ impl Store {
             token: IoToken::Superblock(copy),
             cluster,
             buf,
-            preflush: copy == 0 && !mutant!(11),
-            fua: true,
+            durability: match copy {
+                0 if !mutant!(11) => Durability::AllBefore,
+                _ => Durability::Own,
+            },
         });
         true
     }
@@ -1095,7 +1096,7 @@ impl Store {
         };
         self.superblock = next;
         self.space.checkpoint_durable();
-        self.journal.release(cut.head);
+        self.journal.release(cut.head, cut.join.sequence);
         self.journal_blocked = false;
         self.overlay.thaw();
         self.wake_metadata_waiters();

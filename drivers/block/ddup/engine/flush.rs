@@ -11,7 +11,7 @@ use super::op::{Phase, WaitList};
 use super::recover::FailReason;
 use super::state::{IoToken, Mode, Store};
 use super::types::{Status, Tag};
-use super::{Action, Buf};
+use super::{Action, Buf, Cluster, Durability};
 
 /// Tries to write a journal block before the store becomes read-only.
 const JOURNAL_TRIES: u32 = 3;
@@ -61,25 +61,29 @@ impl Store {
         }
         let identity = self.identity();
         match self.journal.commit(&identity) {
-            Commit::Write(cluster, buf) => {
+            Commit::Write(cluster, buf, durability) => {
                 if !self.journal.has_open_records() {
-                    self.open_since = None;
+                    // What is written quickly has still to be vouched for.
+                    let quick = durability == Durability::AllTogether;
+                    self.open_since = quick.then_some(self.now);
                 }
                 self.journal_retries = 0;
-                self.write_journal(cluster, buf);
+                self.write_journal(cluster, buf, durability);
             }
             Commit::RingFull => self.checkpointer.want(),
             Commit::Idle => {}
         }
     }
 
-    fn write_journal(&mut self, cluster: super::Cluster, buf: Buf) {
+    fn write_journal(&mut self, cluster: Cluster, buf: Buf, durability: Durability) {
+        if durability == Durability::AllTogether {
+            mark!(journal_written_quickly);
+        }
         self.act(Action::WriteMeta {
             token: IoToken::Journal,
             cluster,
             buf,
-            preflush: !mutant!(5),
-            fua: !mutant!(6),
+            durability,
         });
     }
 
@@ -88,9 +92,9 @@ impl Store {
         if !ok && !mutant!(32) {
             self.journal_retries += 1;
             if self.journal_retries < JOURNAL_TRIES {
-                if let Some(cluster) = self.journal.place_in_flight() {
+                if let Some((cluster, durability)) = self.journal.in_flight() {
                     mark!(journal_write_retried);
-                    return self.write_journal(cluster, buf);
+                    return self.write_journal(cluster, buf, durability);
                 }
             }
             self.journal.lost(buf);
@@ -116,14 +120,15 @@ impl Store {
         }
     }
 
-    /// The commit interval: entries of plain writes become durable at last.
+    /// The commit interval: entries of plain writes become durable at last, and what was written
+    /// quickly is vouched for.
     pub(super) fn commit_if_due(&mut self) -> bool {
         let due = self
             .open_since
             .is_some_and(|at| self.now >= at + self.config.knobs.commit_interval);
         if due {
             self.open_since = None;
-            self.journal.want(self.journal.last_sequence());
+            self.journal.want_vouched(self.journal.last_sequence());
             mark!(commit_interval_ends);
             self.commit();
         }

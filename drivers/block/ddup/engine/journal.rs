@@ -4,17 +4,25 @@
 //! One per store.
 //!
 //! Records go into the *open* block. It is *sealed* when it is full, when somebody waits for a
-//! commit, when the commit interval ends, or by the cut of a checkpoint; sealed blocks are written
-//! one after the other, each with PREFLUSH and FUA: the data that its records refer to is durable
-//! before the block is (a record is appended only after its data was written), and everything up
-//! to a block is durable when its write ends.
+//! commit, when the commit interval ends, or by the cut of a checkpoint. A record is appended only
+//! after its data was written. Sealed blocks are written one after the other; when a block's write
+//! ends, everything up to it is durable, data included. There are two ways to that:
+//!
+//! - a *plain* block makes the data of its records durable before itself;
+//! - a *quick* one and its data become durable in any order, by one flush instead of two. A crash
+//!   may leave it without its data, so recovery looks at the data, unless the header of a later
+//!   block *vouches* for it. Only short blocks are quick, that there is little to look at.
+//!
+//! A block is quick if somebody waits for it and nobody needs to be vouched for. What was written
+//! quickly is vouched for by the next block, which comes within the commit interval, even if it has
+//! no records.
 
 use super::format::journal::{self as codec, BlockHeader, BLOCK_BYTES_MAX, HEADER_BYTES};
 use super::format::page::Hash;
 use super::format::superblock::Join;
 use super::mutant::mutant;
 use super::types::{Cluster, CLUSTER_SIZE, JOURNAL_BLOCK_CLUSTERS_MAX};
-use super::Buf;
+use super::{Buf, Durability};
 use kernel::prelude::*;
 
 /// Blocks that may be open, sealed or being written at once.
@@ -25,11 +33,34 @@ const CUT_RESERVE: u64 = 2 * JOURNAL_BLOCK_CLUSTERS_MAX;
 const SLACK: usize = 4096;
 /// Record bytes that a block takes at least before it is full.
 const PER_BLOCK: usize = BLOCK_BYTES_MAX - HEADER_BYTES - SLACK;
+/// Clusters of the longest quick block: it has room for some 80 blocks written one by one.
+const QUICK_CLUSTERS: u64 = 1;
 
 struct Sealed {
     block: Buf,
-    offset: u64,
+    written: Written,
+}
+
+/// What there is to know of a block on its way to the ring.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    place: Cluster,
     sequence: u64,
+    /// What its header says of earlier data, and of its own.
+    durable_upto: u64,
+}
+
+impl Written {
+    fn durability(&self) -> Durability {
+        match self.durable_upto == self.sequence {
+            true if mutant!(5) => Durability::Own,
+            true if mutant!(6) => Durability::None,
+            true if mutant!(37) => Durability::AllTogether,
+            true => Durability::AllBefore,
+            false if mutant!(7) => Durability::Own,
+            false => Durability::AllTogether,
+        }
+    }
 }
 
 /// What identifies the blocks of this attach.
@@ -63,14 +94,18 @@ pub struct Journal {
     open: Buf,
     open_bytes: usize,
     sealed: KVec<Sealed>,
-    /// Sequence and place of the block in flight.
-    writing: Option<(u64, Cluster)>,
+    /// The block in flight.
+    writing: Option<Written>,
     spare: KVec<Buf>,
     reserved: usize,
     /// All blocks up to this sequence are durable.
     durable: u64,
-    /// A block up to this sequence was asked for.
+    /// Recovery will not look at the data of blocks up to this sequence.
+    vouched: u64,
+    /// Somebody waits until this sequence is durable.
     wanted: u64,
+    /// Somebody waits until this sequence is vouched for.
+    vouch_wanted: u64,
     /// Bytes of all blocks written since attach.
     pub bytes_written: u64,
     /// Blocks written since attach.
@@ -80,8 +115,8 @@ pub struct Journal {
 /// What a running commit needs next.
 #[derive(Debug)]
 pub enum Commit {
-    /// Write this block to this place, with PREFLUSH and FUA.
-    Write(Cluster, Buf),
+    /// Write this block to this place.
+    Write(Cluster, Buf, Durability),
     /// The ring is full: a checkpoint has to free its tail.
     RingFull,
     /// Nothing to do, or wait for the write in flight.
@@ -113,7 +148,9 @@ impl Journal {
             spare,
             reserved: 0,
             durable: join.sequence.saturating_sub(1),
+            vouched: join.sequence.saturating_sub(1),
             wanted: 0,
+            vouch_wanted: 0,
             bytes_written: 0,
             blocks_written: 0,
         })
@@ -146,7 +183,7 @@ impl Journal {
         encode: impl FnOnce(&mut [u8], usize) -> usize,
     ) -> Result<u64> {
         if self.open_bytes + bytes_max > BLOCK_BYTES_MAX {
-            self.seal(identity)?;
+            self.seal(identity, self.sequence)?;
         }
         self.open_bytes = encode(&mut self.open, self.open_bytes);
         Ok(self.sequence)
@@ -171,9 +208,19 @@ impl Journal {
         self.durable
     }
 
+    /// Everything up to this sequence is durable, and stays so if a part of its data is damaged.
+    pub fn vouched(&self) -> u64 {
+        self.vouched
+    }
+
     /// Asks for a commit of everything up to `sequence`.
     pub fn want(&mut self, sequence: u64) {
         self.wanted = self.wanted.max(sequence);
+    }
+
+    /// Asks for a commit of everything up to `sequence`, so that it is vouched for.
+    pub fn want_vouched(&mut self, sequence: u64) {
+        self.vouch_wanted = self.vouch_wanted.max(sequence);
     }
 
     /// Ring clusters in use.
@@ -208,8 +255,9 @@ impl Journal {
         self.reserved <= self.spare.len().saturating_sub(1) * PER_BLOCK
     }
 
-    /// Closes the open block and queues it. Fails only if the promises were broken.
-    fn seal(&mut self, identity: &Identity) -> Result {
+    /// Closes the open block and queues it; all data up to `durable_upto` will be durable before it.
+    /// Fails only if the promises were broken.
+    fn seal(&mut self, identity: &Identity, durable_upto: u64) -> Result {
         let next = self.spare.pop().ok_or(ENOMEM)?;
         let mut block = core::mem::replace(&mut self.open, next);
         let clusters = self.open_clusters();
@@ -224,19 +272,19 @@ impl Journal {
             clusters,
             sequence: self.sequence,
             incarnation: self.incarnation,
-            durable_upto: self.sequence,
+            durable_upto,
             superblock_generation: identity.superblock_generation,
             attached_seconds: identity.attached_seconds,
             record_bytes: self.open_bytes - HEADER_BYTES,
         };
         self.chain = codec::seal(&mut block, &header, self.chain, identity.hash);
-        let (offset, sequence) = (self.offset, self.sequence);
-        let sealed = Sealed {
-            block,
-            offset,
-            sequence,
+        let offset = self.offset;
+        let written = Written {
+            place: Cluster(self.start.0 + offset),
+            sequence: self.sequence,
+            durable_upto,
         };
-        let _ = self.sealed.push_within_capacity(sealed);
+        let _ = self.sealed.push_within_capacity(Sealed { block, written });
         let next = codec::next_offset(offset, clusters, self.ring);
         self.head += if next == 0 {
             self.ring - offset
@@ -256,7 +304,8 @@ impl Journal {
 
     /// The cut of a checkpoint: seals the open block, and says where the journal goes on.
     pub fn cut(&mut self, identity: &Identity) -> Option<(Join, u64)> {
-        if !self.can_cut() || (self.has_open_records() && self.seal(identity).is_err()) {
+        let plain = self.sequence;
+        if !self.can_cut() || (self.has_open_records() && self.seal(identity, plain).is_err()) {
             return None;
         }
         let join = Join {
@@ -268,9 +317,11 @@ impl Journal {
         Some((join, self.head))
     }
 
-    /// A checkpoint that was cut at `head` is durable: what is before it is not needed any more.
-    pub fn release(&mut self, head: u64) {
+    /// A checkpoint that was cut at `head`, before the block `next`, is durable: what is before it is
+    /// not needed any more.
+    pub fn release(&mut self, head: u64, next: u64) {
         self.tail = self.tail.max(head);
+        self.vouched = self.vouched.max(next.saturating_sub(1));
     }
 
     /// What the commit needs next.
@@ -279,23 +330,28 @@ impl Journal {
             return Commit::Idle;
         }
         if self.sealed.is_empty() {
-            if self.wanted < self.sequence || !self.has_open_records() {
+            let vouch = self.vouch_wanted > self.vouched;
+            if !vouch && (self.wanted < self.sequence || !self.has_open_records()) {
                 return Commit::Idle;
             }
             if !self.has_room(self.promised(self.reserved)) {
                 return Commit::RingFull;
             }
-            if !self.may_close_early() || self.seal(identity).is_err() {
+            let quick = !vouch && self.open_clusters() <= QUICK_CLUSTERS;
+            let durable_upto = match quick {
+                true => self.durable,
+                false => self.sequence,
+            };
+            if !self.may_close_early() || self.seal(identity, durable_upto).is_err() {
                 return Commit::Idle;
             }
         }
         match self.sealed.remove(0) {
-            Ok(sealed) => {
-                let place = Cluster(self.start.0 + sealed.offset);
-                self.writing = Some((sealed.sequence, place));
+            Ok(Sealed { block, written }) => {
+                self.writing = Some(written);
                 self.blocks_written += 1;
-                self.bytes_written += sealed.block.len() as u64;
-                Commit::Write(place, sealed.block)
+                self.bytes_written += block.len() as u64;
+                Commit::Write(written.place, block, written.durability())
             }
             Err(_) => Commit::Idle,
         }
@@ -303,8 +359,9 @@ impl Journal {
 
     /// The block in flight is durable. Gives its buffer back.
     pub fn written(&mut self, block: Buf) {
-        if let Some((sequence, _)) = self.writing.take() {
-            self.durable = sequence;
+        if let Some(written) = self.writing.take() {
+            self.durable = written.sequence;
+            self.vouched = self.vouched.max(written.durable_upto);
         }
         self.keep(block);
     }
@@ -315,9 +372,9 @@ impl Journal {
         self.keep(block);
     }
 
-    /// Where the block in flight goes.
-    pub fn place_in_flight(&self) -> Option<Cluster> {
-        self.writing.map(|(_, place)| place)
+    /// Where the block in flight goes, and how.
+    pub fn in_flight(&self) -> Option<(Cluster, Durability)> {
+        self.writing.map(|w| (w.place, w.durability()))
     }
 
     /// Whether a block is being written or waits for it.

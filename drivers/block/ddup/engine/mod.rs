@@ -7,7 +7,7 @@
 //! [`Engine::poll_action`] yields until it yields nothing:
 //!
 //! - *inputs*: [`Engine::start`], [`Engine::submit`], [`Engine::data_done`],
-//!   [`Engine::meta_done`], [`Engine::background`], [`Engine::detach`];
+//!   [`Engine::meta_done`], [`Engine::verify_done`], [`Engine::background`], [`Engine::detach`];
 //! - *outputs*: [`Engine::poll_action`], [`Engine::next_deadline`];
 //! - *getters*: everything else.
 //!
@@ -32,7 +32,8 @@
 //! 2. `write.rs`: the index is asked and its answer confirmed, or the hash lock taken and a cluster
 //!    handed out (`space.rs`); the shell writes the data; the record is appended (`journal.rs`) and
 //!    applied (`overlay.rs`).
-//! 3. `flush.rs`: a FLUSH, FUA or the commit interval writes the journal block.
+//! 3. `flush.rs`: a FLUSH, FUA or the commit interval writes the journal block, with the device's
+//!    flush before it, or behind it for both.
 //! 4. `checkpoint.rs`: the overlay is merged into the trees, and a superblock makes that durable.
 //! 5. `recycle.rs`: clusters that nothing owns any more are retired and handed out again.
 
@@ -158,6 +159,19 @@ pub enum DataResult {
     Differs,
 }
 
+/// What is durable when a write of metadata completes, at least.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durability {
+    /// Nothing yet.
+    None,
+    /// What was written.
+    Own,
+    /// What was written, and before it everything that had completed when it was sent.
+    AllBefore,
+    /// What was written, and everything that had completed when it was sent, in any order.
+    AllTogether,
+}
+
 /// What the shell has to do.
 #[derive(Debug)]
 pub enum Action {
@@ -230,10 +244,20 @@ pub enum Action {
         cluster: Cluster,
         /// To be written whole.
         buf: Buf,
-        /// Make everything that completed before durable first.
-        preflush: bool,
-        /// Be durable when it completes.
-        fua: bool,
+        /// What is durable when it completes.
+        durability: Durability,
+    },
+    /// Read a cluster of data into the buffer and hold it against its check. Ends in
+    /// [`Engine::verify_done`]. Only while the store is being attached.
+    VerifyData {
+        /// From where.
+        cluster: Cluster,
+        /// What the content must match.
+        check: Check,
+        /// The key of the check.
+        check_key: u64,
+        /// Room for the content.
+        buf: Buf,
     },
     /// Make everything that completed before durable. Goes back with an empty buffer.
     Flush {
@@ -309,6 +333,13 @@ impl Engine {
                 store.meta_done(token, buf, ok);
             }
             (None, None) => {}
+        }
+    }
+
+    /// The answer to [`Action::VerifyData`]: `Ok`, `Mismatch` or `Failed`.
+    pub fn verify_done(&mut self, now: Millis, buf: Buf, result: DataResult) {
+        if let Some(recovery) = self.recovery.as_mut() {
+            recovery.verify_done(now, buf, result);
         }
     }
 

@@ -25,8 +25,10 @@ use super::mutant::mutant;
 use super::overlay::Overlay;
 use super::space::{Bits, Space};
 use super::state::{IoToken, Parts, Store};
-use super::types::{Cluster, Lbn, Millis, CLUSTER_SIZE, JOINS_MAX, JOURNAL_BLOCK_CLUSTERS_MAX};
-use super::{Action, Buf, Config};
+use super::types::{
+    Check, Cluster, Lbn, Millis, CLUSTER_SIZE, JOINS_MAX, JOURNAL_BLOCK_CLUSTERS_MAX,
+};
+use super::{Action, Buf, Config, DataResult, Durability};
 use core::fmt;
 use kernel::prelude::*;
 
@@ -158,6 +160,8 @@ enum Stage {
     Scan,
     /// The ring behind the last block of the chain: within reach, then at its start.
     Ahead(bool),
+    /// Data of the last block, which may be missing.
+    Verify,
     /// A copy of the superblock with the fresh incarnation.
     Write(usize),
     /// Handing over.
@@ -187,6 +191,8 @@ struct Scanned {
     overlay: Overlay,
     places: [KVec<Cluster>; 2],
     scan: Scan,
+    /// The last block, while it may lack its data.
+    doubtful: Option<Doubtful>,
     /// The saved index, which this attach takes out of the superblock.
     saved: SavedIndex,
 }
@@ -199,6 +205,19 @@ struct Scan {
     join: usize,
     /// Ring clusters passed.
     used: u64,
+}
+
+/// A block that was written with its data, and not behind it. It counts if a later one shows that it
+/// became durable, or else if its data is there.
+struct Doubtful {
+    /// From its header to its last record.
+    block: Buf,
+    /// Where the scan stood before it.
+    before: Scan,
+    /// What it says of data that it came with.
+    data: KVec<(Cluster, Check)>,
+    /// Of that, what was looked at.
+    seen: usize,
 }
 
 impl Recovery {
@@ -293,7 +312,7 @@ impl Recovery {
             Stage::Scan => self.scan(&buf),
             Stage::Ahead(at_start) => self.ahead(at_start, &buf),
             Stage::Write(copy) => self.written(copy),
-            Stage::Done => Ok(()),
+            Stage::Verify | Stage::Done => Ok(()),
         };
         if let Err(reason) = step {
             self.refuse(reason);
@@ -371,6 +390,7 @@ impl Recovery {
             overlay: Overlay::new(store),
             places: [KVec::new(), KVec::new()],
             saved: SavedIndex::default(),
+            doubtful: None,
             scan: Scan {
                 at,
                 join: 1,
@@ -631,6 +651,11 @@ impl Recovery {
                 if join.sequence != parts.scan.at.sequence {
                     break;
                 }
+                // That attach found its data.
+                if let Err(reason) = replay_doubtful(parts) {
+                    self.reason.get_or_insert(reason);
+                    return self.end_scan();
+                }
                 // What follows here in an older incarnation is void.
                 if !mutant!(19) {
                     parts.scan.at = join;
@@ -670,8 +695,20 @@ impl Recovery {
             let Some(chain) = codec::follows(block, at.chain, hash) else {
                 return self.next_ahead(false);
             };
+            // A block is written when the one before it is durable.
+            if header.durable_upto > at.sequence || header.durable_upto + 1 < at.sequence {
+                let sequence = at.sequence;
+                self.reason
+                    .get_or_insert(FailReason::JournalRecord { sequence });
+                return self.end_scan();
+            }
             let end = codec::HEADER_BYTES + header.record_bytes;
-            if let Err(reason) = replay(parts, block, end, at.sequence) {
+            let step =
+                replay_doubtful(parts).and_then(|()| match at.sequence - header.durable_upto {
+                    0 => replay(parts, block, end, at.sequence),
+                    _ => doubt(parts, block, end),
+                });
+            if let Err(reason) = step {
                 self.reason.get_or_insert(reason);
                 return self.end_scan();
             }
@@ -736,7 +773,79 @@ impl Recovery {
         }
     }
 
+    /// Looks at the data of the last block, if nothing shows that it became durable; then ends the
+    /// scan.
     fn end_scan(&mut self) -> Result<(), FailReason> {
+        let proven = self.reason.is_some() || mutant!(36);
+        let parts = self.parts()?;
+        let next = parts.doubtful.as_ref().filter(|_| !proven);
+        if let Some(&(cluster, check)) = next.and_then(|d| d.data.get(d.seen)) {
+            let check_key = parts.superblock.check_key;
+            let buf =
+                KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL).map_err(|_| FailReason::Memory)?;
+            self.stage = Stage::Verify;
+            self.tries = 0;
+            self.action = Some(Action::VerifyData {
+                cluster,
+                check,
+                check_key,
+                buf,
+            });
+            return Ok(());
+        }
+        if let Err(reason) = replay_doubtful(parts) {
+            self.reason.get_or_insert(reason);
+        }
+        self.chain_ended()
+    }
+
+    /// A cluster of the last block's data was looked at.
+    pub(super) fn verify_done(&mut self, now: Millis, buf: Buf, result: DataResult) {
+        self.now = self.now.max(now);
+        if !matches!(self.stage, Stage::Verify) {
+            return;
+        }
+        if let Err(reason) = self.verified(buf, result) {
+            self.refuse(reason);
+        }
+    }
+
+    fn verified(&mut self, buf: Buf, result: DataResult) -> Result<(), FailReason> {
+        self.tries += 1;
+        let again = result == DataResult::Failed && self.tries < READ_TRIES;
+        let parts = self.parts()?;
+        let check_key = parts.superblock.check_key;
+        let Some(doubtful) = parts.doubtful.as_mut() else {
+            return Err(FailReason::Promise);
+        };
+        let Some(&(cluster, check)) = doubtful.data.get(doubtful.seen) else {
+            return Err(FailReason::Promise);
+        };
+        if again {
+            self.action = Some(Action::VerifyData {
+                cluster,
+                check,
+                check_key,
+                buf,
+            });
+            return Ok(());
+        }
+        match result {
+            DataResult::Failed => {
+                // Whether it became durable can't be known.
+                self.reason.get_or_insert(FailReason::Read(cluster));
+            }
+            DataResult::Mismatch => {
+                mark!(journal_ends_before_lost_data);
+                parts.scan = doubtful.before;
+                parts.doubtful = None;
+            }
+            _ => doubtful.seen += 1,
+        }
+        self.end_scan()
+    }
+
+    fn chain_ended(&mut self) -> Result<(), FailReason> {
         let parts = self.parts()?;
         let lost = parts.scan.join < parts.superblock.join_count;
         let sequence = parts.scan.at.sequence;
@@ -803,8 +912,10 @@ impl Recovery {
             token,
             cluster,
             buf,
-            preflush: copy == 0,
-            fua: true,
+            durability: match copy {
+                0 => Durability::AllBefore,
+                _ => Durability::Own,
+            },
         });
         Ok(())
     }
@@ -826,6 +937,7 @@ impl Recovery {
             places,
             scan,
             saved,
+            doubtful: _,
         } = self.parts.take().ok_or(FailReason::Promise)?;
         let start = Cluster(JOURNAL_START);
         let ring = superblock.layout.journal_clusters;
@@ -921,6 +1033,57 @@ fn load_bitmaps(space: &mut Space, block: &[u8], page: u64) -> Result {
         space.load_bitmap((page * BITMAP_PAGE + slot) as usize, &bits)?;
     }
     Ok(())
+}
+
+/// Keeps a block back until it is known to count.
+fn doubt(parts: &mut Scanned, block: &[u8], end: usize) -> Result<(), FailReason> {
+    let bad = FailReason::JournalRecord {
+        sequence: parts.scan.at.sequence,
+    };
+    let clusters = parts.superblock.layout.clusters;
+    let memory = |_| FailReason::Memory;
+    let mut doubtful = Doubtful {
+        block: KVec::new(),
+        before: parts.scan,
+        data: KVec::new(),
+        seen: 0,
+    };
+    let bytes = block.get(..end).ok_or(bad)?;
+    let kept = &mut doubtful.block;
+    kept.extend_from_slice(bytes, GFP_KERNEL).map_err(memory)?;
+    let mut at = codec::HEADER_BYTES;
+    while let Some((record, next)) =
+        codec::read_record(block, at, end, clusters).map_err(|_| bad)?
+    {
+        at = next;
+        let Record::Map {
+            fresh: true,
+            changes,
+            ..
+        } = record
+        else {
+            continue;
+        };
+        for change in changes.iter() {
+            let seen = (change.cluster, change.check);
+            doubtful
+                .data
+                .push(seen, GFP_KERNEL)
+                .map_err(|_| FailReason::Memory)?;
+        }
+    }
+    mark!(recovery_doubts_block);
+    parts.doubtful = Some(doubtful);
+    Ok(())
+}
+
+/// Applies the block that was kept back: it counts.
+fn replay_doubtful(parts: &mut Scanned) -> Result<(), FailReason> {
+    let Some(doubtful) = parts.doubtful.take() else {
+        return Ok(());
+    };
+    let (block, sequence) = (&doubtful.block, doubtful.before.at.sequence);
+    replay(parts, block, block.len(), sequence)
 }
 
 /// Applies the records of a block to the overlay: the fold.

@@ -3,7 +3,7 @@
 //! The recycler: turns Junk into clusters that may be handed out again. One batch at a time.
 //!
 //! ```text
-//!  Junk --retire record appended--> Retired --record durable, older reads ended-->
+//!  Junk --retire record appended--> Retired --record vouched for, older reads ended-->
 //!       --[discards, then a FLUSH]--> Erased: handed out again
 //! ```
 //!
@@ -42,7 +42,8 @@ enum Stage {
     Idle,
     /// Looking for junk, appending retire records.
     Scan,
-    /// Waiting until the records up to this journal sequence are durable.
+    /// Waiting until the records up to this journal sequence are vouched for: recovery never ends
+    /// the journal before them, even if it finds damaged data.
     Commit(u64),
     /// Waiting for the reads of this epoch.
     Drain(usize),
@@ -119,9 +120,9 @@ impl Store {
             Stage::Idle => self.start_batch(),
             Stage::Scan => self.scan_step(),
             Stage::Commit(sequence) => {
-                if self.journal.durable() < sequence && !mutant!(12) {
+                if self.journal.vouched() < sequence && !mutant!(12) {
                     if self.recycler.pressed || self.mode != Mode::Attached {
-                        self.journal.want(sequence);
+                        self.journal.want_vouched(sequence);
                         self.commit();
                     }
                     return false;

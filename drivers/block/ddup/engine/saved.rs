@@ -18,7 +18,7 @@ use super::mark::mark;
 use super::mutant::mutant;
 use super::state::{IoToken, Mode, Store};
 use super::types::{Cluster, SEGMENT_CLUSTERS};
-use super::{Action, Buf};
+use super::{Action, Buf, Durability};
 use kernel::prelude::*;
 
 /// What the copier does.
@@ -245,8 +245,7 @@ impl Store {
             token: IoToken::IndexChunk,
             cluster: place,
             buf,
-            preflush: false,
-            fua: false,
+            durability: Durability::None,
         });
         None
     }

@@ -243,7 +243,8 @@ pub struct Store {
     pub(super) recycle_after: Millis,
     /// A page that background work waits for.
     pub(super) background_page: Option<SlotId>,
-    /// When the oldest record of the open journal block was appended.
+    /// When the oldest record of the open journal block was appended, or the block was written that
+    /// nothing vouches for.
     pub(super) open_since: Option<Millis>,
     /// When the overlay got its first change since the last cut.
     pub(super) dirty_since: Option<Millis>,

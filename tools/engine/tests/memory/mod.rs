@@ -264,6 +264,20 @@ impl Shell {
                 }
                 self.engine.meta_done(self.now, token, buf, true);
             }
+            Action::VerifyData {
+                cluster,
+                check,
+                buf,
+                ..
+            } => {
+                let rotten = self.disk.rotten.contains(&cluster.0);
+                let id = self.disk.data.get(&cluster.0).copied();
+                let result = match id.map(|id| (self.content)(id).check) == Some(check) && !rotten {
+                    true => DataResult::Ok,
+                    false => DataResult::Mismatch,
+                };
+                self.engine.verify_done(self.now, buf, result);
+            }
             Action::Flush { token } | Action::DiscardRun { token, .. } => {
                 self.engine
                     .meta_done(self.now, token, Default::default(), true);

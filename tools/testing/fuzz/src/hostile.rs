@@ -220,6 +220,19 @@ impl Machine<'_> {
                 }
                 self.store.meta_done(now, token, buf, true);
             }
+            Action::VerifyData {
+                cluster,
+                check,
+                buf,
+            } => {
+                self.within(cluster, 1, "a look at data")?;
+                let content = self.disk.read(cluster).content();
+                let result = match self.setup.fingerprints.check(content) == check {
+                    true => DataResult::Ok,
+                    false => DataResult::Mismatch,
+                };
+                self.store.verify_done(now, buf, result);
+            }
             Action::WriteMeta {
                 token,
                 cluster,

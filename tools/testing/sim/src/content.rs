@@ -165,8 +165,8 @@ pub struct Fingerprints {
     pub key: u64,
     /// Bits of the name that differ between contents: few make collisions.
     pub name_bits: u32,
-    /// Bits of the check that differ, at most 48.
-    pub check_bits: u32,
+    /// Bits of the name's second half that differ.
+    pub tail_bits: u32,
 }
 
 impl Fingerprints {
@@ -175,15 +175,15 @@ impl Fingerprints {
         let mut out = [0; 24];
         let hash = low(mix(mix(content ^ self.key)), self.name_bits);
         out[..8].copy_from_slice(&mix(hash ^ self.key ^ 1).to_le_bytes());
-        out[8..16].copy_from_slice(&self.check(content).to_le_bytes());
+        let tail = low(mix(content ^ self.key ^ 0x7a11), self.tail_bits);
+        out[8..16].copy_from_slice(&mix(tail ^ self.key).to_le_bytes());
         out[16] = 1;
         out
     }
 
     /// The check of `content`, 48 bits.
     pub fn check(&self, content: Content) -> u64 {
-        let few = low(mix(mix(content ^ self.key ^ 0xc4ec_c4ec)), self.check_bits);
-        mix(few ^ self.key) & ((1 << 48) - 1)
+        mix(mix(content ^ self.key ^ 0xc4ec_c4ec)) & ((1 << 48) - 1)
     }
 }
 
@@ -229,12 +229,12 @@ mod tests {
         let weak = Fingerprints {
             key: 3,
             name_bits: 4,
-            check_bits: 2,
+            tail_bits: 2,
         };
         let strong = Fingerprints {
             key: 3,
             name_bits: 64,
-            check_bits: 48,
+            tail_bits: 48,
         };
         let count = |f: &Fingerprints| {
             let set: std::collections::BTreeSet<_> = (1..1000).map(|c| f.name(c)).collect();

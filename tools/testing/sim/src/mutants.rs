@@ -20,6 +20,7 @@ const NAMES: &[(u32, &str)] = &[
     (4, "FLUSH does not wait for the journal"),
     (5, "a journal block is written without a flush of its data"),
     (6, "a journal block is written without FUA"),
+    (7, "a quick journal block is written without a flush"),
     (8, "the birth of an entry is forgotten"),
     (9, "a page that was replaced keeps its place"),
     (
@@ -72,6 +73,14 @@ const NAMES: &[(u32, &str)] = &[
         "a cluster is handed out though it has changes that are not merged",
     ),
     (35, "an overwritten block keeps its share of the cluster"),
+    (
+        36,
+        "recovery believes the last block without looking at its data",
+    ),
+    (
+        37,
+        "a journal block that vouches for its data is flushed only behind it",
+    ),
     (60, "junk is retired while the saved index is being loaded"),
     (
         61,

@@ -70,6 +70,19 @@ pub enum Status {
     Error(&'static str),
 }
 
+/// What is durable when a write of metadata completes, at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing yet.
+    None,
+    /// What was written.
+    Own,
+    /// What was written, and before it everything that had completed when it was sent.
+    AllBefore,
+    /// What was written, and everything that had completed when it was sent, in any order.
+    AllTogether,
+}
+
 /// What the store wants done. The fields are those of the engine's contract.
 #[allow(missing_docs)]
 pub enum Action<T> {
@@ -111,8 +124,12 @@ pub enum Action<T> {
         token: T,
         cluster: u64,
         buf: KVec<u8>,
-        preflush: bool,
-        fua: bool,
+        durability: Durability,
+    },
+    VerifyData {
+        cluster: u64,
+        check: u64,
+        buf: KVec<u8>,
     },
     Flush {
         token: T,
@@ -183,6 +200,10 @@ pub trait Store: Sized {
     fn data_done(&mut self, now: Millis, tag: u32, block: u32, count: u32, result: DataResult);
     /// Metadata I/O ended.
     fn meta_done(&mut self, now: Millis, token: Self::Token, buf: KVec<u8>, ok: bool);
+    /// Data that recovery asked about was looked at.
+    fn verify_done(&mut self, now: Millis, buf: KVec<u8>, result: DataResult) {
+        let _ = (now, buf, result);
+    }
     /// The next thing to be done.
     fn poll_action(&mut self, now: Millis) -> Option<Action<Self::Token>>;
     /// One step of background work; true: there is more.

@@ -14,7 +14,7 @@ use ddup_engine::engine::format::page::{levels_for, MAP_LEAF};
 use ddup_engine::engine::format::superblock::Superblock;
 use ddup_engine::engine::types::SEGMENT_CLUSTERS;
 use ddup_engine::engine::{check, mkfs};
-use ddup_engine::engine::{Action, BlockContent, Cluster, Config, DataResult, Engine};
+use ddup_engine::engine::{Action, BlockContent, Cluster, Config, DataResult, Durability, Engine};
 use ddup_engine::engine::{
     Check, FingerprintAlgorithm, IoToken, Knobs, Lbn, Name, OpKind, Request, Status,
 };
@@ -234,14 +234,12 @@ impl Store for Real {
         count: u32,
         result: port::DataResult,
     ) {
-        let result = match result {
-            port::DataResult::Ok => DataResult::Ok,
-            port::DataResult::Equal => DataResult::Equal,
-            port::DataResult::Differs => DataResult::Differs,
-            port::DataResult::Mismatch => DataResult::Mismatch,
-            port::DataResult::Failed => DataResult::Failed,
-        };
+        let result = self::result(result);
         self.engine.data_done(now, tag, block, count, result);
+    }
+
+    fn verify_done(&mut self, now: Millis, buf: KVec<u8>, result: port::DataResult) {
+        self.engine.verify_done(now, buf, self::result(result));
     }
 
     fn meta_done(&mut self, now: Millis, token: IoToken, buf: KVec<u8>, ok: bool) {
@@ -303,8 +301,7 @@ impl Store for Real {
                 token,
                 cluster,
                 buf,
-                preflush,
-                fua,
+                durability,
             } => {
                 // The first block of the ring begins a new round.
                 self.rounds +=
@@ -313,10 +310,24 @@ impl Store for Real {
                     token,
                     cluster: cluster.0,
                     buf,
-                    preflush,
-                    fua,
+                    durability: match durability {
+                        Durability::None => port::Durability::None,
+                        Durability::Own => port::Durability::Own,
+                        Durability::AllBefore => port::Durability::AllBefore,
+                        Durability::AllTogether => port::Durability::AllTogether,
+                    },
                 }
             }
+            Action::VerifyData {
+                cluster,
+                check,
+                buf,
+                ..
+            } => port::Action::VerifyData {
+                cluster: cluster.0,
+                check: check.0,
+                buf,
+            },
             Action::Flush { token } => port::Action::Flush { token },
             Action::DiscardRun {
                 token,
@@ -416,6 +427,16 @@ impl Store for Real {
             clusters_data: c.clusters_total.saturating_sub(c.metadata_capacity),
             levels: self.levels,
         }
+    }
+}
+
+fn result(result: port::DataResult) -> DataResult {
+    match result {
+        port::DataResult::Ok => DataResult::Ok,
+        port::DataResult::Equal => DataResult::Equal,
+        port::DataResult::Differs => DataResult::Differs,
+        port::DataResult::Mismatch => DataResult::Mismatch,
+        port::DataResult::Failed => DataResult::Failed,
     }
 }
 

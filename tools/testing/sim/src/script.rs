@@ -262,7 +262,7 @@ fn setup(seed: u64, rng: &mut Rng) -> Setup {
         fingerprints: Fingerprints {
             key: rng.draw(),
             name_bits: if weak { rng.between(2, 8) as u32 } else { 64 },
-            check_bits: if weak { rng.between(0, 3) as u32 } else { 48 },
+            tail_bits: if weak { rng.between(0, 3) as u32 } else { 48 },
         },
         blank: rng.chance(1, 2),
         prior_life: rng.chance(1, 8),

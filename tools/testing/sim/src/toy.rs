@@ -151,8 +151,10 @@ impl Toy {
             token: 2,
             cluster: slot * SLOT as u64,
             buf,
-            preflush: !wrong(Wrong::NoPreflush),
-            fua: true,
+            durability: match wrong(Wrong::NoPreflush) {
+                true => Durability::Own,
+                false => Durability::AllBefore,
+            },
         });
     }
 

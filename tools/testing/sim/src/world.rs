@@ -10,13 +10,13 @@
 use crate::content::{Content, Image, CLUSTER, ZERO};
 use crate::disk::{Disk, Loss};
 use crate::oracle::Oracle;
-use crate::port::{Action, Counters, DataResult, Kind, Millis, Request, Status, Store};
+use crate::port::{Action, Counters, DataResult, Durability, Kind, Millis, Request, Status, Store};
 use crate::report::Totals;
 use crate::rng::Rng;
 use crate::script::{Op, Rot, Script, Setup};
 use kernel::fail_alloc;
 use kernel::prelude::KVec;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Why a history fails.
@@ -66,8 +66,14 @@ enum Io<T> {
         token: T,
         cluster: u64,
         buf: KVec<u8>,
-        preflush: Option<u64>,
-        fua: bool,
+        durability: Durability,
+        /// When it was sent, by the disk's clock.
+        point: u64,
+    },
+    Verify {
+        cluster: u64,
+        check: u64,
+        buf: KVec<u8>,
     },
     Flush {
         token: T,
@@ -88,6 +94,7 @@ impl<T: std::fmt::Debug> std::fmt::Display for Io<T> {
             Io::Compare { tag, cluster, .. } => write!(f, "tag {tag} compare with {cluster:#x}"),
             Io::ReadMeta { token, cluster, .. } => write!(f, "{token:?} read of {cluster:#x}"),
             Io::WriteMeta { token, cluster, .. } => write!(f, "{token:?} write of {cluster:#x}"),
+            Io::Verify { cluster, .. } => write!(f, "look at the data in {cluster:#x}"),
             Io::Flush { token, .. } => write!(f, "{token:?} flush"),
             Io::Discard { token, cluster, .. } => write!(f, "{token:?} discard of {cluster:#x}"),
         }
@@ -188,6 +195,9 @@ pub struct World<'a, S: Store> {
     rotten: bool,
     /// A block of the journal rotted since the store was attached.
     journal_rots: bool,
+    /// Data that was written since the store was idle or attached: without it the last block of the
+    /// journal may not count.
+    young: BTreeSet<u64>,
     /// So much rotted that the store can't be attached any more: the history ends.
     lost: bool,
     step: usize,
@@ -312,6 +322,7 @@ impl<'a, S: Store> World<'a, S> {
             faulted: false,
             rotten: false,
             journal_rots: false,
+            young: BTreeSet::new(),
             lost: false,
             step: 0,
             verbose,
@@ -769,8 +780,7 @@ impl<'a, S: Store> World<'a, S> {
                 token,
                 cluster,
                 buf,
-                preflush,
-                fua,
+                durability,
             } => {
                 let count = (buf.len() / CLUSTER) as u64;
                 self.in_range(cluster, count, "WriteMeta")?;
@@ -779,19 +789,33 @@ impl<'a, S: Store> World<'a, S> {
                 }
                 say!(
                     self,
-                    "  {token:?}: write metadata {cluster:#x}+{count}{}{}",
-                    if preflush { " PREFLUSH" } else { "" },
-                    if fua { " FUA" } else { "" }
+                    "  {token:?}: write metadata {cluster:#x}+{count}, durable: {durability:?}"
                 );
                 self.unread(cluster, count)?;
                 self.totals.meta_writes += count;
-                let preflush = preflush.then(|| self.disk.now());
+                let point = self.disk.now();
                 self.put(Io::WriteMeta {
                     token,
                     cluster,
                     buf,
-                    preflush,
-                    fua,
+                    durability,
+                    point,
+                });
+            }
+            Action::VerifyData {
+                cluster,
+                check,
+                buf,
+            } => {
+                self.in_range(cluster, 1, "VerifyData")?;
+                if self.life != Life::Starting {
+                    return Err("VerifyData of a running store".into());
+                }
+                say!(self, "  look at the data in {cluster:#x}");
+                self.put(Io::Verify {
+                    cluster,
+                    check,
+                    buf,
                 });
             }
             Action::Flush { token } => {
@@ -847,7 +871,10 @@ impl<'a, S: Store> World<'a, S> {
     fn put(&mut self, io: Io<S::Token>) {
         let slow = match &io {
             Io::ReadMeta { token, .. } if S::is_advice(*token) => 3,
-            Io::WriteMeta { fua: false, .. } => self.setup.slow_one_in,
+            Io::WriteMeta {
+                durability: Durability::None,
+                ..
+            } => self.setup.slow_one_in,
             _ if self.setup.slow_pages => 0,
             _ => self.setup.slow_one_in,
         };
@@ -883,7 +910,7 @@ impl<'a, S: Store> World<'a, S> {
                     (*cluster, (buf.len() / CLUSTER) as u64, "written")
                 }
                 Io::Discard { cluster, count, .. } => (*cluster, *count, "discarded"),
-                Io::ReadMeta { .. } | Io::Flush { .. } => continue,
+                Io::ReadMeta { .. } | Io::Verify { .. } | Io::Flush { .. } => continue,
             };
             if at < range.end && range.start < at + n {
                 return Err(format!(
@@ -1157,6 +1184,7 @@ impl<'a, S: Store> World<'a, S> {
                     if mask != 0 {
                         self.disk
                             .write(cluster + i as u64, Image::Data(content), mask);
+                        self.young.insert(cluster + i as u64);
                     }
                 }
                 let result = if failed {
@@ -1205,30 +1233,53 @@ impl<'a, S: Store> World<'a, S> {
                 token,
                 cluster,
                 buf,
-                preflush,
-                fua,
+                durability,
+                point,
             } => {
                 let failed = self.fault(self.write_ppm);
-                if let Some(point) = preflush {
-                    if failed && self.rng.chance(1, 2) {
-                        say!(self, "  {token:?}: its preflush failed");
+                let flush_failed = failed && self.rng.chance(1, 2);
+                if durability == Durability::AllBefore {
+                    if flush_failed {
+                        say!(self, "  {token:?}: the flush before it failed");
                         return self.meta_ended(token, buf, false);
                     }
                     self.disk.flush(point);
                 }
+                if durability == Durability::AllTogether && !failed {
+                    self.disk.flush(point);
+                }
                 for (i, part) in buf.chunks(CLUSTER).enumerate() {
                     let image = Image::meta(part);
-                    if fua && !failed {
+                    if durability != Durability::None && !failed {
                         self.disk.write_durable(cluster + i as u64, image);
                         continue;
                     }
-                    let mask = self.written_mask(failed);
+                    let together = durability == Durability::AllTogether;
+                    let mask = self.written_mask(failed && !(together && flush_failed));
                     if mask != 0 {
                         self.disk.write(cluster + i as u64, image, mask);
                     }
                 }
                 say!(self, "  {token:?}: written, ok {}", !failed);
                 self.meta_ended(token, buf, !failed)
+            }
+            Io::Verify {
+                cluster,
+                check,
+                buf,
+            } => {
+                let content = self.disk.read(cluster).content();
+                let result = match self.setup.fingerprints.check(content) == check {
+                    _ if self.fault(self.read_ppm) => DataResult::Failed,
+                    true => DataResult::Ok,
+                    false => DataResult::Mismatch,
+                };
+                say!(
+                    self,
+                    "  the data in {cluster:#x} is content {content:#x}: {result:?}"
+                );
+                self.background = true;
+                self.with_store(|s, now| s.verify_done(now, buf, result))
             }
             Io::Flush { token, point } => {
                 let ok = !self.fault(self.write_ppm);
@@ -1338,6 +1389,14 @@ impl<'a, S: Store> World<'a, S> {
                 Progress::Wait(until) if until <= end => {
                     self.now = until.max(self.now);
                     self.background = true;
+                }
+                // Nothing was to be done for so long that nothing has still to be vouched for.
+                _ if end - self.now > self.setup.commit_interval_ms
+                    && self.slots.is_empty()
+                    && self.in_flight.is_empty() =>
+                {
+                    self.young.clear();
+                    self.now = end;
                 }
                 _ => self.now = end,
             }
@@ -1485,22 +1544,33 @@ impl<'a, S: Store> World<'a, S> {
                 Io::WriteMeta {
                     cluster,
                     buf,
-                    preflush,
+                    durability,
+                    point,
                     ..
                 } => {
-                    if let Some(point) = preflush {
+                    if durability == Durability::AllBefore {
                         self.disk.flush(point);
                         if rng.chance(1, 3) {
                             continue;
                         }
                     }
+                    let ended = durability == Durability::AllTogether && rng.chance(1, 3);
+                    if ended {
+                        self.disk.flush(point);
+                    }
                     for (i, part) in buf.chunks(CLUSTER).enumerate() {
-                        self.disk.write(cluster + i as u64, Image::meta(part), 0xff);
+                        match ended {
+                            true => self
+                                .disk
+                                .write_durable(cluster + i as u64, Image::meta(part)),
+                            false => self.disk.write(cluster + i as u64, Image::meta(part), 0xff),
+                        }
                     }
                 }
                 Io::Flush { point, .. } => self.disk.flush(point),
                 Io::Discard { cluster, count, .. } => self.disk.discard(cluster, count, &mut rng),
-                Io::Read { .. } | Io::Compare { .. } | Io::ReadMeta { .. } => (),
+                // The disk does not change.
+                Io::Read { .. } | Io::Compare { .. } | Io::ReadMeta { .. } | Io::Verify { .. } => {}
             }
         }
         self.disk.power_cut(loss, &mut rng);
@@ -1551,6 +1621,7 @@ impl<'a, S: Store> World<'a, S> {
                 Life::Running => {
                     // What rotted in the journal is needed no more, or it would not be running.
                     self.journal_rots = false;
+                    self.young.clear();
                     break;
                 }
                 Life::Failed(_) if self.faulted => {
@@ -1609,6 +1680,9 @@ impl<'a, S: Store> World<'a, S> {
             return;
         }
         let cluster = touched[self.rng.below(touched.len() as u64) as usize];
+        if self.young.contains(&cluster) {
+            return;
+        }
         let data = matches!(self.disk.read(cluster), Image::Data(c) if c != ZERO);
         // A journal block shows the loss of the one before it, and the newest one has no other.
         let spared = S::journal(self.setup, self.disk.clusters()).contains(&cluster)

@@ -164,6 +164,19 @@ impl Shell {
                 }
                 self.engine.meta_done(self.now, token, buf, ok);
             }
+            Action::VerifyData {
+                cluster,
+                check,
+                check_key,
+                mut buf,
+            } => {
+                let result = match self.disk.fill(cluster.0, &mut buf) {
+                    Err(_) => DataResult::Failed,
+                    Ok(()) if hash(&buf, check_key) & CHECK_MASK == check.0 => DataResult::Ok,
+                    Ok(()) => DataResult::Mismatch,
+                };
+                self.engine.verify_done(self.now, buf, result);
+            }
             Action::WriteMeta {
                 token,
                 cluster,
