@@ -124,11 +124,25 @@ pub(crate) enum Then {
     Verify(Check, u64),
 }
 
+/// The most requests that end in the completion of one journal write. Others wait for the worker.
+pub(crate) const COMMITTED_MAX: usize = 4;
+
+/// A request that ends with a write of the journal.
+pub(crate) struct Committed {
+    pub(crate) tag: Tag,
+    /// The request. Taken when the write was done and good.
+    pub(crate) part: Option<Part<Queue>>,
+}
+
+/// Requests that end with a write of the journal.
+pub(crate) type Commit = [Option<Committed>; COMMITTED_MAX];
+
 /// Metadata I/O.
 pub(crate) struct MetaIo {
     pub(crate) token: IoToken,
     pub(crate) buf: Buf,
     pub(crate) then: Then,
+    pub(crate) commit: Commit,
     /// How it went, when it is done.
     pub(crate) ok: bool,
 }
@@ -139,6 +153,7 @@ impl MetaIo {
             token,
             buf,
             then,
+            commit: [const { None }; COMMITTED_MAX],
             ok: false,
         }
     }
@@ -200,11 +215,11 @@ impl Io {
         }
     }
 
-    /// The I/O did not happen: its buffer, if it has one.
-    pub(crate) fn into_buffer(self) -> Buf {
+    /// The I/O did not happen: its buffer, and the requests that would have ended with it.
+    pub(crate) fn into_parts(self) -> (Buf, Commit) {
         match self {
-            Io::Meta(meta) => meta.buf,
-            Io::Data(_) => Buf::new(),
+            Io::Meta(meta) => (meta.buf, meta.commit),
+            Io::Data(_) => (Buf::new(), Default::default()),
         }
     }
 
@@ -228,7 +243,22 @@ impl EndIo for Io {
         match bio.context_mut() {
             Io::Meta(meta) => {
                 meta.ok = ok;
-                worker.report(bio, true);
+
+                // Those that are not ours to end, or of which there are more, wait for the worker.
+                let done = ok && meta.then == Then::Report;
+                let mut ended = [const { None }; COMMITTED_MAX];
+                let mut urgent = true;
+
+                for (committed, ended) in meta.commit.iter_mut().flatten().zip(&mut ended) {
+                    if done {
+                        *ended = committed.part.take();
+                        urgent = false;
+                    }
+                }
+                worker.report(bio, urgent);
+                for part in ended.into_iter().flatten() {
+                    part.finish(Ok(()));
+                }
             }
             Io::Data(data) => {
                 data.judge(ok);

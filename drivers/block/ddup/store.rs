@@ -29,7 +29,7 @@ use crate::{
         Durability, Engine, FailReason, FingerprintParams, IoToken, Knobs, Lbn, Millis, OpKind,
         Status, Tag, VolumeInfo,
     },
-    io::{DataIo, Io, MetaIo, Then, Work},
+    io::{Commit, Committed, DataIo, Io, MetaIo, Then, Work, COMMITTED_MAX},
     queue::Queue,
     uapi,
     worker::Worker,
@@ -153,6 +153,8 @@ struct Inner {
     run: Option<ReadRun>,
     /// An action that waits for memory.
     stalled: Option<Action>,
+    /// Requests that end with the write of the journal that is about to be sent.
+    commit: Commit,
     /// A write that a flush has to follow. Only the journal asks for that, for one block at a time.
     flush: Option<MetaIo>,
     /// When the worker's timer will run.
@@ -271,6 +273,7 @@ impl Store {
             compared: Compared::new()?,
             run: None,
             stalled: None,
+            commit: Commit::default(),
             flush: None,
             armed: None,
             phase: Phase::Starting,
@@ -779,7 +782,7 @@ impl Store {
                 bios.push(bio);
                 Ok(())
             }
-            Err(io) => Err(io.into_buffer()),
+            Err(io) => Err(io.into_parts().0),
         }
     }
 
@@ -918,20 +921,26 @@ impl Store {
                     Durability::AllTogether => (OpFlags::NONE, Then::Flush),
                 };
                 let flags = OpFlags::META | OpFlags::SYNC | durable;
-                let io = Io::Meta(MetaIo::new(token, buf, then));
+                let mut meta = MetaIo::new(token, buf, then);
 
-                match self.alloc(Op::Write, flags, cluster, 1, io) {
+                meta.commit = inner.take_commit(token);
+                match self.alloc(Op::Write, flags, cluster, 1, Io::Meta(meta)) {
                     Ok(mut bio) => {
                         bio.add_buffer(Io::buffer);
                         bios.push(bio);
                         Ok(())
                     }
-                    Err(io) => Err(Action::WriteMeta {
-                        token,
-                        cluster,
-                        buf: io.into_buffer(),
-                        durability,
-                    }),
+                    Err(io) => {
+                        let (buf, commit) = io.into_parts();
+
+                        inner.commit = commit;
+                        Err(Action::WriteMeta {
+                            token,
+                            cluster,
+                            buf,
+                            durability,
+                        })
+                    }
                 }
             }
             Action::Flush { token } if cfg!(ddup_no_disk_flush) => {
@@ -1114,7 +1123,22 @@ impl Inner {
 
                     self.engine.verify_done(now, meta.buf, result);
                 }
-                _ => self.engine.meta_done(now, meta.token, meta.buf, meta.ok),
+                _ => {
+                    let mut tags = [None; COMMITTED_MAX];
+
+                    for (committed, tag) in meta.commit.into_iter().flatten().zip(&mut tags) {
+                        *tag = Some(committed.tag);
+                        // It failed: the engine decides.
+                        if let (Some(slot), Some(part)) = (self.slot(committed.tag), committed.part)
+                        {
+                            slot.part = Some(part);
+                        }
+                    }
+                    self.engine.meta_done(now, meta.token, meta.buf, meta.ok);
+                    for tag in tags.into_iter().flatten() {
+                        self.release(tag);
+                    }
+                }
             },
             Io::Data(mut data) => {
                 let tag = data.tag;
@@ -1170,6 +1194,22 @@ impl Inner {
                 && run.block + run.count == block
                 && run.cluster.0 + u64::from(run.count) == cluster.0
         })
+    }
+
+    /// The requests that end with the metadata write that is being made.
+    fn take_commit(&mut self, token: IoToken) -> Commit {
+        let mut commit = core::mem::take(&mut self.commit);
+
+        for place in commit.iter_mut().filter(|place| place.is_none()) {
+            let Some(tag) = self.engine.hand_over_commit(token) else {
+                break;
+            };
+            *place = Some(Committed {
+                tag,
+                part: self.slot(tag).and_then(|slot| slot.part.take()),
+            });
+        }
+        commit
     }
 
     /// Adds a block to those that are to be read, or is the first.

@@ -87,9 +87,30 @@ impl Store {
         });
     }
 
+    /// A request that waits for nothing but the block in flight.
+    pub(super) fn hand_over_commit(&mut self) -> Option<Tag> {
+        let sequence = self.journal.sequence_in_flight()?;
+        let tag = self.commit_wait.first()?;
+        let op = self.ops.get_mut(tag)?;
+        if op.sequence > sequence && !mutant!(64) {
+            return None;
+        }
+        op.handed_over = true;
+        mark!(commit_handed_over);
+        let tag = self.ops.unpark(&mut self.commit_wait)?;
+        self.ops.park(&mut self.committing, tag);
+        Some(tag)
+    }
+
     /// A journal block is durable, or its write failed.
     pub(super) fn journal_done(&mut self, buf: Buf, ok: bool) {
         if !ok && !mutant!(32) {
+            while let Some(tag) = self.ops.unpark(&mut self.committing) {
+                if let Some(op) = self.ops.get_mut(tag) {
+                    op.handed_over = false;
+                }
+                self.ops.park(&mut self.commit_wait, tag);
+            }
             self.journal_retries += 1;
             if self.journal_retries < JOURNAL_TRIES {
                 if let Some((cluster, durability)) = self.journal.in_flight() {
@@ -99,9 +120,14 @@ impl Store {
             }
             self.journal.lost(buf);
             mark!(journal_given_up);
-            return self.fail(FailReason::Journal);
+            self.fail(FailReason::Journal);
+            let waiting = core::mem::take(&mut self.commit_wait);
+            return self.fail_waiting(waiting);
         }
         self.journal.written(buf);
+        while let Some(tag) = self.ops.unpark(&mut self.committing) {
+            self.finish(tag, Status::Ok);
+        }
         let durable = self.journal.durable();
         let mut waiting = core::mem::take(&mut self.commit_wait);
         let mut done = WaitList::new();

@@ -377,6 +377,16 @@ impl Journal {
         self.writing.map(|w| (w.place, w.durability()))
     }
 
+    /// The sequence of the block in flight.
+    pub fn sequence_in_flight(&self) -> Option<u64> {
+        self.writing.map(|w| w.sequence)
+    }
+
+    /// Whether a block waits until the one in flight is durable.
+    pub fn has_sealed(&self) -> bool {
+        !self.sealed.is_empty()
+    }
+
     /// Whether a block is being written or waits for it.
     pub fn is_busy(&self) -> bool {
         self.writing.is_some() || !self.sealed.is_empty()

@@ -23,8 +23,11 @@
 //!    has succeeded the shell completes the request at once and reports by [`Engine::data_done`]
 //!    when it likes; nothing that the engine does then can fail. If some of it failed the shell
 //!    does not complete, reports, and the engine sends what to do instead.
-//! 3. A tag is free for a new request when the engine has seen all its completions.
-//! 4. No order of I/O is needed among actions: where order matters the engine waits.
+//! 3. When it carries out an [`Action::WriteMeta`] it may take requests that wait for nothing but
+//!    that write ([`Engine::hand_over_commit`]). When it has succeeded the shell completes them at
+//!    once and reports when it likes; if it failed it keeps them, and the engine sends what to do.
+//! 4. A tag is free for a new request when the engine has seen all its completions.
+//! 5. No order of I/O is needed among actions: where order matters the engine waits.
 //!
 //! # The path of a 4 KiB write
 //!
@@ -340,6 +343,14 @@ impl Engine {
     pub fn verify_done(&mut self, now: Millis, buf: Buf, result: DataResult) {
         if let Some(recovery) = self.recovery.as_mut() {
             recovery.verify_done(now, buf, result);
+        }
+    }
+
+    /// A request that waits for nothing but this write, which was given out and is not reported yet.
+    pub fn hand_over_commit(&mut self, token: IoToken) -> Option<Tag> {
+        match token {
+            IoToken::Journal => self.store.as_mut()?.hand_over_commit(),
+            _ => None,
         }
     }
 

@@ -210,6 +210,8 @@ pub struct Store {
     page_retry: Millis,
     /// Wait for a journal block to be durable.
     pub(super) commit_wait: WaitList,
+    /// Are completed by the shell when the journal block in flight is durable.
+    pub(super) committing: WaitList,
     /// What admitted requests may still add.
     pub(super) reserved: Reservation,
     pub(super) overlay: Overlay,
@@ -342,6 +344,7 @@ impl Store {
                 page_wait: WaitList::new(),
                 page_retry: 0,
                 commit_wait: WaitList::new(),
+                committing: WaitList::new(),
                 reserved: Reservation::default(),
                 dirty_since: dirty.then_some(now),
                 journal_blocked: parts.journal_blocked,
@@ -717,6 +720,8 @@ impl Store {
             || !self.space_wait.is_empty()
             || self.twins > 0
             || self.recycler.is_busy()
+            || !self.commit_wait.is_empty()
+            || self.journal.has_sealed()
             || self.mode == Mode::Detaching
     }
 
@@ -746,20 +751,26 @@ impl Store {
         self.mode = Mode::ReadOnly;
         self.checkpointer.stop();
         self.act(Action::Failed(reason));
-        for list in [
+        let waiting = [
             &mut self.admission,
             &mut self.space_wait,
             &mut self.metadata_wait,
             &mut self.commit_wait,
-        ] {
-            let mut list = core::mem::take(list);
-            while let Some(tag) = self.ops.unpark(&mut list) {
-                if let Some(op) = self.ops.get_mut(tag) {
-                    op.status = Status::Io;
-                    op.phase = Phase::Running;
-                }
-                self.ops.park(&mut self.ready, tag);
+        ]
+        .map(core::mem::take);
+        for list in waiting {
+            self.fail_waiting(list);
+        }
+    }
+
+    /// Lets requests end that wait for what will not come.
+    pub(super) fn fail_waiting(&mut self, mut list: WaitList) {
+        while let Some(tag) = self.ops.unpark(&mut list) {
+            if let Some(op) = self.ops.get_mut(tag) {
+                op.status = Status::Io;
+                op.phase = Phase::Running;
             }
+            self.ops.park(&mut self.ready, tag);
         }
     }
 

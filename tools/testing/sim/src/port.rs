@@ -200,6 +200,11 @@ pub trait Store: Sized {
     fn data_done(&mut self, now: Millis, tag: u32, block: u32, count: u32, result: DataResult);
     /// Metadata I/O ended.
     fn meta_done(&mut self, now: Millis, token: Self::Token, buf: KVec<u8>, ok: bool);
+    /// A request that ends with this write, which was given out just now.
+    fn hand_over_commit(&mut self, token: Self::Token) -> Option<u32> {
+        let _ = token;
+        None
+    }
     /// Data that recovery asked about was looked at.
     fn verify_done(&mut self, now: Millis, buf: KVec<u8>, result: DataResult) {
         let _ = (now, buf, result);

@@ -238,6 +238,10 @@ impl Store for Real {
         self.engine.data_done(now, tag, block, count, result);
     }
 
+    fn hand_over_commit(&mut self, token: IoToken) -> Option<u32> {
+        self.engine.hand_over_commit(token)
+    }
+
     fn verify_done(&mut self, now: Millis, buf: KVec<u8>, result: port::DataResult) {
         self.engine.verify_done(now, buf, self::result(result));
     }

@@ -69,6 +69,8 @@ enum Io<T> {
         durability: Durability,
         /// When it was sent, by the disk's clock.
         point: u64,
+        /// Requests that end with it.
+        completes: Vec<u32>,
     },
     Verify {
         cluster: u64,
@@ -794,12 +796,22 @@ impl<'a, S: Store> World<'a, S> {
                 self.unread(cluster, count)?;
                 self.totals.meta_writes += count;
                 let point = self.disk.now();
+                let mut completes = Vec::new();
+                while let Some(tag) = self.store.hand_over_commit(token) {
+                    self.slot(tag, 0, 0, "hand-over")?;
+                    say!(self, "  tag {tag}: complete after {token:?}");
+                    completes.push(tag);
+                    if self.rng.chance(1, 4) {
+                        break;
+                    }
+                }
                 self.put(Io::WriteMeta {
                     token,
                     cluster,
                     buf,
                     durability,
                     point,
+                    completes,
                 });
             }
             Action::VerifyData {
@@ -1235,6 +1247,7 @@ impl<'a, S: Store> World<'a, S> {
                 buf,
                 durability,
                 point,
+                completes,
             } => {
                 let failed = self.fault(self.write_ppm);
                 let flush_failed = failed && self.rng.chance(1, 2);
@@ -1261,6 +1274,9 @@ impl<'a, S: Store> World<'a, S> {
                     }
                 }
                 say!(self, "  {token:?}: written, ok {}", !failed);
+                for tag in completes.into_iter().filter(|_| !failed) {
+                    self.complete(tag, Status::Ok)?;
+                }
                 self.meta_ended(token, buf, !failed)
             }
             Io::Verify {
