@@ -726,9 +726,11 @@ fn a_journal_record_that_does_not_fit_the_store_is_named() {
     let (sequence, place) = blocks[0];
     let chain = superblock.joins().last().unwrap().chain;
     let block = page_mut(&mut disk, Cluster(place));
-    let header: BlockHeader = journal::header(block, &superblock.uuid, hash).unwrap();
+    let mut header: BlockHeader = journal::header(block, &superblock.uuid, hash).unwrap();
     assert_eq!(header.sequence, sequence);
     assert!(journal::follows(block, chain, hash).is_some());
+    // A plain block, of which no data has to be there.
+    header.durable_upto = sequence;
     // The volume of its first record.
     block[journal::HEADER_BYTES + 4] = 99;
     journal::seal(block, &header, chain, hash);

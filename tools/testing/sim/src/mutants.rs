@@ -91,10 +91,6 @@ const NAMES: &[(u32, &str)] = &[
         63,
         "a checkpoint writes over a segment table that a check has still to read",
     ),
-    (
-        64,
-        "a request is handed over to the journal block before its own",
-    ),
 ];
 
 fn name(number: u32) -> Option<&'static str> {
