@@ -444,6 +444,12 @@ struct page *kstage_page_pool_alloc(mempool_t *pool, gfp_t gfp)
 	return mempool_alloc(pool, gfp);
 }
 
+/* Of the reserve first, so that what came back last is used next. */
+struct page *kstage_page_pool_reuse(mempool_t *pool, gfp_t gfp)
+{
+	return mempool_alloc_preallocated(pool) ?: mempool_alloc(pool, gfp);
+}
+
 void kstage_page_pool_free(mempool_t *pool, struct page *page)
 {
 	mempool_free(page, pool);

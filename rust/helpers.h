@@ -215,6 +215,7 @@ void kstage_noreclaim_restore(unsigned int flags);
 u64 kstage_ram_bytes(void);
 mempool_t *kstage_page_pool_create(int min_nr);
 struct page *kstage_page_pool_alloc(mempool_t *pool, gfp_t gfp);
+struct page *kstage_page_pool_reuse(mempool_t *pool, gfp_t gfp);
 void kstage_page_pool_free(mempool_t *pool, struct page *page);
 void *kstage_page_address(struct page *page);
 

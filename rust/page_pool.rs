@@ -59,11 +59,27 @@ impl PagePool {
     /// With [`Wait::Yes`] it may sleep and never fails; with [`Wait::No`] any context.
     pub fn alloc(&self, wait: Wait) -> Result<PageBuf> {
         // SAFETY: By the type invariant of `Pool`.
-        let page = unsafe { bindings::kstage_page_pool_alloc(self.0.raw.as_ptr(), wait.gfp()) };
+        self.buf(unsafe { bindings::kstage_page_pool_alloc(self.0.raw.as_ptr(), wait.gfp()) })
+    }
+
+    /// As [`alloc`](Self::alloc), but takes from the reserve before it asks the system for memory.
+    /// For pages that soon come back: the same ones go round, which is cheap, and when memory is
+    /// short one waits for the other's end.
+    pub fn reuse(&self, wait: Wait) -> Result<PageBuf> {
+        // SAFETY: By the type invariant of `Pool`.
+        self.buf(unsafe { bindings::kstage_page_pool_reuse(self.0.raw.as_ptr(), wait.gfp()) })
+    }
+
+    fn buf(&self, page: *mut bindings::page) -> Result<PageBuf> {
+        let page = NonNull::new(page).ok_or(ENOMEM)?;
+
+        // SAFETY: The page is valid.
+        let data = unsafe { bindings::kstage_page_address(page.as_ptr()) };
 
         // INVARIANT: The page is ours until it goes back to the pool.
         Ok(PageBuf {
-            page: NonNull::new(page).ok_or(ENOMEM)?,
+            page,
+            data: NonNull::new(data.cast()).ok_or(ENOMEM)?,
             pool: self.0.clone(),
         })
     }
@@ -73,9 +89,11 @@ impl PagePool {
 ///
 /// # Invariants
 ///
-/// `page` is a single page of the direct map from `pool`, owned by `self` alone.
+/// `page` is a single page of the direct map from `pool`, owned by `self` alone, and `data` is where
+/// it is mapped.
 pub struct PageBuf {
     page: NonNull<bindings::page>,
+    data: NonNull<[u8; PAGE_SIZE]>,
     pool: Arc<Pool>,
 }
 
@@ -94,18 +112,20 @@ impl PageBuf {
 impl Deref for PageBuf {
     type Target = [u8; PAGE_SIZE];
 
+    #[inline]
     fn deref(&self) -> &[u8; PAGE_SIZE] {
         // SAFETY: By the type invariant, the page is mapped and ours; kernel memory from the page
         // allocator is initialised as far as the hardware is concerned and `u8` has no invalid
         // values.
-        unsafe { &*bindings::kstage_page_address(self.page.as_ptr()).cast() }
+        unsafe { self.data.as_ref() }
     }
 }
 
 impl DerefMut for PageBuf {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8; PAGE_SIZE] {
         // SAFETY: As in `deref`, and `&mut self` is exclusive.
-        unsafe { &mut *bindings::kstage_page_address(self.page.as_ptr()).cast() }
+        unsafe { self.data.as_mut() }
     }
 }
 

@@ -120,7 +120,7 @@ fn prepare_write(volume: &Volume, request: &mut Request<Queue>) -> Result {
 
     release(request);
     for _ in 0..blocks {
-        let page = volume.store.pages().alloc(Wait::No)?;
+        let page = volume.store.pages().reuse(Wait::No)?;
 
         request.data_mut().pages.push(page, GFP_NOWAIT)?;
     }

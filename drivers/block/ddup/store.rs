@@ -66,7 +66,8 @@ pub(crate) const SLOTS: u32 = 512;
 /// Bios that are there even when memory is not.
 const BIO_RESERVE: u16 = 64;
 
-/// Pages for copies of data that are there even when memory is not: two of the largest writes.
+/// Pages for copies of data that go from one write to the next, 2 MiB; two of the largest writes.
+/// What more is needed comes from the system, if it has it.
 const PAGE_RESERVE: u16 = 512;
 
 /// Pages for comparisons that are there even when memory is not.
