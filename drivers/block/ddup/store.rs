@@ -343,10 +343,10 @@ impl Store {
         {
             let mut inner = self.inner.lock();
             let mut bios = BioList::new();
-
-            self.turn(&mut inner, &mut bios);
-            inner.phase = Phase::Detaching;
             let now = self.now();
+
+            self.turn(&mut inner, now, &mut bios);
+            inner.phase = Phase::Detaching;
             inner.engine.detach(now);
             drop(inner);
             bios.submit();
@@ -518,9 +518,10 @@ impl Store {
                 return;
             };
             let mut bios = BioList::new();
+            let now = self.now();
 
-            self.turn(&mut inner, &mut bios);
-            let settled = self.settle(&mut inner);
+            self.turn(&mut inner, now, &mut bios);
+            let settled = self.settle(&mut inner, now);
             drop(inner);
             bios.submit();
             if !matches!(settled, Settled::Idle) {
@@ -544,11 +545,14 @@ impl Store {
             let mut inner = self.inner.lock();
 
             inner.armed = None;
-            self.turn(&mut inner, &mut bios);
+            // Whoever gave the engine another input has left the actions to us.
+            self.act(&mut inner, self.now(), &mut bios);
+            self.turn(&mut inner, self.now(), &mut bios);
+            let more = !inner.is_stalled() && inner.engine.background(self.now());
+            self.act(&mut inner, self.now(), &mut bios);
+            self.turn(&mut inner, self.now(), &mut bios);
             let now = self.now();
-            let more = !inner.is_stalled() && inner.engine.background(now);
-            self.turn(&mut inner, &mut bios);
-            let more = match self.settle(&mut inner) {
+            let more = match self.settle(&mut inner, now) {
                 _ if more => true,
                 Settled::Requests => true,
                 Settled::Due => {
@@ -573,53 +577,34 @@ impl Store {
         self.worker.kick();
     }
 
-    /// Tells the engine what was completed, gives it requests, and does what it wants.
-    fn turn(&self, inner: &mut Inner, bios: &mut BioList<Io>) {
-        let mut budget = TURN_REQUESTS;
-
-        loop {
-            let now = self.now();
-            let mut moved = false;
-
-            if !self.report(inner, now, bios, &mut moved) {
+    /// Tells the engine what was completed, gives it requests, and does what it wants of them.
+    fn turn(&self, inner: &mut Inner, now: Millis, bios: &mut BioList<Io>) {
+        if !self.report(inner, now, bios) {
+            return;
+        }
+        for _ in 0..TURN_REQUESTS {
+            let Some(request) = self.next_request(inner) else {
+                return;
+            };
+            // What was completed before this request came is in the inbox by now.
+            if !self.report(inner, now, bios) {
+                inner.next = Some(request);
                 return;
             }
-            while budget > 0 {
-                let Some(request) = self.next_request(inner) else {
-                    break;
-                };
-                // What was completed before this request came is in the inbox by now.
-                if !self.report(inner, now, bios, &mut moved) {
-                    inner.next = Some(request);
-                    return;
-                }
-                moved = true;
-                budget -= 1;
-                inner.submit(now, request);
-                if !self.act(inner, now, bios) {
-                    return;
-                }
-            }
-            if !moved || budget == 0 {
+            inner.submit(now, request);
+            if !self.act(inner, now, bios) {
                 return;
             }
         }
     }
 
     /// Tells the engine of all completions. Returns false if an action has to wait for memory.
-    fn report(
-        &self,
-        inner: &mut Inner,
-        now: Millis,
-        bios: &mut BioList<Io>,
-        moved: &mut bool,
-    ) -> bool {
+    fn report(&self, inner: &mut Inner, now: Millis, bios: &mut BioList<Io>) -> bool {
         for bio in self.worker.inbox.take() {
-            *moved = true;
             inner.report(now, bio);
             self.act(inner, now, bios);
         }
-        self.act(inner, now, bios)
+        !inner.is_stalled() || self.act(inner, now, bios)
     }
 
     /// The next request, if there is a slot for it.
@@ -640,8 +625,7 @@ impl Store {
     }
 
     /// Ends a turn: says who has to be woken for what.
-    fn settle(&self, inner: &mut Inner) -> Settled {
-        let now = self.now();
+    fn settle(&self, inner: &mut Inner, now: Millis) -> Settled {
         let stalled = inner.is_stalled();
         let blocked = stalled || inner.free.is_empty();
 

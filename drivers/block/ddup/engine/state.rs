@@ -706,12 +706,18 @@ impl Store {
         let load = self.mode == Mode::Attached && self.copier.wants_step();
         let now = (full || load || supply && self.background_page.is_none()).then_some(self.now);
         let pin = self.pin_deadline();
-        [
-            pages, pin, commit, checkpoint, retry, rest, starve, aged, reap, now,
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        let at = |deadline: Option<Millis>| deadline.unwrap_or(Millis::MAX);
+        let next = at(pages)
+            .min(at(pin))
+            .min(at(commit))
+            .min(at(checkpoint))
+            .min(at(retry))
+            .min(at(rest))
+            .min(at(starve))
+            .min(at(aged))
+            .min(at(reap))
+            .min(at(now));
+        (next < Millis::MAX).then_some(next)
     }
 
     /// Whether a completion that the shell has not reported may hold somebody up.
