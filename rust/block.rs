@@ -48,6 +48,7 @@ impl Status {
     pub const INVAL: Status = Status(bindings::KSTAGE_STS_INVAL);
 
     /// From a C status: `Ok` for `BLK_STS_OK`.
+    #[inline]
     pub(crate) fn from_raw(status: u8) -> Result<(), Status> {
         match status {
             0 => Ok(()),
@@ -56,6 +57,7 @@ impl Status {
     }
 
     /// As a C status.
+    #[inline]
     pub(crate) fn to_raw(result: Result<(), Status>) -> u8 {
         match result {
             Ok(()) => 0,
@@ -99,6 +101,7 @@ pub enum Op {
 
 impl Op {
     /// The operation in C flags (`cmd_flags`, `bi_opf`).
+    #[inline]
     pub(crate) fn from_raw(flags: u32) -> Op {
         match flags & ((1 << bindings::REQ_OP_BITS) - 1) {
             bindings::req_op_REQ_OP_READ => Op::Read,
@@ -111,6 +114,7 @@ impl Op {
     }
 
     /// As C flags. A bio's flush is an empty write with `PREFLUSH`.
+    #[inline]
     pub(crate) fn to_bio_raw(self) -> u32 {
         match self {
             Op::Read => bindings::req_op_REQ_OP_READ,
@@ -149,6 +153,7 @@ impl OpFlags {
     const INHERITED: u32 =
         Self::SYNC.0 | Self::META.0 | Self::PRIO.0 | Self::IDLE.0 | Self::FUA.0 | Self::NOUNMAP.0;
 
+    #[inline]
     pub(crate) fn from_raw(flags: u32) -> OpFlags {
         OpFlags(flags & (Self::INHERITED | Self::PREFLUSH.0))
     }
@@ -158,11 +163,13 @@ impl OpFlags {
     }
 
     /// What says how urgent it is, and nothing of what it does: for the I/O that another I/O causes.
+    #[inline]
     pub fn hints(self) -> OpFlags {
         OpFlags(self.0 & (Self::SYNC.0 | Self::META.0 | Self::PRIO.0 | Self::IDLE.0))
     }
 
     /// Whether all of `flags` are set.
+    #[inline]
     pub fn contains(self, flags: OpFlags) -> bool {
         self.0 & flags.0 == flags.0
     }

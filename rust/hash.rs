@@ -15,6 +15,7 @@ use kernel::{
 };
 
 /// XXH64 with a seed: fast, not cryptographic.
+#[inline]
 pub fn xxh64(data: &[u8], seed: u64) -> u64 {
     // SAFETY: `data` is valid for its length.
     unsafe { bindings::kstage_xxh64(data.as_ptr().cast(), data.len(), seed) }

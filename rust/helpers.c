@@ -18,16 +18,8 @@
 
 /* ---- requests ------------------------------------------------------- */
 
-void kstage_rq_cursor_init(struct kstage_rq_cursor *cursor,
-			   const struct request *rq)
-{
-	cursor->bio = rq->bio;
-	if (cursor->bio)
-		cursor->iter = cursor->bio->bi_iter;
-}
-
-bool kstage_rq_cursor_get(const struct kstage_rq_cursor *cursor,
-			  struct kstage_segment *segment)
+static bool kstage_rq_cursor_get(const struct kstage_rq_cursor *cursor,
+				 struct kstage_segment *segment)
 {
 	struct bio_vec bv;
 
@@ -55,6 +47,17 @@ void kstage_rq_cursor_advance(struct kstage_rq_cursor *cursor,
 				cursor->iter = cursor->bio->bi_iter;
 		}
 	}
+}
+
+/* The contiguous bytes at the position, at most @limit, and moves behind them. */
+bool kstage_rq_cursor_next(struct kstage_rq_cursor *cursor, unsigned int limit,
+			   struct kstage_segment *segment)
+{
+	if (!kstage_rq_cursor_get(cursor, segment))
+		return false;
+	segment->len = min(segment->len, limit);
+	kstage_rq_cursor_advance(cursor, segment->len);
+	return true;
 }
 
 /* Hashes the next @bytes as they are now, and moves behind them. */
@@ -118,26 +121,6 @@ unsigned int kstage_rq_nr_segments(const struct request *rq)
 			count++;
 	}
 	return count;
-}
-
-u64 kstage_rq_sector(const struct request *rq)
-{
-	return blk_rq_pos(rq);
-}
-
-u32 kstage_rq_bytes(const struct request *rq)
-{
-	return blk_rq_bytes(rq);
-}
-
-u32 kstage_rq_flags(const struct request *rq)
-{
-	return (__force u32)rq->cmd_flags;
-}
-
-void *kstage_rq_queuedata(const struct request *rq)
-{
-	return rq->q->queuedata;
 }
 
 unsigned short kstage_rq_ioprio(const struct request *rq)
@@ -226,27 +209,6 @@ struct bio *kstage_bio_alloc(struct block_device *bdev, unsigned short nr_vecs,
 	return bio_alloc_bioset(bdev, nr_vecs, (__force blk_opf_t)opf, gfp, bs);
 }
 
-void kstage_bio_set_end_io(struct bio *bio, void (*end_io)(struct bio *bio))
-{
-	bio->bi_end_io = end_io;
-}
-
-void kstage_bio_set_range(struct bio *bio, u64 sector, u32 bytes)
-{
-	bio->bi_iter.bi_sector = sector;
-	bio->bi_iter.bi_size = bytes;
-}
-
-u32 kstage_bio_bytes(const struct bio *bio)
-{
-	return bio->bi_iter.bi_size;
-}
-
-void kstage_bio_set_ioprio(struct bio *bio, unsigned short ioprio)
-{
-	bio->bi_ioprio = ioprio;
-}
-
 /* @data: physically contiguous memory of the direct map (kmalloc). */
 int kstage_bio_add_virt(struct bio *bio, const void *data, unsigned int len)
 {
@@ -303,11 +265,6 @@ unsigned long kstage_stack_left(void)
 	unsigned long end = (unsigned long)end_of_stack(current);
 
 	return here > end ? here - end : 0;
-}
-
-u8 kstage_bio_status(const struct bio *bio)
-{
-	return (__force u8)bio->bi_status;
 }
 
 void kstage_count_inc(atomic_t *count)

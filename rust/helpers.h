@@ -140,22 +140,16 @@ struct kstage_bdev_limits {
 };
 
 /* Requests (any context). */
-void kstage_rq_cursor_init(struct kstage_rq_cursor *cursor,
-			   const struct request *rq);
-bool kstage_rq_cursor_get(const struct kstage_rq_cursor *cursor,
-			  struct kstage_segment *segment);
 void kstage_rq_cursor_advance(struct kstage_rq_cursor *cursor,
 			      unsigned int bytes);
+bool kstage_rq_cursor_next(struct kstage_rq_cursor *cursor, unsigned int limit,
+			   struct kstage_segment *segment);
 u64 kstage_rq_cursor_xxh64(struct kstage_rq_cursor *cursor, unsigned int bytes,
 			   u64 seed);
 unsigned int kstage_rq_cursor_count(const struct kstage_rq_cursor *cursor,
 				    unsigned int bytes);
 void *kstage_segment_address(const struct kstage_segment *segment);
 unsigned int kstage_rq_nr_segments(const struct request *rq);
-u64 kstage_rq_sector(const struct request *rq);
-u32 kstage_rq_bytes(const struct request *rq);
-u32 kstage_rq_flags(const struct request *rq);
-void *kstage_rq_queuedata(const struct request *rq);
 unsigned short kstage_rq_ioprio(const struct request *rq);
 
 /* Disks (may sleep unless noted). */
@@ -181,16 +175,11 @@ void kstage_attr_group_init(struct attribute_group *group, const char *name,
 /* Bios. */
 struct bio *kstage_bio_alloc(struct block_device *bdev, unsigned short nr_vecs,
 			     u32 opf, gfp_t gfp, struct bio_set *bs);
-void kstage_bio_set_end_io(struct bio *bio, void (*end_io)(struct bio *bio));
-void kstage_bio_set_range(struct bio *bio, u64 sector, u32 bytes);
-u32 kstage_bio_bytes(const struct bio *bio);
-void kstage_bio_set_ioprio(struct bio *bio, unsigned short ioprio);
 int kstage_bio_add_virt(struct bio *bio, const void *data, unsigned int len);
 void kstage_bio_list_add(struct bio_list *list, struct bio *bio);
 struct bio *kstage_bio_list_pop(struct bio_list *list);
 void kstage_submit_bios(struct bio_list *list);
 unsigned long kstage_stack_left(void);
-u8 kstage_bio_status(const struct bio *bio);
 void kstage_count_inc(atomic_t *count);
 void kstage_count_dec_wake(atomic_t *count);
 void kstage_count_wait_zero(atomic_t *count);

@@ -21,6 +21,7 @@ pub struct NoIo {
 
 impl NoIo {
     /// Enters the scope.
+    #[inline]
     pub fn enter() -> NoIo {
         NoIo {
             // SAFETY: Only changes flags of the current task; `Drop` undoes it in the same task,
@@ -32,6 +33,7 @@ impl NoIo {
 }
 
 impl Drop for NoIo {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: `flags` came from the matching `kstage_noio_save()` in this task.
         unsafe { bindings::kstage_noio_restore(self.flags) };
@@ -51,6 +53,7 @@ pub struct NoReclaim {
 
 impl NoReclaim {
     /// Enters the scope. Scopes nest.
+    #[inline]
     pub fn enter() -> NoReclaim {
         NoReclaim {
             // SAFETY: As in `NoIo::enter`.
@@ -61,6 +64,7 @@ impl NoReclaim {
 }
 
 impl Drop for NoReclaim {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: `flags` came from the matching `kstage_noreclaim_save()` in this task.
         unsafe { bindings::kstage_noreclaim_restore(self.flags) };
@@ -77,6 +81,7 @@ pub enum Wait {
 }
 
 impl Wait {
+    #[inline]
     pub(crate) fn gfp(self) -> bindings::gfp_t {
         match self {
             Wait::No => bindings::KSTAGE_GFP_NOWAIT,
@@ -92,6 +97,7 @@ pub fn ram_bytes() -> u64 {
 }
 
 /// Whether all bytes are zero. Any context.
+#[inline]
 pub fn is_zero(data: &[u8]) -> bool {
     // SAFETY: `data` is valid for its length.
     unsafe { bindings::memchr_inv(data.as_ptr().cast(), 0, data.len()).is_null() }

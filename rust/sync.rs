@@ -8,6 +8,7 @@
 use crate::bindings;
 
 /// Orders all accesses to memory before it with all after it (`smp_mb`). Any context.
+#[inline]
 pub fn smp_mb() {
     // SAFETY: No preconditions.
     unsafe { bindings::kstage_smp_mb() };

@@ -163,8 +163,8 @@ impl<C: EndIo> BioSet<C> {
                 context: ManuallyDrop::new(context),
             });
             bindings::kstage_count_inc(self.0.live.get());
-            bindings::kstage_bio_set_range(bio, sector, 0);
-            bindings::kstage_bio_set_end_io(bio, Some(end_io::<C>));
+            (*bio).bi_iter.bi_sector = sector;
+            (*bio).bi_end_io = Some(end_io::<C>);
         }
 
         // INVARIANT: All of it was just done.
@@ -268,15 +268,18 @@ impl<C: EndIo> Bio<C> {
     /// Bytes of the range so far.
     pub fn bytes(&self) -> u32 {
         // SAFETY: Valid by the invariants of `Owned`.
-        unsafe { bindings::kstage_bio_bytes(self.0.as_raw()) }
+        unsafe { (*self.0.as_raw()).bi_iter.bi_size }
     }
 
     /// The range of an operation without data, in bytes (a multiple of 512).
     pub fn set_bytes(&mut self, sector: u64, bytes: u32) {
         // SAFETY: Valid by the invariants of `Owned`; a bio with data is left alone.
         unsafe {
-            if (*self.0.as_raw()).bi_vcnt == 0 {
-                bindings::kstage_bio_set_range(self.0.as_raw(), sector, bytes);
+            let bio = self.0.as_raw();
+
+            if (*bio).bi_vcnt == 0 {
+                (*bio).bi_iter.bi_sector = sector;
+                (*bio).bi_iter.bi_size = bytes;
             }
         }
     }
@@ -310,7 +313,7 @@ impl<C: EndIo> Bio<C> {
             done += raw.len;
         }
         // SAFETY: Valid by the invariants of `Owned`.
-        unsafe { bindings::kstage_bio_set_ioprio(bio, request.ioprio()) };
+        unsafe { (*bio).bi_ioprio = request.ioprio() };
         done
     }
 
@@ -447,6 +450,7 @@ impl<C: EndIo> BioList<C> {
 }
 
 /// Bytes of the stack that are left.
+#[inline]
 pub fn stack_left() -> usize {
     // SAFETY: No preconditions.
     unsafe { bindings::kstage_stack_left() as usize }
@@ -474,7 +478,7 @@ impl<C: EndIo> Completed<C> {
     /// How it went.
     pub fn result(&self) -> Result<(), Status> {
         // SAFETY: Valid by the invariants of `Owned`.
-        Status::from_raw(unsafe { bindings::kstage_bio_status(self.0.as_raw()) })
+        Status::from_raw(unsafe { (*self.0.as_raw()).bi_status })
     }
 
     /// The context.

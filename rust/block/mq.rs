@@ -132,11 +132,11 @@ impl<T: Operations> Vtable<T> {
         // these numbers stale. The queue is live, so its data is.
         let (data, what) = unsafe {
             (
-                ArcBorrow::from_raw(bindings::kstage_rq_queuedata(rq).cast::<T::QueueData>()),
+                ArcBorrow::from_raw((*(*rq).q).queuedata.cast::<T::QueueData>()),
                 TimedOut {
-                    op: Op::from_raw(bindings::kstage_rq_flags(rq)),
-                    sector: bindings::kstage_rq_sector(rq),
-                    bytes: bindings::kstage_rq_bytes(rq),
+                    op: Op::from_raw((*rq).cmd_flags),
+                    sector: (*rq).__sector,
+                    bytes: (*rq).__data_len,
                 },
             )
         };

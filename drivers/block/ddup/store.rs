@@ -1078,16 +1078,13 @@ impl Inner {
             count: u64::from(request.bytes() / BLOCK_SIZE),
             fua: request.flags().contains(OpFlags::FUA) && !cfg!(ddup_no_flush),
         };
-        let part = request.into_part();
-        let whole = part.fork();
+        if let Some(slot) = self.slots.get_mut(tag as usize) {
+            let part = slot.part.insert(request.into_part());
 
-        if let Some(slot) = self.slot(tag) {
-            slot.part = Some(part);
             slot.bios = 0;
             slot.used = true;
+            self.engine.submit(now, described, &part.data().contents);
         }
-        self.engine.submit(now, described, &whole.data().contents);
-        whole.finish(Ok(()));
     }
 
     /// Tells the engine of a bio that is done.

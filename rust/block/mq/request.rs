@@ -73,25 +73,25 @@ impl<T: Operations> RequestRef<T> {
     /// What is to be done. Any context, as all of this type.
     pub fn op(&self) -> Op {
         // SAFETY: Valid by the type invariant.
-        Op::from_raw(unsafe { bindings::kstage_rq_flags(self.as_raw()) })
+        Op::from_raw(unsafe { (*self.as_raw()).cmd_flags })
     }
 
     /// How it is to be done.
     pub fn flags(&self) -> OpFlags {
         // SAFETY: Valid by the type invariant.
-        OpFlags::from_raw(unsafe { bindings::kstage_rq_flags(self.as_raw()) })
+        OpFlags::from_raw(unsafe { (*self.as_raw()).cmd_flags })
     }
 
     /// First sector. Meaningless for [`Op::Flush`].
     pub fn sector(&self) -> u64 {
         // SAFETY: Valid by the type invariant.
-        unsafe { bindings::kstage_rq_sector(self.as_raw()) }
+        unsafe { (*self.as_raw()).__sector }
     }
 
     /// Length of the range in bytes, 0 for [`Op::Flush`].
     pub fn bytes(&self) -> u32 {
         // SAFETY: Valid by the type invariant.
-        unsafe { bindings::kstage_rq_bytes(self.as_raw()) }
+        unsafe { (*self.as_raw()).__data_len }
     }
 
     /// C I/O priority.
@@ -108,19 +108,18 @@ impl<T: Operations> RequestRef<T> {
 
     /// The data from its first byte on. Empty for operations without data.
     pub fn cursor(&self) -> SegmentCursor<'_> {
-        let mut raw = bindings::kstage_rq_cursor::default();
-
-        // SAFETY: Both are valid.
-        unsafe { bindings::kstage_rq_cursor_init(&mut raw, self.as_raw()) };
-
         let has_data = matches!(self.op(), Op::Read | Op::Write);
-        if !has_data {
-            raw.bio = core::ptr::null_mut();
-        }
+        // SAFETY: Valid by the type invariant, as the first bio of a request with data is.
+        let (bio, iter) = unsafe {
+            match (*self.as_raw()).bio {
+                bio if has_data && !bio.is_null() => (bio, (*bio).bi_iter),
+                _ => (core::ptr::null_mut(), bindings::bvec_iter::default()),
+            }
+        };
 
         // INVARIANT: The bios of an owned request stay as they are, and it is borrowed.
         SegmentCursor {
-            raw,
+            raw: bindings::kstage_rq_cursor { bio, iter },
             _request: PhantomData,
         }
     }
@@ -134,7 +133,7 @@ impl<T: Operations> RequestRef<T> {
     /// What all requests of the disk share.
     pub fn queue_data(&self) -> ArcBorrow<'_, T::QueueData> {
         // SAFETY: `Disk` stores an `Arc` there and keeps it until all requests have ended.
-        unsafe { ArcBorrow::from_raw(bindings::kstage_rq_queuedata(self.as_raw()).cast()) }
+        unsafe { ArcBorrow::from_raw((*(*self.as_raw()).q).queuedata.cast()) }
     }
 }
 
@@ -335,22 +334,29 @@ impl Clone for SegmentCursor<'_> {
 
 impl<'a> SegmentCursor<'a> {
     /// Moves forward by `bytes`, at most to the end.
+    #[inline]
     pub fn advance(&mut self, bytes: u32) {
-        // SAFETY: By the type invariant.
-        unsafe { bindings::kstage_rq_cursor_advance(&mut self.raw, bytes) };
+        if bytes > 0 {
+            // SAFETY: By the type invariant.
+            unsafe { bindings::kstage_rq_cursor_advance(&mut self.raw, bytes) };
+        }
     }
 
     /// The contiguous bytes at the position, at most `limit`, and moves behind them. None at the
     /// end, and if `limit` is 0.
+    #[inline]
     pub fn next_segment(&mut self, limit: u32) -> Option<Segment<'a>> {
-        let mut raw = bindings::kstage_segment::default();
+        let mut raw = bindings::kstage_segment {
+            page: core::ptr::null_mut(),
+            offset: 0,
+            len: 0,
+        };
 
         // SAFETY: By the type invariant.
-        if limit == 0 || !unsafe { bindings::kstage_rq_cursor_get(&self.raw, &mut raw) } {
+        if limit == 0 || !unsafe { bindings::kstage_rq_cursor_next(&mut self.raw, limit, &mut raw) }
+        {
             return None;
         }
-        raw.len = raw.len.min(limit);
-        self.advance(raw.len);
 
         // INVARIANT: The cursor says that these bytes are data of the request.
         Some(Segment {
@@ -360,12 +366,14 @@ impl<'a> SegmentCursor<'a> {
     }
 
     /// Number of contiguous pieces of the next `bytes`.
+    #[inline]
     pub fn segment_count(&self, bytes: u32) -> u32 {
         // SAFETY: By the type invariant.
         unsafe { bindings::kstage_rq_cursor_count(&self.raw, bytes) }
     }
 
     /// XXH64 of the next `bytes` as they are now, and moves behind them.
+    #[inline]
     pub fn xxh64(&mut self, bytes: u32, seed: u64) -> u64 {
         // SAFETY: By the type invariant; C code may read memory that changes.
         unsafe { bindings::kstage_rq_cursor_xxh64(&mut self.raw, bytes, seed) }
@@ -444,6 +452,7 @@ impl Segment<'_> {
         &self.raw
     }
 
+    #[inline]
     fn address(&self) -> *mut u8 {
         // SAFETY: By the type invariant.
         unsafe { bindings::kstage_segment_address(&self.raw).cast() }
