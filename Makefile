@@ -44,6 +44,7 @@ install:	## tools, man pages, completions, unit and udev rules: PREFIX=/usr/loca
 	@sed 's,@bindir@,$(BINDIR),' tools/ddup/systemd/ddupd.service >$(DESTDIR)$(UNITDIR)/ddupd.service
 	@chmod 644 $(DESTDIR)$(UNITDIR)/ddupd.service
 	@$(PUT) 644 tools/ddup/udev/60-ddup.rules $(DESTDIR)$(UDEVDIR)/60-ddup.rules
+	@sed 's,@bindir@,$(BINDIR),' tools/ddup/udev/60-ddup.rules >$(DESTDIR)$(UDEVDIR)/60-ddup.rules
 	@$(PUT) 644 tools/ddup/systemd/example.toml $(DESTDIR)$(COMPLETIONS)/doc/ddup/example.toml
 
 ##@ Trying it

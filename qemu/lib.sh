@@ -27,7 +27,7 @@ ROOT_PACKAGES=(
 DEBUG_PACKAGES=(clang lld llvm)
 # Packages of the guest's file system.
 GUEST_PACKAGES=(
-	kmod iproute2 iputils-ping procps util-linux e2fsprogs xfsprogs fio dmsetup lvm2
+	kmod udev iproute2 iputils-ping procps util-linux e2fsprogs xfsprogs fio dmsetup lvm2
 	thin-provisioning-tools vdo python3 python3-yaml jq strace rsync file xxd linux-perf
 )
 

@@ -167,6 +167,13 @@ bool kstage_disk_close_if_idle(struct gendisk *disk, bool *closing)
 	return idle;
 }
 
+void kstage_disk_reopen(struct gendisk *disk, bool *closing)
+{
+	mutex_lock(&disk->open_mutex);
+	WRITE_ONCE(*closing, false);
+	mutex_unlock(&disk->open_mutex);
+}
+
 unsigned int kstage_disk_openers(struct gendisk *disk)
 {
 	return disk_openers(disk);

@@ -159,6 +159,7 @@ void *kstage_disk_private(struct gendisk *disk);
 void kstage_disk_set_ro(struct gendisk *disk, bool ro);
 int kstage_disk_set_capacity(struct gendisk *disk, u64 sectors);
 bool kstage_disk_close_if_idle(struct gendisk *disk, bool *closing);
+void kstage_disk_reopen(struct gendisk *disk, bool *closing);
 unsigned int kstage_disk_openers(struct gendisk *disk);
 struct gendisk *kstage_dev_to_disk(struct device *dev);
 void kstage_device_attr_init(struct device_attribute *attr, const char *name,

@@ -81,7 +81,8 @@ static KNOB_FILES: [Attribute<Volume>; KNOBS.len()] = {
 };
 
 /// The files of a store.
-pub(crate) static FILES: &[&[Attribute<Volume>]] = &[&[STORE_UUID], COUNTER_FILES, &KNOB_FILES];
+pub(crate) static FILES: &[&[Attribute<Volume>]] =
+    &[&[STORE_UUID, VOLUME], COUNTER_FILES, &KNOB_FILES];
 
 /// A file with the UUID of the store in its usual form, for udev.
 const STORE_UUID: Attribute<Volume> = Attribute {
@@ -95,6 +96,13 @@ const STORE_UUID: Attribute<Volume> = Attribute {
         }
         Ok(())
     },
+    store: None,
+};
+
+/// Number of the volume in the store.
+const VOLUME: Attribute<Volume> = Attribute {
+    name: c"volume",
+    show: |volume, _, value| write!(value, "{}", volume.number),
     store: None,
 };
 

@@ -10,17 +10,23 @@
 //! Events get their numbers, and are sent, under the lock that guards what they tell of; so a dump
 //! names the last event that it reflects.
 //!
+//! A store has a device for each of its volumes, and they are attached and detached together. While
+//! a volume is created, resized or removed, its store is noted in the list: it is not detached then.
+//!
 //! Lock: [`LIST`] alone, a leaf. It is not held while a device is made or removed.
 
 use crate::{
-    device::{Device, Options},
+    content::BLOCK_SIZE,
+    device::{Device, Family, Identity, Options},
+    engine::{types::LBN_LIMIT, FailReason, VolumeChange},
     error::{refuse, Refusal},
-    store::CheckReport,
+    store::{CheckReport, Store},
     uapi,
 };
 use kernel::{
     prelude::*,
     sync::{global_lock, Arc},
+    time::{delay::fsleep, Delta},
 };
 use kstage::{
     genetlink::{self, Attr, Dump, Info, Message, Registration},
@@ -37,6 +43,9 @@ genl_family! {
     do ddup_nl_detach_doit => detach;
     do ddup_nl_get_doit => get;
     do ddup_nl_check_doit => check;
+    do ddup_nl_create_doit => create;
+    do ddup_nl_resize_doit => resize;
+    do ddup_nl_remove_doit => remove;
     dump ddup_nl_get_dumpit => get_all;
 }
 
@@ -57,6 +66,14 @@ struct Entry {
     uuid: Option<[u8; 16]>,
 }
 
+/// The devices of a store on their way out.
+struct Taken {
+    devices: KVec<KBox<Device>>,
+    /// Room for what they are known by.
+    identities: KVec<Identity>,
+    store: Option<Arc<Store>>,
+}
+
 struct List {
     /// In the order of their numbers.
     entries: KVec<Entry>,
@@ -70,6 +87,8 @@ struct List {
     event_seq: u64,
     /// Where stores work.
     queue: Option<Arc<OwnedQueue>>,
+    /// Stores of which a volume is being changed.
+    changing: KVec<Arc<Store>>,
 }
 
 global_lock! {
@@ -81,6 +100,7 @@ global_lock! {
         instance: 0,
         event_seq: 0,
         queue: None,
+        changing: KVec::new(),
     };
 }
 
@@ -101,6 +121,55 @@ impl List {
             State::Attached(device) => Some(device),
             _ => None,
         }
+    }
+
+    /// Whether a volume of the store is being changed.
+    fn is_changing(&self, store: &Arc<Store>) -> bool {
+        self.changing.iter().any(|other| Arc::ptr_eq(other, store))
+    }
+
+    /// The devices that are detached together with `index`.
+    fn group(&self, index: u32) -> impl Iterator<Item = &Device> {
+        let store = self.device(index).and_then(Device::store);
+
+        self.entries.iter().filter_map(move |entry| {
+            let State::Attached(device) = &entry.state else {
+                return None;
+            };
+            let belongs = match store {
+                Some(store) => device.shares_store(store),
+                None => entry.index == index,
+            };
+
+            belongs.then_some(&**device)
+        })
+    }
+
+    /// Takes the devices of a group out of their entries.
+    fn take_group(&mut self, index: u32) -> Result<Taken> {
+        let count = self.group(index).count();
+        let mut taken = Taken {
+            devices: KVec::with_capacity(count, GFP_KERNEL)?,
+            identities: KVec::with_capacity(count, GFP_KERNEL)?,
+            store: self.device(index).and_then(Device::store).cloned(),
+        };
+
+        for entry in self.entries.iter_mut() {
+            let belongs = match (&entry.state, &taken.store) {
+                (State::Attached(device), Some(store)) => device.shares_store(store),
+                (State::Attached(_), None) => entry.index == index,
+                _ => false,
+            };
+            if !belongs {
+                continue;
+            }
+            let state = core::mem::replace(&mut entry.state, State::Detaching);
+            if let State::Attached(device) = state {
+                // There is room: they were counted.
+                let _ = taken.devices.push_within_capacity(device);
+            }
+        }
+        Ok(taken)
     }
 
     /// Reserves the number `wish`, or the lowest that is free.
@@ -143,6 +212,37 @@ impl List {
                     .map_err(|_| ENOMEM)?;
                 Ok(index)
             }
+        }
+    }
+
+    /// The first device from number `from` on of a store, and why that failed.
+    fn failed_from(&self, from: u32, store: &Store) -> Option<(Identity, Option<FailReason>)> {
+        self.entries.iter().find_map(|entry| match &entry.state {
+            State::Attached(device)
+                if entry.index >= from
+                    && device
+                        .store()
+                        .is_some_and(|own| core::ptr::eq(&**own, store)) =>
+            {
+                Some((device.identity().try_clone().ok()?, device.failure()))
+            }
+            _ => None,
+        })
+    }
+
+    /// Puts a device into the entry that was reserved for it, and tells listeners.
+    fn put_device(&mut self, device: KBox<Device>) {
+        let identity = device.identity().try_clone();
+        let (index, uuid) = (device.identity().index, device.identity().uuid);
+
+        if let Some(entry) = self.entry_mut(index) {
+            entry.state = State::Attached(device);
+            entry.uuid = uuid;
+        }
+        match identity {
+            Ok(identity) => self.announce(uapi::DDUP_CMD_ATTACHED, |message| identity.put(message)),
+            // Listeners see the gap in the numbers.
+            Err(_) => self.event_seq = self.event_seq.wrapping_add(1),
         }
     }
 
@@ -212,17 +312,20 @@ impl Control {
         LIST.lock().closed = true;
 
         loop {
-            let device = {
+            let taken = {
                 let mut list = LIST.lock();
+                let first = list.entries.iter().find_map(|entry| match entry.state {
+                    State::Attached(_) => Some(entry.index),
+                    _ => None,
+                });
 
-                list.entries
-                    .iter_mut()
-                    .find(|entry| matches!(entry.state, State::Attached(_)))
-                    .map(|entry| core::mem::replace(&mut entry.state, State::Detaching))
+                first.map(|index| list.take_group(index))
             };
-            match device {
-                Some(State::Attached(device)) => remove(device, false),
-                _ => break,
+            match taken {
+                Some(Ok(taken)) => detach_taken(taken, false),
+                // So little memory is never out for long.
+                Some(Err(_)) => fsleep(Delta::from_millis(10)),
+                None => break,
             }
         }
         // Waits for requests that work.
@@ -237,44 +340,62 @@ impl Control {
     }
 }
 
-/// Removes a device whose entry is in state `Detaching`, and the entry.
-fn remove(device: KBox<Device>, force: bool) {
-    let identity = KBox::into_inner(device).detach(force);
+/// Removes devices whose entries are in state `Detaching`, lets go of their store, and removes the
+/// entries.
+fn detach_taken(taken: Taken, force: bool) {
+    let Taken {
+        devices,
+        mut identities,
+        store,
+    } = taken;
+
+    if let Some(store) = &store {
+        store.stop_waiting();
+    }
+    for device in devices {
+        let identity = KBox::into_inner(device).remove_disk(force);
+
+        // There is room.
+        let _ = identities.push_within_capacity(identity);
+    }
+    let durable = store.is_none_or(Store::detach);
 
     let mut list = LIST.lock();
-    list.remove(identity.index);
-    list.announce(uapi::DDUP_CMD_DETACHED, |message| identity.put(message));
+    for identity in &identities {
+        if !durable {
+            pr_err!(
+                "ddup{}: not all of the store is durable; the next attach recovers it\n",
+                identity.index
+            );
+        }
+        list.remove(identity.index);
+        list.announce(uapi::DDUP_CMD_DETACHED, |message| identity.put(message));
+    }
 }
 
 /// Tells listeners that a store failed. May sleep.
-pub(crate) fn store_failed(index: u32) {
+pub(crate) fn store_failed(store: &Store) {
     let mut list = LIST.lock();
-    let told = match list.device(index) {
-        Some(device) => {
-            if let Some(reason) = device.failure() {
-                pr_err!(
-                    "ddup{}: the store failed: {}\n",
-                    index,
-                    format_args!("{reason}")
-                );
-            }
-            device.identity().try_clone()
+    // It is not yet, or no longer, in the list: who attaches or detaches it sees it.
+    let mut next = 0;
+
+    while let Some((identity, failure)) = list.failed_from(next, store) {
+        next = identity.index + 1;
+        if let Some(reason) = failure {
+            pr_err!(
+                "ddup{}: the store failed: {}\n",
+                identity.index,
+                format_args!("{reason}")
+            );
         }
-        // It is not yet, or no longer, in the list: who attaches or detaches it sees it.
-        None => return,
-    };
-
-    let _ = told.map(|identity| {
-        let failure = list.device(index).and_then(Device::failure);
-
         list.announce(uapi::DDUP_CMD_STORE_FAILED, |message| {
             identity.put(message)?;
             if let Some(reason) = failure {
                 crate::device::put_failure(reason, message)?;
             }
             Ok(())
-        })
-    });
+        });
+    }
 }
 
 /// Runs a handler of a request, and tells the requester why if it refuses.
@@ -339,29 +460,27 @@ fn try_attach(info: &mut Info<'_>) -> Result<(), Refusal> {
 
         (list.reserve(wish)?, list.passthrough, queue)
     };
-    let attached = attach_reserved(info, index, passthrough, queue);
+    let device = attach_reserved(info, index, passthrough, queue)
+        .inspect_err(|_| LIST.lock().remove(index))?;
+    let name = device.identity().try_clone();
+    let (siblings, result) = attach_siblings(&device);
     let mut list = LIST.lock();
 
-    let name = match attached {
-        Ok(device) => {
-            let identity = device.identity().try_clone();
+    list.put_device(device);
+    for sibling in siblings {
+        list.put_device(sibling);
+    }
+    let name = match (result, name) {
+        (Ok(()), Ok(identity)) => identity.name,
+        (result, name) => {
+            let taken = list.take_group(index);
 
-            match (identity, list.entry_mut(index)) {
-                (Ok(identity), Some(entry)) => {
-                    entry.state = State::Attached(device);
-                    list.announce(uapi::DDUP_CMD_ATTACHED, |message| identity.put(message));
-                    identity.name
-                }
-                (identity, _) => {
-                    drop(list);
-                    remove(device, false);
-                    return Err(identity.err().unwrap_or(ENOMEM).into());
-                }
-            }
-        }
-        Err(refusal) => {
-            list.remove(index);
-            return Err(refusal);
+            drop(list);
+            detach_taken(taken?, false);
+            return Err(result
+                .err()
+                .or(name.err().map(Refusal::from))
+                .unwrap_or(ENOMEM.into()));
         }
     };
     drop(list);
@@ -370,6 +489,38 @@ fn try_attach(info: &mut Info<'_>) -> Result<(), Refusal> {
         message.put_u32(uapi::DDUP_A_DEVICE_INDEX, index)?;
         message.put_string(uapi::DDUP_A_DEVICE_NAME, &name)
     })?;
+    Ok(())
+}
+
+/// Makes devices of the other volumes of a store that was just attached. Also returns those that
+/// were made before one failed.
+fn attach_siblings(device: &Device) -> (KVec<KBox<Device>>, Result<(), Refusal>) {
+    let mut siblings = KVec::new();
+    let result = try_attach_siblings(device, &mut siblings);
+
+    (siblings, result)
+}
+
+fn try_attach_siblings(device: &Device, siblings: &mut KVec<KBox<Device>>) -> Result<(), Refusal> {
+    let Some((first, _)) = device.volume() else {
+        return Ok(());
+    };
+    let family = device.family()?;
+    let store = &family.store;
+
+    for slot in first + 1..store.volume_slots() {
+        if store.volume(slot).is_none() {
+            continue;
+        }
+        siblings.reserve(1, GFP_KERNEL)?;
+        let index = LIST.lock().reserve(None)?;
+        let sibling = family
+            .device(index, slot)
+            .inspect_err(|_| LIST.lock().remove(index))?;
+
+        // There is room.
+        let _ = siblings.push_within_capacity(sibling);
+    }
     Ok(())
 }
 
@@ -427,25 +578,280 @@ fn try_detach(info: &mut Info<'_>) -> Result<(), Refusal> {
     let index = required_index_of(info)?;
     let force = info.attr(uapi::DDUP_A_DEVICE_FORCE).is_some();
 
-    let state = {
+    let taken = {
         let mut list = LIST.lock();
 
         let Some(device) = list.device(index) else {
             return Err(refuse_absent(&list, index));
         };
-        if !device.close_if_idle() && !force {
+        if let Some(store) = device.store().filter(|store| list.is_changing(store)) {
+            return Err(refuse_change(EBUSY, index, store));
+        }
+        let open = list.group(index).find(|device| !device.close_if_idle());
+        if let (Some(open), false) = (open, force) {
+            let open = open.identity().index;
+
+            list.group(index).for_each(Device::reopen);
+            return Err(if open == index {
+                refuse!(
+                    EBUSY,
+                    Some(uapi::DDUP_A_DEVICE_INDEX),
+                    "ddup{index} is in use: unmount and close it, or detach by force"
+                )
+            } else {
+                refuse!(
+                    EBUSY,
+                    Some(uapi::DDUP_A_DEVICE_INDEX),
+                    "ddup{open}, of the same store, is in use: close it, or detach by force"
+                )
+            });
+        }
+        list.take_group(index)?
+    };
+    detach_taken(taken, force);
+    Ok(())
+}
+
+/// Why a change of a volume of the store of `ddup<index>` can't be made.
+fn refuse_change(error: Error, index: u32, store: &Store) -> Refusal {
+    let attr = Some(uapi::DDUP_A_DEVICE_INDEX);
+
+    match error {
+        EBUSY => refuse!(
+            error,
+            attr,
+            "a volume of the store is being changed or still shrinks: try again"
+        ),
+        EROFS => refuse!(error, attr, "ddup{index} is read-only"),
+        EINVAL => refuse!(
+            error,
+            attr,
+            "ddup{index} is the last volume of its store: detach it"
+        ),
+        ENOSPC => refuse!(error, attr, "the store of ddup{index} has no room for that"),
+        EIO => match store.failure() {
+            Some(reason) => refuse!(error, attr, "the store failed: {reason}"),
+            None => refuse!(error, attr, "the store failed"),
+        },
+        _ => error.into(),
+    }
+}
+
+/// A store that is not detached while this is there, since a volume of it is being changed. Not to be
+/// made or dropped under the lock of the list.
+struct Changing(Family);
+
+impl Changing {
+    fn enter(index: u32) -> Result<Changing, Refusal> {
+        let mut list = LIST.lock();
+        let Some(device) = list.device(index) else {
+            return Err(refuse_absent(&list, index));
+        };
+        if device.store().is_none() {
+            return Err(refuse!(
+                EINVAL,
+                Some(uapi::DDUP_A_DEVICE_INDEX),
+                "ddup{index} maps one to one"
+            ));
+        }
+        let family = device.family()?;
+
+        if device.is_read_only() {
+            return Err(refuse_change(EROFS, index, &family.store));
+        }
+        if list.is_changing(&family.store) {
+            return Err(refuse_change(EBUSY, index, &family.store));
+        }
+        list.changing.push(family.store.clone(), GFP_KERNEL)?;
+        Ok(Changing(family))
+    }
+
+    /// Makes the change. May sleep for as long as two checkpoints take.
+    fn make(&self, index: u32, change: VolumeChange) -> Result<u32, Refusal> {
+        let store = &self.0.store;
+
+        store
+            .change_volume(change)
+            .map_err(|error| refuse_change(error, index, store))
+    }
+}
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        let mut list = LIST.lock();
+
+        list.changing
+            .retain(|store| !Arc::ptr_eq(store, &self.0.store));
+    }
+}
+
+/// The size of a volume that a request asks for, in blocks.
+fn blocks_of(info: &Info<'_>) -> Result<u64, Refusal> {
+    let attr = Some(uapi::DDUP_A_DEVICE_SIZE);
+    let bytes = info
+        .attr(uapi::DDUP_A_DEVICE_SIZE)
+        .ok_or_else(|| refuse!(EINVAL, None, "the size of the volume is missing"))?
+        .uint();
+    let blocks = bytes / u64::from(BLOCK_SIZE);
+
+    if blocks == 0 || bytes % u64::from(BLOCK_SIZE) != 0 {
+        return Err(refuse!(
+            EINVAL,
+            attr,
+            "{bytes} bytes are no positive multiple of {BLOCK_SIZE}"
+        ));
+    }
+    if blocks > LBN_LIMIT {
+        return Err(refuse!(EINVAL, attr, "{bytes} bytes are more than 4 PiB"));
+    }
+    Ok(blocks)
+}
+
+/// `create`.
+fn create(info: &mut Info<'_>) -> Result {
+    answer(info, try_create)
+}
+
+fn try_create(info: &mut Info<'_>) -> Result<(), Refusal> {
+    check_admin(info)?;
+
+    let index = required_index_of(info)?;
+    let blocks = blocks_of(info)?;
+    let changing = Changing::enter(index)?;
+    let new = LIST.lock().reserve(None)?;
+    let device =
+        create_reserved(&changing, index, new, blocks).inspect_err(|_| LIST.lock().remove(new))?;
+    let identity = device.identity().try_clone();
+
+    LIST.lock().put_device(device);
+    info.reply(uapi::DDUP_CMD_CREATE, |message| {
+        message.put_u32(uapi::DDUP_A_DEVICE_INDEX, new)?;
+        message.put_string(uapi::DDUP_A_DEVICE_NAME, &identity?.name)
+    })?;
+    Ok(())
+}
+
+fn create_reserved(
+    changing: &Changing,
+    index: u32,
+    new: u32,
+    blocks: u64,
+) -> Result<KBox<Device>, Refusal> {
+    let mut uuid = [0; 16];
+
+    kstage::random::fill(&mut uuid);
+    // Version 4, as RFC 9562 says.
+    uuid[6] = uuid[6] & 0x0f | 0x40;
+    uuid[8] = uuid[8] & 0x3f | 0x80;
+    let slot = changing.make(index, VolumeChange::Create { uuid, blocks })?;
+
+    changing.0.device(new, slot)
+}
+
+/// `resize`.
+fn resize(info: &mut Info<'_>) -> Result {
+    answer(info, try_resize)
+}
+
+fn try_resize(info: &mut Info<'_>) -> Result<(), Refusal> {
+    check_admin(info)?;
+
+    let index = required_index_of(info)?;
+    let blocks = blocks_of(info)?;
+    let force = info.attr(uapi::DDUP_A_DEVICE_FORCE).is_some();
+    let bytes = blocks * u64::from(BLOCK_SIZE);
+    let changing = Changing::enter(index)?;
+    let (slot, old) = {
+        let list = LIST.lock();
+        let Some(device) = list.device(index) else {
+            return Err(refuse_absent(&list, index));
+        };
+        let (slot, old) = device.volume().ok_or(ENOENT)?;
+
+        if bytes < old {
+            if device.is_open() && !force {
+                return Err(refuse!(
+                    EBUSY,
+                    Some(uapi::DDUP_A_DEVICE_INDEX),
+                    "ddup{index} is in use and would lose blocks: close it, or shrink it by force"
+                ));
+            }
+            device.set_size(bytes);
+        }
+        (slot, old)
+    };
+    if bytes != old {
+        let changed = changing.make(index, VolumeChange::Resize { slot, blocks });
+        let mut list = LIST.lock();
+
+        if let Some(device) = list.device(index) {
+            device.set_size(if changed.is_ok() { bytes } else { old });
+        }
+        changed?;
+        if let Some(Ok(identity)) = list.device(index).map(|d| d.identity().try_clone()) {
+            list.announce(uapi::DDUP_CMD_RESIZED, |message| {
+                identity.put(message)?;
+                message.put_uint(uapi::DDUP_A_DEVICE_SIZE, bytes)
+            });
+        }
+    }
+    Ok(())
+}
+
+/// `remove`.
+fn remove(info: &mut Info<'_>) -> Result {
+    answer(info, try_remove)
+}
+
+fn try_remove(info: &mut Info<'_>) -> Result<(), Refusal> {
+    check_admin(info)?;
+
+    let index = required_index_of(info)?;
+    let changing = Changing::enter(index)?;
+    let (device, slot) = {
+        let mut list = LIST.lock();
+
+        if list.group(index).count() == 1 {
+            return Err(refuse_change(EINVAL, index, &changing.0.store));
+        }
+        let Some(device) = list.device(index) else {
+            return Err(refuse_absent(&list, index));
+        };
+        let (slot, _) = device.volume().ok_or(ENOENT)?;
+
+        if !device.close_if_idle() {
             return Err(refuse!(
                 EBUSY,
                 Some(uapi::DDUP_A_DEVICE_INDEX),
-                "ddup{index} is in use: unmount and close it, or detach by force"
+                "ddup{index} is in use: unmount and close it"
             ));
         }
-        list.entry_mut(index)
-            .map(|entry| core::mem::replace(&mut entry.state, State::Detaching))
+        let state = list
+            .entry_mut(index)
+            .map(|entry| core::mem::replace(&mut entry.state, State::Detaching));
+        let Some(State::Attached(device)) = state else {
+            return Err(ENOENT.into());
+        };
+        (device, slot)
     };
-    if let Some(State::Attached(device)) = state {
-        remove(device, force);
+    let identity = KBox::into_inner(device).remove_disk(false);
+    let removed = changing.make(index, VolumeChange::Remove { slot });
+    // If it was not removed the volume is as it was, so its device comes back.
+    let back = removed
+        .as_ref()
+        .err()
+        .and_then(|_| changing.0.device(index, slot).ok());
+
+    let mut list = LIST.lock();
+    if let Err(refusal) = removed {
+        match back {
+            Some(device) => list.put_device(device),
+            None => list.remove(index),
+        }
+        return Err(refusal);
     }
+    list.remove(index);
+    list.announce(uapi::DDUP_CMD_REMOVED, |message| identity.put(message));
     Ok(())
 }
 

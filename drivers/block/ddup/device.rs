@@ -10,7 +10,7 @@ use crate::{
     attributes,
     content::{Fingerprinter, BLOCK_SIZE},
     control,
-    engine::FailReason,
+    engine::{FailReason, VolumeInfo},
     error::{refuse, Refusal},
     passthrough::{self, Passthrough},
     queue::{Queue, Volume},
@@ -75,13 +75,15 @@ pub(crate) struct Options<'a> {
     pub(crate) queue: Arc<OwnedQueue>,
 }
 
-/// An attached store with its volume.
+/// A volume of an attached store.
 struct Attached {
     disk: Disk<Queue>,
     store: Arc<Store>,
+    /// Of the volume in the store.
+    slot: u32,
+    /// Number of the volume.
     volume: u32,
-    bytes: u64,
-    uuid: [u8; 16],
+    volume_uuid: [u8; 16],
     cache_bytes: u64,
     index_bytes: u64,
 }
@@ -134,6 +136,46 @@ pub(crate) struct Device {
     read_only: bool,
 }
 
+/// What the devices of a store's volumes share.
+pub(crate) struct Family {
+    pub(crate) store: Arc<Store>,
+    backing: Arc<BlockDevice>,
+    path: CString,
+    read_only: bool,
+    cache_bytes: u64,
+    index_bytes: u64,
+}
+
+impl Family {
+    /// Makes the device `index` of the volume in `slot`. May sleep.
+    pub(crate) fn device(&self, index: u32, slot: u32) -> Result<KBox<Device>, Refusal> {
+        let name = CString::try_from_fmt(fmt!("ddup{index}"))?;
+        let path = CString::try_from(&*self.path)?;
+        let (disk, volume) = add_disk(&name, &self.store, slot, self.read_only)?;
+        let device = Device {
+            kind: Kind::Store(Attached {
+                disk,
+                store: self.store.clone(),
+                slot,
+                volume: volume.id,
+                volume_uuid: volume.uuid,
+                cache_bytes: self.cache_bytes,
+                index_bytes: self.index_bytes,
+            }),
+            backing: self.backing.clone(),
+            identity: Identity {
+                index,
+                name,
+                path,
+                uuid: self.store.uuid(),
+            },
+            read_only: self.read_only,
+        };
+
+        Ok(KBox::new(device, GFP_KERNEL)?)
+    }
+}
+
 impl Device {
     /// Attaches a device. May sleep, for as long as recovery takes.
     pub(crate) fn attach(options: &Options<'_>) -> Result<Device, Refusal> {
@@ -144,9 +186,9 @@ impl Device {
             (attach_passthrough(options, &name, &backing)?, None)
         } else {
             let attached = attach_store(options, &name, &backing)?;
-            let uuid = attached.uuid;
+            let uuid = attached.store.uuid();
 
-            (Kind::Store(attached), Some(uuid))
+            (Kind::Store(attached), uuid)
         };
 
         Ok(Device {
@@ -162,33 +204,83 @@ impl Device {
         })
     }
 
-    /// Removes the device: fails its I/O if it is still open, waits for what is under way, and
-    /// lets go of the backing device. May sleep.
-    pub(crate) fn detach(self, force: bool) -> Identity {
+    /// What other volumes of its store are made devices with.
+    pub(crate) fn family(&self) -> Result<Family, Refusal> {
+        let Kind::Store(attached) = &self.kind else {
+            return Err(EINVAL.into());
+        };
+
+        Ok(Family {
+            store: attached.store.clone(),
+            backing: self.backing.clone(),
+            path: CString::try_from(&*self.identity.path)?,
+            read_only: self.read_only,
+            cache_bytes: attached.cache_bytes,
+            index_bytes: attached.index_bytes,
+        })
+    }
+
+    /// Removes the disk: fails its I/O if it is still open, and waits for what is under way. May
+    /// sleep.
+    pub(crate) fn remove_disk(self, force: bool) -> Identity {
         match self.kind {
             Kind::Passthrough(disk) => {
                 if force {
                     disk.mark_dead();
                 }
-                drop(disk);
             }
             Kind::Store(attached) => {
-                let Attached { disk, store, .. } = attached;
-
-                store.stop_waiting();
                 if force {
-                    disk.mark_dead();
-                }
-                drop(disk);
-                if !store.detach() {
-                    pr_err!(
-                        "ddup{}: not all of the store is durable; the next attach recovers it\n",
-                        self.identity.index
-                    );
+                    attached.disk.mark_dead();
                 }
             }
         }
         self.identity
+    }
+
+    /// Whether both are volumes of one store.
+    pub(crate) fn shares_store(&self, store: &Arc<Store>) -> bool {
+        self.store().is_some_and(|own| Arc::ptr_eq(own, store))
+    }
+
+    /// Slot and size in bytes of the volume. May sleep.
+    pub(crate) fn volume(&self) -> Option<(u32, u64)> {
+        match &self.kind {
+            Kind::Passthrough(_) => None,
+            Kind::Store(attached) => {
+                let info = attached.store.volume(attached.slot)?;
+
+                Some((attached.slot, info.blocks * u64::from(BLOCK_SIZE)))
+            }
+        }
+    }
+
+    /// Changes the size of the block device. May sleep.
+    pub(crate) fn set_size(&self, bytes: u64) {
+        if let Kind::Store(attached) = &self.kind {
+            attached.disk.set_capacity_bytes(bytes);
+        }
+    }
+
+    /// Whether somebody has it open.
+    pub(crate) fn is_open(&self) -> bool {
+        match &self.kind {
+            Kind::Passthrough(disk) => disk.openers() > 0,
+            Kind::Store(attached) => attached.disk.openers() > 0,
+        }
+    }
+
+    /// Whether writes are refused.
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Takes opens again after [`close_if_idle`](Self::close_if_idle). May sleep.
+    pub(crate) fn reopen(&self) {
+        match &self.kind {
+            Kind::Passthrough(disk) => disk.reopen(),
+            Kind::Store(attached) => attached.disk.reopen(),
+        }
     }
 
     /// If nobody has it open, refuses opens from here on and returns true. May sleep.
@@ -200,7 +292,7 @@ impl Device {
     }
 
     /// The store behind it, if there is one.
-    pub(crate) fn store(&self) -> Option<&Store> {
+    pub(crate) fn store(&self) -> Option<&Arc<Store>> {
         match &self.kind {
             Kind::Passthrough(_) => None,
             Kind::Store(attached) => Some(&attached.store),
@@ -266,7 +358,17 @@ impl Device {
                 message.put_uint(uapi::DDUP_A_DEVICE_CACHE_BYTES, attached.cache_bytes)?;
                 message.put_uint(uapi::DDUP_A_DEVICE_INDEX_BYTES, attached.index_bytes)?;
                 message.put_u32(uapi::DDUP_A_DEVICE_VOLUME, attached.volume)?;
-                message.put_uint(uapi::DDUP_A_DEVICE_SIZE, attached.bytes)?;
+                message.put_bytes(uapi::DDUP_A_DEVICE_VOLUME_UUID, &attached.volume_uuid)?;
+                if let Some(volume) = attached.store.volume(attached.slot) {
+                    let bytes = |blocks| blocks * u64::from(BLOCK_SIZE);
+
+                    message.put_uint(uapi::DDUP_A_DEVICE_SIZE, bytes(volume.blocks))?;
+                    if volume.releasing > 0 {
+                        let left = bytes(volume.releasing);
+
+                        message.put_uint(uapi::DDUP_A_DEVICE_RELEASING_BYTES, left)?;
+                    }
+                }
                 if let Some(report) = attached.store.last_check() {
                     report.put(message)?;
                     if report.done {
@@ -323,7 +425,7 @@ fn memory(wish: Option<u64>, default: u64, attr: u32) -> Result<u64, Refusal> {
     }
 }
 
-/// Attaches a store and makes the disk of its volume.
+/// Attaches a store and makes the disk of its first volume.
 fn attach_store(
     options: &Options<'_>,
     name: &CStr,
@@ -353,7 +455,6 @@ fn attach_store(
         backing.clone(),
         options.queue.clone(),
         &store::Options {
-            index: options.index,
             read_only: options.read_only,
             cache_bytes,
             index_bytes,
@@ -363,32 +464,38 @@ fn attach_store(
 
     let uuid = store.uuid().unwrap_or_default();
 
+    let first = (0..store.volume_slots()).find(|slot| store.volume(*slot).is_some());
+
     control::claim(options.index, uuid)
-        .and_then(|()| add_disk(options, name, &store))
-        .map(|(disk, volume, bytes)| Attached {
-            disk,
-            volume,
-            bytes,
-            uuid,
-            store: store.clone(),
-            cache_bytes,
-            index_bytes,
+        .and_then(|()| first.ok_or_else(|| refuse!(ENOENT, None, "the store has no volume")))
+        .and_then(|slot| {
+            let (disk, volume) = add_disk(name, &store, slot, options.read_only)?;
+
+            Ok(Attached {
+                disk,
+                store: store.clone(),
+                slot,
+                volume: volume.id,
+                volume_uuid: volume.uuid,
+                cache_bytes,
+                index_bytes,
+            })
         })
         .inspect_err(|_| {
             store.clone().detach();
         })
 }
 
-/// Makes the disk of a store's first volume. Returns also the number and size of the volume.
+/// Makes the disk of the volume in `slot`.
 fn add_disk(
-    options: &Options<'_>,
     name: &CStr,
     store: &Arc<Store>,
-) -> Result<(Disk<Queue>, u32, u64), Refusal> {
-    let slot = 0;
+    slot: u32,
+    read_only: bool,
+) -> Result<(Disk<Queue>, VolumeInfo), Refusal> {
     let volume = store
         .volume(slot)
-        .ok_or_else(|| refuse!(ENOENT, None, "the store has no volume"))?;
+        .ok_or_else(|| refuse!(ENOENT, None, "there is no such volume"))?;
     let params = store.fingerprint().ok_or(EINVAL)?;
     let fingerprinter = Fingerprinter::new(params).map_err(|error| {
         refuse!(
@@ -418,13 +525,14 @@ fn add_disk(
         // Writes are copied.
         stable_writes: false,
         rotational: store.device().limits().rotational,
-        read_only: options.read_only,
+        read_only,
     };
     let tags = TagSet::new(kernel::cpu::nr_cpu_ids().min(HW_QUEUES_MAX), QUEUE_DEPTH, 0)?;
     let data = Arc::new(
         Volume {
             store: store.clone(),
             slot,
+            number: volume.id,
             fingerprinter,
         },
         GFP_KERNEL,
@@ -437,7 +545,7 @@ fn add_disk(
         Some((c"ddup", attributes::FILES)),
     )?;
 
-    Ok((disk, volume.id, bytes))
+    Ok((disk, volume))
 }
 
 /// Says why a store cannot be attached.

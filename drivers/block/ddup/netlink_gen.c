@@ -46,6 +46,24 @@ static const struct nla_policy ddup_check_nl_policy[DDUP_A_DEVICE_CHECK_DONE + 1
 	[DDUP_A_DEVICE_CHECK_DONE] = { .type = NLA_FLAG, },
 };
 
+/* DDUP_CMD_CREATE - do */
+static const struct nla_policy ddup_create_nl_policy[DDUP_A_DEVICE_SIZE + 1] = {
+	[DDUP_A_DEVICE_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_device_index_range),
+	[DDUP_A_DEVICE_SIZE] = { .type = NLA_UINT, },
+};
+
+/* DDUP_CMD_RESIZE - do */
+static const struct nla_policy ddup_resize_nl_policy[DDUP_A_DEVICE_SIZE + 1] = {
+	[DDUP_A_DEVICE_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_device_index_range),
+	[DDUP_A_DEVICE_SIZE] = { .type = NLA_UINT, },
+	[DDUP_A_DEVICE_FORCE] = { .type = NLA_FLAG, },
+};
+
+/* DDUP_CMD_REMOVE - do */
+static const struct nla_policy ddup_remove_nl_policy[DDUP_A_DEVICE_INDEX + 1] = {
+	[DDUP_A_DEVICE_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_device_index_range),
+};
+
 /* Ops table for ddup */
 static const struct genl_split_ops ddup_nl_ops[] = {
 	{
@@ -79,6 +97,27 @@ static const struct genl_split_ops ddup_nl_ops[] = {
 		.doit		= ddup_nl_check_doit,
 		.policy		= ddup_check_nl_policy,
 		.maxattr	= DDUP_A_DEVICE_CHECK_DONE,
+		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
+	},
+	{
+		.cmd		= DDUP_CMD_CREATE,
+		.doit		= ddup_nl_create_doit,
+		.policy		= ddup_create_nl_policy,
+		.maxattr	= DDUP_A_DEVICE_SIZE,
+		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
+	},
+	{
+		.cmd		= DDUP_CMD_RESIZE,
+		.doit		= ddup_nl_resize_doit,
+		.policy		= ddup_resize_nl_policy,
+		.maxattr	= DDUP_A_DEVICE_SIZE,
+		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
+	},
+	{
+		.cmd		= DDUP_CMD_REMOVE,
+		.doit		= ddup_nl_remove_doit,
+		.policy		= ddup_remove_nl_policy,
+		.maxattr	= DDUP_A_DEVICE_INDEX,
 		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
 	},
 };

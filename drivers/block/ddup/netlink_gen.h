@@ -17,6 +17,9 @@ int ddup_nl_detach_doit(struct sk_buff *skb, struct genl_info *info);
 int ddup_nl_get_doit(struct sk_buff *skb, struct genl_info *info);
 int ddup_nl_get_dumpit(struct sk_buff *skb, struct netlink_callback *cb);
 int ddup_nl_check_doit(struct sk_buff *skb, struct genl_info *info);
+int ddup_nl_create_doit(struct sk_buff *skb, struct genl_info *info);
+int ddup_nl_resize_doit(struct sk_buff *skb, struct genl_info *info);
+int ddup_nl_remove_doit(struct sk_buff *skb, struct genl_info *info);
 
 enum {
 	DDUP_NLGRP_EVENTS,

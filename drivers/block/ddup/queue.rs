@@ -37,6 +37,8 @@ pub(crate) struct Volume {
     pub(crate) store: Arc<Store>,
     /// Slot of the volume in its store.
     pub(crate) slot: u32,
+    /// Number of the volume in its store.
+    pub(crate) number: u32,
     /// How content is named and checked.
     pub(crate) fingerprinter: Fingerprinter,
 }

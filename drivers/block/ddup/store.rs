@@ -27,7 +27,7 @@ use crate::{
     engine::{
         self, types::CLUSTER_SHIFT, Action, Buf, Check, Cluster, Config, Counters, DataResult,
         Durability, Engine, FailReason, FingerprintParams, IoToken, Knobs, Lbn, Millis, OpKind,
-        Status, Tag, VolumeInfo,
+        Status, Tag, VolumeChange, VolumeInfo,
     },
     io::{Commit, Committed, DataIo, Io, MetaIo, Then, Work, COMMITTED_MAX},
     queue::Queue,
@@ -41,7 +41,7 @@ use kernel::{
         atomic::{Atomic, Relaxed},
         Arc, Completion, Mutex,
     },
-    time::{Instant, Monotonic},
+    time::{delay::fsleep, Delta, Instant, Monotonic},
 };
 use kstage::{
     block::{
@@ -93,6 +93,10 @@ const DUE_MS: u32 = 10;
 
 /// Block changes that wait for one checkpoint at most.
 const POINTS_MAX: u32 = 1 << 16;
+
+/// A change of a volume is refused if it could not begin after so many tries, and the time between.
+const CHANGE_TRIES: u32 = 100;
+const CHANGE_RETRY_MS: i64 = 20;
 
 /// The engine hears of completions after this many milliseconds at the latest.
 const REPORT_MS: Millis = 1000;
@@ -167,6 +171,8 @@ struct Inner {
     untold: bool,
     /// What the last check from outside said.
     check: Option<CheckReport>,
+    /// Who waits for a change of a volume.
+    change: Option<Arc<Waiter>>,
     /// A request that was taken from the inbox and waits for a stalled action.
     next: Option<Request<Queue>>,
 }
@@ -193,12 +199,19 @@ pub(crate) struct Store {
     /// The store takes requests.
     live: Atomic<i32>,
     epoch: Instant<Monotonic>,
-    /// N of `/dev/ddupN`.
-    index: u32,
     #[pin]
     started: Completion,
     #[pin]
     detached: Completion,
+}
+
+/// Who waits for a change of a volume.
+#[pin_data]
+struct Waiter {
+    #[pin]
+    done: Completion,
+    /// Whether it was made.
+    ok: Atomic<i32>,
 }
 
 /// What a check from outside says of itself.
@@ -226,7 +239,6 @@ impl CheckReport {
 
 /// What a store is attached with.
 pub(crate) struct Options {
-    pub(crate) index: u32,
     pub(crate) read_only: bool,
     /// Memory for pages of the trees.
     pub(crate) cache_bytes: u64,
@@ -281,6 +293,7 @@ impl Store {
             failure: None,
             untold: false,
             check: None,
+            change: None,
             next: None,
         };
 
@@ -291,7 +304,6 @@ impl Store {
         let bios = BioSet::new(device, BIO_RESERVE, worker.clone())?;
         let pages = PagePool::new(PAGE_RESERVE)?;
         let compare_pages = PagePool::new(COMPARE_RESERVE)?;
-        let index = options.index;
         let store = Arc::pin_init(
             pin_init!(Store {
                 inner <- new_mutex!(inner, "ddup::Store::inner"),
@@ -306,7 +318,6 @@ impl Store {
                 fua_flushes,
                 live: Atomic::new(0),
                 epoch: Instant::now(),
-                index,
                 started <- Completion::new(),
                 detached <- Completion::new(),
             }),
@@ -382,6 +393,55 @@ impl Store {
     /// The volume in a slot. May sleep.
     pub(crate) fn volume(&self, slot: u32) -> Option<VolumeInfo> {
         self.with_engine(|engine| engine.volume(slot))
+    }
+
+    /// Slots of volumes; some may be vacant. May sleep.
+    pub(crate) fn volume_slots(&self) -> u32 {
+        self.with_engine(|engine| engine.volume_slots())
+    }
+
+    /// Changes the volumes, and waits until that is durable. Returns the slot of the volume. Errors
+    /// are those of `Engine::change_volume`, and `EIO` if the store failed. May sleep.
+    pub(crate) fn change_volume(&self, change: VolumeChange) -> Result<u32> {
+        let waiter = Arc::pin_init(
+            pin_init!(Waiter {
+                done <- Completion::new(),
+                ok: Atomic::new(0),
+            }),
+            GFP_KERNEL,
+        )?;
+        let mut tries = 0;
+        let slot = loop {
+            match self.begin_change(change, &waiter) {
+                // The engine may not know yet that requests have ended.
+                Err(EBUSY) if tries < CHANGE_TRIES => fsleep(Delta::from_millis(CHANGE_RETRY_MS)),
+                begun => break begun?,
+            }
+            tries += 1;
+        };
+        waiter.done.wait_for_completion();
+        match waiter.ok.load(Relaxed) {
+            0 => Err(EIO),
+            _ => Ok(slot),
+        }
+    }
+
+    fn begin_change(&self, change: VolumeChange, waiter: &Arc<Waiter>) -> Result<u32> {
+        // Reclaim may wait for the engine.
+        let _noreclaim = NoReclaim::enter();
+        let mut inner = self.inner.lock();
+        let mut bios = BioList::new();
+        let now = self.now();
+
+        self.turn(&mut inner, now, &mut bios);
+        let begun = inner.engine.change_volume(now, change);
+        if begun.is_ok() {
+            inner.change = Some(waiter.clone());
+        }
+        drop(inner);
+        bios.submit();
+        self.worker.kick();
+        begun
     }
 
     /// UUID of the store. May sleep.
@@ -568,7 +628,7 @@ impl Store {
             bios.submit();
 
             if told {
-                crate::control::store_failed(self.index);
+                crate::control::store_failed(self);
             }
             if !more && !self.has_work() {
                 return;
@@ -966,6 +1026,13 @@ impl Store {
                     }
                     Err(_) => Err(action),
                 }
+            }
+            Action::VolumeChanged { ok, .. } => {
+                if let Some(waiter) = inner.change.take() {
+                    waiter.ok.store(i32::from(ok), Relaxed);
+                    waiter.done.complete_all();
+                }
+                Ok(())
             }
             Action::Started => {
                 inner.phase = Phase::Started;

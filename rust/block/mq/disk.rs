@@ -249,6 +249,12 @@ impl<T: Operations> Disk<T> {
         unsafe { bindings::kstage_disk_close_if_idle(self.raw.as_ptr(), self.state.closing.get()) }
     }
 
+    /// Takes opens again after [`close_if_idle`](Self::close_if_idle). May sleep.
+    pub fn reopen(&self) {
+        // SAFETY: As above.
+        unsafe { bindings::kstage_disk_reopen(self.raw.as_ptr(), self.state.closing.get()) };
+    }
+
     /// Tells users that the disk is dead, and fails all I/O that is not yet with the driver. May
     /// sleep.
     pub fn mark_dead(&self) {

@@ -46,6 +46,12 @@ pub enum Verb {
     Get(GetArgs),
     /// Change knobs of an attached device
     Set(SetArgs),
+    /// Create one more volume in an attached store and print its block device's path
+    Create(CreateArgs),
+    /// Give the volume of an attached device another size
+    Resize(ResizeArgs),
+    /// Remove a volume from an attached store; what only it holds is lost
+    Remove(RemoveArgs),
     /// Attach stores and set knobs as the files in /etc/ddup say
     Adjust(AdjustArgs),
     /// Print what happens to devices, as it happens
@@ -54,6 +60,8 @@ pub enum Verb {
     Check(CheckArgs),
     /// Show the superblocks, the journal and the maps of a store that is not attached
     Dump(DumpArgs),
+    /// Tell a store from other devices, in the words of udev
+    Probe(ProbeArgs),
 }
 
 /// How blocks are named.
@@ -134,7 +142,8 @@ fn label(text: &str) -> Result<String, String> {
 /// Arguments of `ddup attach`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The path of the new block device is printed. A regular file gets a loop device, which goes \
+The path of the new block device is printed; of a store with several volumes that of the first, and \
+the others get the lowest numbers that are free. A regular file gets a loop device, which goes \
 when the store is detached.")]
 pub struct AttachArgs {
     /// The store: a block device, or a regular file
@@ -158,6 +167,7 @@ pub struct AttachArgs {
 
 /// Arguments of `ddup detach`.
 #[derive(Args, Debug)]
+#[command(after_help = "The devices of all volumes of a store go together.")]
 pub struct DetachArgs {
     /// The device: /dev/ddupN, ddupN, or the path of its backing device or file
     #[arg(required_unless_present = "all", value_name = "DEVICE")]
@@ -237,6 +247,51 @@ pub struct SetArgs {
     pub settings: Vec<Setting>,
 }
 
+/// Arguments of `ddup create`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+All volumes of a store share its space, and are attached and detached together.")]
+pub struct CreateArgs {
+    /// A device of the store: /dev/ddupN, ddupN, or the path of its backing device or file
+    pub device: PathBuf,
+    /// Size of the volume, a multiple of 4096
+    #[arg(short, long, value_name = "SIZE", value_parser = volume_size)]
+    pub size: u64,
+    /// Print JSON
+    #[arg(short, long)]
+    pub json: bool,
+}
+
+/// Arguments of `ddup resize`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The new size counts at once, and for good when the command ends. A file system on the volume is not \
+changed: shrink it before the volume, grow it after. What was behind a new end is lost; its space comes \
+back in the background, which is waited for unless --no-wait is given.")]
+pub struct ResizeArgs {
+    /// The device: /dev/ddupN or ddupN, or the path of its backing device or file if it has one volume
+    pub device: PathBuf,
+    /// Its new size, a multiple of 4096
+    #[arg(value_parser = volume_size)]
+    pub size: u64,
+    /// Shrink it although it is open
+    #[arg(short, long)]
+    pub force: bool,
+    /// Do not wait until the space behind a new end has come back
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+/// Arguments of `ddup remove`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The last volume of a store is not removed, nor one that is open. The space comes back in the \
+background, also after another attach.")]
+pub struct RemoveArgs {
+    /// The device of the volume: /dev/ddupN or ddupN
+    pub device: PathBuf,
+}
+
 /// Arguments of `ddup adjust`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -309,6 +364,19 @@ pub struct DumpArgs {
     pub json: bool,
 }
 
+/// Arguments of `ddup probe`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Prints ID_FS_TYPE=ddup, the UUID and the label as KEY=VALUE, for rules of udev. The exit status is 3 if \
+it is no store. Reads two blocks, and disturbs nobody who uses the device.")]
+pub struct ProbeArgs {
+    /// The block device or regular file
+    pub store: PathBuf,
+    /// Print JSON
+    #[arg(short, long)]
+    pub json: bool,
+}
+
 /// The whole command line, for what is generated from it.
 pub fn command() -> clap::Command {
     Cli::command()
@@ -354,6 +422,12 @@ mod tests {
             (&["set", "ddup0"], "KNOB=VALUE"),
             (&["set", "ddup0", "gc_delay"], "KNOB=VALUE"),
             (&["set", "ddup0", "discard=2"], "0 to 1"),
+            (&["create", "ddup0"], "--size"),
+            (&["create", "ddup0", "--size", "100"], "multiple"),
+            (&["resize", "ddup0"], "SIZE"),
+            (&["resize", "ddup0", "0"], "positive"),
+            (&["resize", "ddup0", "5P"], "4 PiB"),
+            (&["remove"], "DEVICE"),
             (&["check"], "STORE"),
             (&["dump", "/dev/vdb", "--records"], "--journal"),
             (&["frobnicate"], "frobnicate"),

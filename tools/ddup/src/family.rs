@@ -50,6 +50,11 @@ numbers! {
         STORE_FAILED = 6,
         CHECK = 7,
         CHECKED = 8,
+        CREATE = 9,
+        RESIZE = 10,
+        RESIZED = 11,
+        REMOVE = 12,
+        REMOVED = 13,
     }
 }
 
@@ -80,11 +85,13 @@ numbers! {
         CHECK_FINDINGS = 22,
         CHECK_TABLE_READ = 23,
         CHECK_DONE = 24,
+        VOLUME_UUID = 25,
+        RELEASING_BYTES = 26,
     }
 }
 
 /// The attributes' names, for messages about them.
-const DEVICE_ATTRIBUTES: [&str; 24] = [
+const DEVICE_ATTRIBUTES: [&str; 26] = [
     "index",
     "name",
     "path",
@@ -109,6 +116,8 @@ const DEVICE_ATTRIBUTES: [&str; 24] = [
     "check-findings",
     "check-table-read",
     "check-done",
+    "volume-uuid",
+    "releasing-bytes",
 ];
 
 /// Largest N of `/dev/ddupN`.
@@ -355,9 +364,15 @@ pub struct Device {
     /// Number of the volume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume: Option<u32>,
+    /// UUID of the volume.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub volume_uuid: Option<String>,
     /// Size in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    /// Bytes behind the end that are still to be released.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub releasing_bytes: Option<u64>,
     /// What it does with requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,
@@ -397,6 +412,8 @@ impl Device {
                 device::INDEX_BYTES => device.index_bytes = attribute.number(),
                 device::STORE_UUID => device.store_uuid = uuid(&attribute),
                 device::VOLUME => device.volume = attribute.u32(),
+                device::VOLUME_UUID => device.volume_uuid = uuid(&attribute),
+                device::RELEASING_BYTES => device.releasing_bytes = attribute.number(),
                 device::SIZE => device.size = attribute.number(),
                 device::STATE => device.state = attribute.u32().map(State::from_number),
                 device::FAILURE => {
@@ -462,6 +479,10 @@ pub enum EventKind {
     StoreFailed,
     /// A check of an attached store has ended.
     Checked,
+    /// A volume has another size.
+    Resized,
+    /// A volume was removed.
+    Removed,
 }
 
 impl EventKind {
@@ -472,6 +493,8 @@ impl EventKind {
             EventKind::Detached => "detached",
             EventKind::StoreFailed => "store-failed",
             EventKind::Checked => "checked",
+            EventKind::Resized => "resized",
+            EventKind::Removed => "removed",
         }
     }
 }
@@ -582,13 +605,44 @@ impl Driver {
         if let Some(bytes) = attach.index_bytes {
             request = request.uint(device::INDEX_BYTES, bytes);
         }
+        self.call_for_name(request)
+    }
+
+    /// Sends a request that makes a device; returns its name.
+    fn call_for_name(&mut self, request: Request) -> Result<String> {
         let answer = self.channel.call(request).map_err(error)?;
         let device = answer
             .first()
             .map(|message| Device::read(message.attributes()))
             .filter(|device| !device.name.is_empty())
-            .ok_or_else(|| error(Failure::Malformed("no name of the attached device")))?;
+            .ok_or_else(|| error(Failure::Malformed("no name of the new device")))?;
         Ok(device.name)
+    }
+
+    /// Creates a volume in the store of a device; returns the new block device's name.
+    pub fn create(&mut self, index: u32, bytes: u64) -> Result<String> {
+        let request = self.request(cmd::CREATE).u32(device::INDEX, index);
+        self.call_for_name(request.uint(device::SIZE, bytes))
+    }
+
+    /// Gives the volume of a device another size.
+    pub fn resize(&mut self, index: u32, bytes: u64, force: bool) -> Result {
+        let mut request = self
+            .request(cmd::RESIZE)
+            .u32(device::INDEX, index)
+            .uint(device::SIZE, bytes);
+        if force {
+            request = request.flag(device::FORCE);
+        }
+        self.channel.call(request).map_err(error)?;
+        Ok(())
+    }
+
+    /// Removes the volume of a device, and the device.
+    pub fn remove(&mut self, index: u32) -> Result {
+        let request = self.request(cmd::REMOVE).u32(device::INDEX, index);
+        self.channel.call(request).map_err(error)?;
+        Ok(())
     }
 
     /// Detaches the device.
@@ -712,6 +766,8 @@ fn incoming(family: u16, message: &Message) -> Option<Incoming> {
         cmd::DETACHED => EventKind::Detached,
         cmd::STORE_FAILED => EventKind::StoreFailed,
         cmd::CHECKED => EventKind::Checked,
+        cmd::RESIZED => EventKind::Resized,
+        cmd::REMOVED => EventKind::Removed,
         _ => return None,
     };
     let device = Box::new(Device::read(message.attributes()));

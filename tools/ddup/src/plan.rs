@@ -2,7 +2,7 @@
 
 //! From what is wanted and what is there to what has to be done: a pure function.
 
-use crate::{config::Wanted, family::Device, knob::Setting, size};
+use crate::{config::Wanted, family::Device, knob::Setting, size, target::is_sibling};
 use serde::Serialize;
 use std::fmt;
 
@@ -84,8 +84,12 @@ pub fn plan<'a>(goals: &'a [Goal], present: &'a [Present], detach_others: bool) 
     let named = |present: &Present| goals.iter().any(|goal| is_behind(goal, present));
     if detach_others {
         let others = present.iter().filter(|present| !named(present));
-        plan.steps
-            .extend(others.map(|other| Step::Detach(&other.device)));
+        for Present { device, .. } in others {
+            let gone = |step: &Step<'_>| matches!(step, Step::Detach(d) if is_sibling(d, device));
+            if !plan.steps.iter().any(gone) {
+                plan.steps.push(Step::Detach(device));
+            }
+        }
     }
     for goal in goals {
         match present.iter().find(|present| is_behind(goal, present)) {

@@ -162,15 +162,26 @@ fn holders(major: u32, minor: u32) -> Vec<String> {
         .collect()
 }
 
-/// The UUID of the store at `path`, if one of the first superblocks is intact. Whoever uses the
-/// device is not disturbed.
+/// The UUID of the store at `path`, if one of the first superblocks is intact.
 pub fn uuid_of(path: &Path) -> Option<[u8; 16]> {
-    let file = File::open(path).ok()?;
+    Some(superblock_of(path).ok()??.uuid)
+}
+
+/// One of the first superblocks of the store at `path`; `None` if none is intact. Whoever uses the
+/// device is not disturbed.
+pub fn superblock_of(path: &Path) -> io::Result<Option<Superblock>> {
+    let file = File::open(path)?;
     let mut block = [0; CLUSTER as usize];
-    (0..2).find_map(|slot| {
-        file.read_exact_at(&mut block, slot * CLUSTER).ok()?;
-        Some(Superblock::read(&block, hash).ok()?.uuid)
-    })
+    for slot in 0..2 {
+        match file.read_exact_at(&mut block, slot * CLUSTER) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            read => read?,
+        }
+        if let Ok(superblock) = Superblock::read(&block, hash) {
+            return Ok(Some(superblock));
+        }
+    }
+    Ok(None)
 }
 
 /// The hash of all metadata.

@@ -40,6 +40,32 @@ pub fn find<'a>(devices: &'a [Device], argument: &Path) -> Result<&'a Device> {
         .ok_or_else(|| not_attached("not attached"))
 }
 
+/// The volume that `argument` means; the backing device of several is refused.
+pub fn find_volume<'a>(devices: &'a [Device], argument: &Path) -> Result<&'a Device> {
+    let device = find(devices, argument)?;
+    let siblings: Vec<String> = devices
+        .iter()
+        .filter(|other| is_sibling(other, device))
+        .map(|other| other.node().display().to_string())
+        .collect();
+    if siblings.len() > 1 && by_name(devices, argument).is_none() {
+        return Err(Error::new(
+            Exit::Usage,
+            format!(
+                "{} has several volumes: name one of {}",
+                argument.display(),
+                siblings.join(", ")
+            ),
+        ));
+    }
+    Ok(device)
+}
+
+/// Whether both are volumes of one store, or the same.
+pub fn is_sibling(one: &Device, other: &Device) -> bool {
+    one.index == other.index || one.store_uuid.is_some() && one.store_uuid == other.store_uuid
+}
+
 /// What a path leads to; None if that can be no store.
 pub fn identity(path: &Path) -> Option<Identity> {
     identity_of(&fs::metadata(path).ok()?)
@@ -125,6 +151,18 @@ mod tests {
         for argument in ["ddup1", "/dev/ddup1"] {
             assert_eq!(find(&devices, Path::new(argument)).unwrap().index, 1);
         }
+    }
+
+    #[test]
+    fn a_volume_is_not_meant_by_what_it_shares() {
+        let mut devices = devices();
+        for device in &mut devices[..2] {
+            device.store_uuid = Some("one".to_owned());
+        }
+        assert_eq!(find_volume(&devices, Path::new("ddup1")).unwrap().index, 1);
+        assert!(is_sibling(&devices[0], &devices[1]));
+        assert!(!is_sibling(&devices[0], &devices[2]));
+        assert!(is_sibling(&devices[2], &devices[2]));
     }
 
     #[test]

@@ -5,12 +5,16 @@
 pub mod adjust;
 pub mod attach;
 pub mod check;
+pub mod create;
 pub mod detach;
 pub mod dump;
 pub mod events;
 pub mod format;
 pub mod get;
 pub mod list;
+pub mod probe;
+pub mod remove;
+pub mod resize;
 pub mod set;
 pub mod status;
 
@@ -30,10 +34,14 @@ pub fn run(verb: &Verb) -> Result {
         Verb::Status(args) => status::run(args),
         Verb::Get(args) => get::run(args),
         Verb::Set(args) => set::run(args),
+        Verb::Create(args) => create::run(args),
+        Verb::Resize(args) => resize::run(args),
+        Verb::Remove(args) => remove::run(args),
         Verb::Adjust(args) => adjust::run(args),
         Verb::Events(args) => events::run(args),
         Verb::Check(args) => check::run(args),
         Verb::Dump(args) => dump::run(args),
+        Verb::Probe(args) => probe::run(args),
     }
 }
 

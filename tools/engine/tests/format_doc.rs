@@ -316,6 +316,7 @@ fn the_entries_of_pages_are_as_documented() {
         origin: 0x4142_4344,
         levels: 6,
         root: p,
+        keeps: Some(0x51_5253_5455_5657),
     };
     Table::read("Volume entry").compare(
         &entry(256, |page| volume.write(page, 0)),
@@ -327,7 +328,9 @@ fn the_entries_of_pages_are_as_documented() {
             ("parent_generation", n(volume.parent_generation.0.into())),
             ("origin", n(volume.origin.into())),
             ("levels", n(6)),
+            ("flags", n(1)),
             ("root", bytes_of(p)),
+            ("keeps", n(0x51_5253_5455_5657)),
         ],
     );
     let punch = PunchEntry {

@@ -97,7 +97,7 @@ impl Store {
     }
 
     /// Whether the metadata segments have room for what two checkpoints may rewrite.
-    fn fits_metadata(&mut self, want: &Reservation, frees: bool) -> bool {
+    pub(super) fn fits_metadata(&mut self, want: &Reservation, frees: bool) -> bool {
         let waiting = self.overlay.pages(&self.overlay.active)
             + self.overlay.pages(&self.overlay.frozen)
             + self.reserved.pages

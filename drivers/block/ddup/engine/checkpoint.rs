@@ -7,6 +7,7 @@
 //!    punches are copied. From here on new records belong to the next checkpoint.
 //! 2. *Maps*: leaf by leaf, the frozen points replace entries; an owned entry that is replaced
 //!    gives its cluster a delta of -1 in the frozen set.
+//!    Then volumes get their new size (`volume.rs`).
 //! 3. *Counts*, *names*: leaf by leaf, the frozen deltas. A count that becomes zero makes Junk.
 //!    The merge goes in order, so a parent is written as soon as the merge leaves it: only one
 //!    path of each tree is held at a time.
@@ -54,6 +55,8 @@ pub enum Stage {
     Idle,
     /// Merging points.
     Maps,
+    /// Changing the size of volumes.
+    Volumes,
     /// Merging counts.
     Counts,
     /// Merging names.
@@ -155,6 +158,13 @@ impl Checkpointer {
         self.final_done && !self.is_running()
     }
 
+    /// Whether the running checkpoint has a punch that touches `from..to`.
+    pub(super) fn has_punch(&self, from: u64, to: u64) -> bool {
+        self.punches
+            .iter()
+            .any(|&(start, end)| start < to && end > from)
+    }
+
     /// Nothing will be written any more.
     pub(super) fn stop(&mut self) {
         self.stage = Stage::Idle;
@@ -171,6 +181,12 @@ impl Store {
         match self.checkpointer.stage {
             Stage::Idle => self.should_cut() && self.cut(),
             Stage::Maps => self.merge_step(Self::merge_map_leaf),
+            Stage::Volumes => {
+                self.reshape_volumes() && {
+                    self.checkpointer.stage = Stage::Counts;
+                    true
+                }
+            }
             Stage::Counts => self.merge_step(Self::merge_count_leaf),
             Stage::Names => self.merge_step(Self::merge_name_leaf),
             Stage::Lists => self.write_lists(),
@@ -196,10 +212,12 @@ impl Store {
             && self.ops.in_flight == 0
             && !self.recycler.is_busy()
             && !self.checkpointer.final_done;
-        last || (dirty && (self.checkpointer.wanted || old || self.is_half_full())) || {
-            self.checkpointer.wanted = false;
-            false
-        }
+        last || self.change_waits()
+            || (dirty && (self.checkpointer.wanted || old || self.is_half_full()))
+            || {
+                self.checkpointer.wanted = false;
+                false
+            }
     }
 
     /// Whether the active set, or the journal since the last cut, takes half of what it may.
@@ -220,6 +238,9 @@ impl Store {
             self.mode == Mode::Detaching && self.ops.in_flight == 0 && !self.recycler.is_busy();
         // If it fails now, for want of memory or of a journal buffer, it is tried again soon.
         self.checkpointer.want();
+        if !self.prepare_change() {
+            return false;
+        }
         let mut punches = KVec::new();
         let room = punches.reserve(self.overlay.punches(), GFP_KERNEL);
         if room.is_err() {
@@ -268,6 +289,7 @@ impl Store {
         c.total = (frozen.points.len() + 2 * frozen.deltas.len()) as u64 + 1;
         self.dirty_since = None;
         self.open_since = None;
+        self.apply_change(birth);
         true
     }
 
@@ -290,7 +312,7 @@ impl Store {
                 }
                 self.checkpointer.cursor = 0;
                 self.checkpointer.stage = match stage {
-                    Stage::Maps => Stage::Counts,
+                    Stage::Maps => Stage::Volumes,
                     Stage::Counts => Stage::Names,
                     _ => Stage::Lists,
                 };
@@ -621,7 +643,13 @@ impl Store {
 
     /// Gives a changed page a new place, lets a copy of it be written there, and sets its parent's
     /// pointer. A page without entries goes instead. `None`: the store failed.
-    fn write_slot(&mut self, tree: &Tree, slot: SlotId, highest: u64, mut buf: Buf) -> Option<()> {
+    pub(super) fn write_slot(
+        &mut self,
+        tree: &Tree,
+        slot: SlotId,
+        highest: u64,
+        mut buf: Buf,
+    ) -> Option<()> {
         let (id, old) = self.cache.slot(slot).map(|s| (s.id, s.pointer))?;
         let owned = old.birth.0 > tree.parent_generation;
         if !old.is_null() && owned && !mutant!(9) && !self.space.give_page(old.place) {
@@ -715,7 +743,7 @@ impl Store {
     /// Step 4: volume table and punches, whole; and the places of the select pages. All that takes
     /// or gives places comes before the segment table that shows it.
     fn write_lists(&mut self) -> bool {
-        let volumes = self.volumes.len() as u64;
+        let volumes = self.volumes.iter().filter(|v| v.is_there()).count() as u64;
         let punches = self.checkpointer.punches.len();
         let pages_of = |entries: u64, leaf: u64| {
             let leaves = entries.div_ceil(leaf.max(1));
@@ -725,10 +753,12 @@ impl Store {
             pages_of(volumes, VOLUME_LEAF),
             pages_of(punches as u64, PUNCH_LEAF),
         ];
+        let mut entries = KVec::new();
         let mut punched = KVec::new();
         let [mut places_0, mut places_1] = [KVec::new(), KVec::new()];
         let room = punched
             .reserve(punches, GFP_KERNEL)
+            .and_then(|()| entries.reserve(volumes as usize, GFP_KERNEL))
             .and_then(|()| places_0.reserve(pages[0], GFP_KERNEL))
             .and_then(|()| places_1.reserve(pages[1], GFP_KERNEL));
         if room.is_err() || !self.fill_spare(pages[0] + pages[1]) {
@@ -750,11 +780,12 @@ impl Store {
             };
             let _ = punched.push_within_capacity(entry);
         }
-        let entries = core::mem::take(&mut self.volumes);
+        for volume in self.volumes.iter().filter(|v| v.is_there()) {
+            let _ = entries.push_within_capacity(*volume);
+        }
         let root = self.write_blob(tree::VOLUMES, 0, &entries, VOLUME_LEAF, |e, page, slot| {
             VolumeEntry::write(e, page, slot)
         });
-        self.volumes = entries;
         let punch_root = self.write_blob(tree::PUNCHES, 1, &punched, PUNCH_LEAF, |e, page, at| {
             PunchEntry::write(e, page, at)
         });
@@ -848,7 +879,8 @@ impl Store {
         c.generation = self.checkpointer.generation;
         c.attached_seconds = cut.attached_seconds;
         c.punch_count = self.checkpointer.punches.len() as u64;
-        c.volume_count = self.volumes.len() as u64;
+        c.volume_count = self.volumes.iter().filter(|v| v.is_there()).count() as u64;
+        c.next_volume = self.next_volume();
         c.owner_count = self.owner_count;
         c.names = self.names.root;
         c.counts = self.counts.root;
@@ -1104,17 +1136,18 @@ impl Store {
         self.checkpointer.final_done = cut.clean;
         self.stats.checkpoints += 1;
         mark!(checkpoint_durable);
+        self.end_change(true);
         self.checkpointer.spare.truncate(WRITES_MAX as usize);
     }
 
-    fn take_buf(&mut self) -> Option<Buf> {
+    pub(super) fn take_buf(&mut self) -> Option<Buf> {
         match self.checkpointer.spare.pop() {
             Some(buf) => Some(buf),
             None => KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL).ok(),
         }
     }
 
-    fn keep_buf(&mut self, buf: Buf) {
+    pub(super) fn keep_buf(&mut self, buf: Buf) {
         if buf.len() == CLUSTER_SIZE {
             let _ = self.checkpointer.spare.push_within_capacity(buf);
         }

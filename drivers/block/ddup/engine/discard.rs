@@ -129,7 +129,9 @@ impl Store {
             mark!(reaper_skips_unmapped);
             // The durable list of punches is out of date.
             self.dirty_since.get_or_insert(self.now);
-            return self.overlay.cut_punches(start, stretch).is_ok();
+            let done = self.overlay.cut_punches(start, stretch).is_ok();
+            self.hurry_shrink(slot);
+            return done;
         }
         let leaf_end = key(slot, Lbn((lbn.0 / MAP_LEAF + 1) * MAP_LEAF)).min(end);
         // Where room is short a few blocks at a time: they may be what frees it.
@@ -167,7 +169,8 @@ impl Store {
                     Ok(page) => MapEntry::read(self.cache.page(page), lbn.0 % MAP_LEAF),
                     Err(_) => MapEntry::NONE,
                 });
-            if entry.is_mapped()
+            // Also what older versions left of zeroes: else its leaf would keep its page.
+            if entry != MapEntry::NONE
                 && self
                     .overlay
                     .set(slot, lbn, MapEntry::NONE, tree.levels)
@@ -177,6 +180,15 @@ impl Store {
                 return false;
             }
         }
+        self.hurry_shrink(slot);
         true
+    }
+
+    /// The next checkpoint ends the shrink of a volume if all was released that had to go.
+    fn hurry_shrink(&mut self, slot: usize) {
+        let shrinks = self.volumes.get(slot).is_some_and(|v| v.keeps.is_some());
+        if shrinks && self.releasing(slot) == 0 {
+            self.checkpointer.want();
+        }
     }
 }

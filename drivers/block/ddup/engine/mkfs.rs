@@ -128,6 +128,7 @@ pub fn format<E>(
         origin: 0,
         levels: levels_for(blocks, MAP_LEAF),
         root: Pointer::NULL,
+        keeps: None,
     };
     volume.write(&mut buf, 0);
     let volumes = put(

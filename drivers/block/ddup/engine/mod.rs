@@ -72,6 +72,7 @@ mod saved;
 mod state;
 mod supply;
 mod tree;
+mod volume;
 mod write;
 
 pub use self::format::page::Hash;
@@ -145,6 +146,30 @@ impl Default for Knobs {
             count_full: 1 << 31,
         }
     }
+}
+
+/// A change of a store's volumes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum VolumeChange {
+    /// One more volume.
+    Create {
+        /// Names it.
+        uuid: [u8; 16],
+        /// Its size.
+        blocks: u64,
+    },
+    /// Another size.
+    Resize {
+        /// Slot of the volume.
+        slot: u32,
+        /// Its size from now on.
+        blocks: u64,
+    },
+    /// The volume goes, and what only it holds.
+    Remove {
+        /// Slot of the volume.
+        slot: u32,
+    },
 }
 
 /// How a data I/O ended.
@@ -275,6 +300,13 @@ pub enum Action {
         cluster: Cluster,
         /// Clusters.
         count: u64,
+    },
+    /// The change of a volume that was begun is durable, or (false) will not be made.
+    VolumeChanged {
+        /// Slot of the volume.
+        slot: u32,
+        /// Whether it was made.
+        ok: bool,
     },
     /// The store is attached; requests may come.
     Started,
@@ -408,6 +440,32 @@ impl Engine {
         self.store
             .as_ref()
             .and_then(|store| store.volume_info(slot))
+    }
+
+    /// Slots that volumes have; some may be vacant.
+    pub fn volume_slots(&self) -> u32 {
+        self.store
+            .as_ref()
+            .map_or(0, |store| store.volumes.len() as u32)
+    }
+
+    /// Whether a volume is still being shrunk or removed.
+    pub fn is_releasing(&self) -> bool {
+        self.store
+            .as_ref()
+            .is_some_and(|store| store.volumes.iter().any(|v| v.keeps.is_some()))
+    }
+
+    /// Begins a change of the volumes, which ends in [`Action::VolumeChanged`]. Answers the slot of
+    /// the volume. Blocks that go, and a new volume, take no requests from here on.
+    ///
+    /// `EBUSY`: another change is under way, the volume is still being shrunk, or a request is in
+    /// flight where blocks go. `ENOENT`: there is no such volume. `EINVAL`: not such a size, or it
+    /// is the last volume. `ENOSPC`: as many as there may be, or no room. `EROFS`: read-only.
+    pub fn change_volume(&mut self, now: Millis, change: VolumeChange) -> Result<u32> {
+        let store = self.store.as_mut().ok_or(ENODEV)?;
+        store.now = store.now.max(now);
+        store.change_volume(change)
     }
 
     /// Why the store is read-only, unless that was asked for.

@@ -23,6 +23,7 @@ use super::sorted::SortedMap;
 use super::space::Space;
 use super::types::{Cluster, FingerprintAlgorithm, Millis, Name, Status, Tag};
 use super::types::{REQUEST_BLOCKS_MAX, SEGMENT_CLUSTERS};
+use super::volume::Change;
 use super::{Action, BlockContent, Buf, Config, Knobs, OpKind};
 use kernel::prelude::*;
 
@@ -69,6 +70,8 @@ pub struct VolumeInfo {
     pub uuid: [u8; 16],
     /// Its size in blocks.
     pub blocks: u64,
+    /// Blocks behind its end that are still being released.
+    pub releasing: u64,
 }
 
 macro_rules! counters {
@@ -190,7 +193,10 @@ pub struct Store {
     pub(super) attached_at: (Millis, u64),
     pub(super) mode: Mode,
     pub(super) superblock: KBox<Superblock>,
+    /// By slot.
     pub(super) volumes: KVec<VolumeEntry>,
+    /// A change of them.
+    pub(super) change: Option<Change>,
     pub(super) names: Tree,
     pub(super) counts: Tree,
     /// Map entries that own a cluster, as of the last merge.
@@ -333,6 +339,7 @@ impl Store {
                 mode,
                 superblock,
                 volumes,
+                change: None,
                 names,
                 counts,
                 owner_count,
@@ -508,10 +515,7 @@ impl Store {
         if kind == OpKind::Flush {
             return Ok(());
         }
-        let volume = self
-            .volumes
-            .get(request.volume as usize)
-            .ok_or(Status::Range)?;
+        let size = self.blocks_of(request.volume as usize);
         let end = request
             .lbn
             .0
@@ -520,7 +524,7 @@ impl Store {
         let too_many = matches!(kind, OpKind::Read | OpKind::Write)
             && request.count > REQUEST_BLOCKS_MAX.into();
         let content_fits = kind != OpKind::Write || blocks.len() as u64 == request.count;
-        if request.count == 0 || end > volume.blocks || too_many || !content_fits {
+        if request.count == 0 || end > size || too_many || !content_fits {
             return Err(Status::Range);
         }
         if kind != OpKind::Read && self.mode != Mode::Attached {
@@ -757,6 +761,7 @@ impl Store {
         self.mode = Mode::ReadOnly;
         self.checkpointer.stop();
         self.act(Action::Failed(reason));
+        self.end_change(false);
         let waiting = [
             &mut self.admission,
             &mut self.space_wait,
@@ -808,11 +813,12 @@ impl Store {
 
     /// The volume in a slot.
     pub(super) fn volume_info(&self, slot: u32) -> Option<VolumeInfo> {
-        let volume = self.volumes.get(slot as usize)?;
+        let volume = self.shown(slot as usize)?;
         Some(VolumeInfo {
             id: volume.id,
             uuid: volume.uuid,
-            blocks: volume.blocks,
+            blocks: volume.size(),
+            releasing: self.releasing(slot as usize),
         })
     }
 

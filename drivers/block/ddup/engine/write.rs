@@ -443,10 +443,14 @@ impl Store {
             let Some(&b) = self.ops.block(tag, i) else {
                 return;
             };
-            let entry = MapEntry {
-                cluster: b.cluster,
-                birth,
-                check: b.content.check,
+            let entry = match b.cluster {
+                // A leaf of nothing else has no page.
+                Cluster::NONE => MapEntry::NONE,
+                cluster => MapEntry {
+                    cluster,
+                    birth,
+                    check: b.content.check,
+                },
             };
             let lbn = Lbn(lbn.0 + u64::from(i - block));
             let mut applied = self.overlay.set(slot, lbn, entry, levels);

@@ -20,20 +20,26 @@ pub fn run(args: &DetachArgs) -> Result {
             eprintln!("ddup: {earlier}");
         }
     };
-    let targets: Vec<&Device> = if args.all {
-        devices.iter().collect()
-    } else {
-        let mut found: Vec<&Device> = Vec::new();
-        for argument in &args.devices {
-            match target::find(&devices, argument) {
-                // Two names of one device are one device.
-                Ok(device) if found.iter().any(|other| other.index == device.index) => {}
-                Ok(device) => found.push(device),
-                Err(error) => note(error.context("cannot detach")),
-            }
+    let mut named: Vec<&Device> = Vec::new();
+    if args.all {
+        named.extend(&devices);
+    }
+    for argument in &args.devices {
+        match target::find(&devices, argument) {
+            Ok(device) => named.push(device),
+            Err(error) => note(error.context("cannot detach")),
         }
-        found
-    };
+    }
+    // Two names of one device are one device, and the volumes of a store go together.
+    let mut targets: Vec<&Device> = Vec::new();
+    for device in named {
+        if !targets
+            .iter()
+            .any(|other| target::is_sibling(other, device))
+        {
+            targets.push(device);
+        }
+    }
     for device in targets {
         if let Err(error) = driver.detach(device.index, args.force) {
             note(error.context(format!("cannot detach {}", device.node().display())));

@@ -7,6 +7,7 @@ use crate::{
     cli::EventsArgs,
     error::{Error, Exit, Result},
     family::{Device, Driver, Events, Incoming},
+    size,
 };
 use serde::Serialize;
 use std::io::Write;
@@ -158,6 +159,9 @@ fn line(event: &str, device: Option<&Device>) -> String {
         device.node().display(),
         device.path
     );
+    if let (None, Some(bytes)) = (device.state, device.size) {
+        text.push_str(&format!(" {}", size::human(bytes)));
+    }
     if let Some(failure) = device.failure {
         text.push_str(&format!(" {}", failure.name()));
     }

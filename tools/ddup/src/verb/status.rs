@@ -89,6 +89,16 @@ fn describe(device: &Device) -> String {
     if let Some(number) = device.volume {
         let _ = write!(volume, ", number {number}");
     }
+    if let Some(uuid) = &device.volume_uuid {
+        let _ = write!(volume, ", {uuid}");
+    }
+    if let Some(bytes) = device.releasing_bytes {
+        let _ = write!(
+            volume,
+            ", {} behind its end are released",
+            size::human(bytes)
+        );
+    }
     line("volume", volume);
     if let Some(counters) = &device.counters {
         for (label, value) in describe_counters(counters) {

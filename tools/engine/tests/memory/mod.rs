@@ -284,6 +284,7 @@ impl Shell {
             }
             Action::Started => self.started = true,
             Action::Failed(reason) => self.failed = Some(reason),
+            Action::VolumeChanged { .. } => {}
             Action::Detached(ok) => {
                 assert_eq!(ok, self.failed.is_none());
                 self.detached = true;

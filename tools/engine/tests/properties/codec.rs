@@ -181,6 +181,7 @@ fn entries_of_each_kind_come_back_and_leave_their_neighbours_alone() {
             origin: 8,
             levels: levels_for(blocks, MAP_LEAF),
             root: pointer(&mut random),
+            keeps: (slot % 2 == 1).then(|| random.below(blocks)),
         };
         entry.write(&mut page, slot);
         assert_eq!(VolumeEntry::read(&page, slot), Ok(Some(entry)));

@@ -7,7 +7,7 @@
 
 use ddup_sim::content::{Content, Image, CLUSTER};
 use ddup_sim::disk::Disk;
-use ddup_sim::port::{Action, DataResult, Kind, Millis, Request, Store};
+use ddup_sim::port::{Action, Change, DataResult, Kind, Millis, Request, Store};
 use ddup_sim::real::Real;
 use ddup_sim::rng::Rng;
 use ddup_sim::script::Setup;
@@ -116,10 +116,19 @@ impl Machine<'_> {
         let request = Request {
             tag: 0,
             kind,
+            volume: 0,
             lbn,
             count,
             fua: rng.chance(1, 8),
         };
+        if rng.chance(1, 8) {
+            let change = match rng.below(3) {
+                0 => Change::Create(rng.between(1, 9), 1 << rng.below(40)),
+                1 => Change::Resize(rng.below(4) as u32, 1 << rng.below(40)),
+                _ => Change::Remove(rng.below(4) as u32),
+            };
+            let _ = self.store.change_volume(self.now, change);
+        }
         self.ended = false;
         let contents = self.contents.clone();
         self.store
@@ -261,6 +270,7 @@ impl Machine<'_> {
             Action::Started => self.started = true,
             Action::Failed { .. } if !self.started => self.over = true,
             Action::Detached { .. } => self.over = true,
+            Action::VolumeChanged { .. } => (),
             Action::ZeroBlocks { .. } | Action::Failed { .. } | Action::Event(_) => (),
         }
         Ok(())

@@ -10,8 +10,12 @@ const GENERIC_HEADER: usize = 4;
 const CMD_ATTACH: u8 = 1;
 const CMD_DETACH: u8 = 2;
 const CMD_GET: u8 = 3;
+const CMD_CHECK: u8 = 7;
+const CMD_CREATE: u8 = 9;
+const CMD_RESIZE: u8 = 10;
+const CMD_REMOVE: u8 = 12;
 /// Beyond the last command.
-const CMD_END: u8 = 9;
+const CMD_END: u8 = 15;
 
 const A_INDEX: u16 = 1;
 const A_PATH: u16 = 3;
@@ -19,9 +23,10 @@ const A_READ_ONLY: u16 = 6;
 const A_FORCE: u16 = 7;
 const A_CACHE_BYTES: u16 = 8;
 const A_INDEX_BYTES: u16 = 9;
+const A_SIZE: u16 = 12;
 const A_COUNTERS: u16 = 16;
 /// Beyond the last attribute.
-const A_END: u16 = 28;
+const A_END: u16 = 30;
 
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
@@ -75,10 +80,13 @@ pub struct Message {
 
 /// Makes one.
 pub fn message(random: &mut Random, family: u16, sequence: u32, paths: &[String]) -> Message {
-    let command = match random.below(10) {
+    let command = match random.below(13) {
         0..=3 => CMD_ATTACH,
         4..=6 => CMD_DETACH,
         7..=8 => CMD_GET,
+        9 => CMD_CREATE,
+        10 => CMD_RESIZE,
+        11 => CMD_REMOVE,
         _ => random.below(CMD_END.into()) as u8,
     };
     let mut flags = NLM_F_REQUEST | NLM_F_ACK;
@@ -111,7 +119,10 @@ pub fn message(random: &mut Random, family: u16, sequence: u32, paths: &[String]
     bytes[..4].copy_from_slice(&len.to_ne_bytes());
     Message {
         // After damage it may be any command.
-        changes: matches!(bytes.get(HEADER), Some(&(CMD_ATTACH | CMD_DETACH))),
+        changes: matches!(
+            bytes.get(HEADER),
+            Some(&(CMD_ATTACH | CMD_DETACH | CMD_CHECK | CMD_CREATE | CMD_RESIZE | CMD_REMOVE))
+        ),
         bytes,
     }
 }
@@ -121,7 +132,8 @@ fn attributes(random: &mut Random, bytes: &mut Vec<u8>, command: u8, paths: &[St
     let taken: &[u16] = match command {
         CMD_ATTACH => &[A_PATH, A_INDEX, A_READ_ONLY, A_CACHE_BYTES, A_INDEX_BYTES],
         CMD_DETACH => &[A_INDEX, A_FORCE],
-        CMD_GET => &[A_INDEX],
+        CMD_GET | CMD_REMOVE => &[A_INDEX],
+        CMD_CREATE | CMD_RESIZE => &[A_INDEX, A_SIZE, A_FORCE],
         _ => &[],
     };
     for (i, kind) in taken.iter().enumerate() {
@@ -176,7 +188,7 @@ fn value(random: &mut Random, kind: u16, paths: &[String]) -> Vec<u8> {
     match kind {
         A_READ_ONLY | A_FORCE => Vec::new(),
         A_PATH => path(random, paths),
-        A_CACHE_BYTES | A_INDEX_BYTES => {
+        A_CACHE_BYTES | A_INDEX_BYTES | A_SIZE => {
             let number = number(random);
             match u32::try_from(number) {
                 Ok(small) if !random.one_in(4) => small.to_ne_bytes().to_vec(),

@@ -182,6 +182,7 @@ impl Device {
             origin: 0,
             levels: map.pages.len() as u8,
             root: map.root(),
+            keeps: None,
         };
         let place = superblock.checkpoint.volumes.place.0;
         if let Some(page) = self.written.get_mut(&place) {

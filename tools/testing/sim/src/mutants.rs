@@ -91,6 +91,9 @@ const NAMES: &[(u32, &str)] = &[
         63,
         "a checkpoint writes over a segment table that a check has still to read",
     ),
+    (64, "what a shrunk or removed volume loses is not punched"),
+    (65, "a change of a volume is told before it is durable"),
+    (66, "a shrink ends before what goes has been released"),
 ];
 
 fn name(number: u32) -> Option<&'static str> {

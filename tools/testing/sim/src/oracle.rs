@@ -417,6 +417,12 @@ impl Oracle {
             .retain(|lbn| blocks.get(lbn).is_some_and(|b| !b.settled()));
     }
 
+    /// Blocks from `from` to `to` are no more; what comes there later begins with zeroes.
+    pub fn forget(&mut self, from: u64, to: u64) {
+        self.blocks.retain(|lbn, _| !(from..to).contains(lbn));
+        self.unsettled.retain(|lbn| !(from..to).contains(lbn));
+    }
+
     /// Whether anything is in flight.
     pub fn busy(&self) -> bool {
         !(self.reading.is_empty() && self.writing.is_empty() && self.flushing.is_empty())

@@ -36,6 +36,8 @@ pub struct Request {
     pub tag: u32,
     /// What it asks for.
     pub kind: Kind,
+    /// Slot of the volume.
+    pub volume: u32,
     /// First block.
     pub lbn: u64,
     /// Blocks.
@@ -81,6 +83,28 @@ pub enum Durability {
     AllBefore,
     /// What was written, and everything that had completed when it was sent, in any order.
     AllTogether,
+}
+
+/// A change of a volume. The volumes of a history have numbers, and UUIDs that hold them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// One more, of this many blocks.
+    Create(u64, u64),
+    /// The volume in this slot gets this many blocks.
+    Resize(u32, u64),
+    /// The volume in this slot goes.
+    Remove(u32),
+}
+
+/// A volume that the store shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Its number in the history.
+    pub number: u64,
+    /// Its slot in the store.
+    pub slot: u32,
+    /// Its size.
+    pub blocks: u64,
 }
 
 /// What the store wants done. The fields are those of the engine's contract.
@@ -138,6 +162,10 @@ pub enum Action<T> {
         token: T,
         cluster: u64,
         count: u64,
+    },
+    VolumeChanged {
+        slot: u32,
+        ok: bool,
     },
     Started,
     Failed {
@@ -218,6 +246,16 @@ pub trait Store: Sized {
     /// Whether writes that find no space wait for some, from here on; else they fail.
     fn set_wait_for_space(&mut self, wait: bool) {
         let _ = wait;
+    }
+    /// Begins a change of a volume; `None`: not now. Ends in `VolumeChanged`.
+    fn change_volume(&mut self, now: Millis, change: Change) -> Option<u32> {
+        let _ = (now, change);
+        None
+    }
+    /// The volumes that there are, and whether some part of one is still being released. `None`: the
+    /// store has always one.
+    fn volumes(&self) -> Option<(Vec<Volume>, bool)> {
+        None
     }
     /// Keeps the durable checkpoint on the disk; answers what names this pin, and what the check of
     /// it begins with. `None`: not now.

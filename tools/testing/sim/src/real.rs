@@ -13,6 +13,7 @@ use ddup_engine::engine::format::layout::{Layout, JOURNAL_START};
 use ddup_engine::engine::format::page::{levels_for, MAP_LEAF};
 use ddup_engine::engine::format::superblock::Superblock;
 use ddup_engine::engine::types::SEGMENT_CLUSTERS;
+use ddup_engine::engine::VolumeChange;
 use ddup_engine::engine::{check, mkfs};
 use ddup_engine::engine::{Action, BlockContent, Cluster, Config, DataResult, Durability, Engine};
 use ddup_engine::engine::{
@@ -91,6 +92,10 @@ fn uuid(setup: &Setup) -> [u8; 16] {
     uuid
 }
 
+fn volume_uuid(number: u64) -> [u8; 16] {
+    [number as u8 + 7; 16]
+}
+
 impl Store for Real {
     type Token = IoToken;
 
@@ -104,7 +109,7 @@ impl Store for Real {
             journal_clusters: setup.journal_clusters,
             volume_blocks: setup.volume_blocks,
             uuid: uuid(setup),
-            volume_uuid: [7; 16],
+            volume_uuid: volume_uuid(0),
             label: [0; 64],
             fingerprint: algorithm,
             name_key: setup.fingerprints.key,
@@ -218,7 +223,7 @@ impl Store for Real {
         let request = Request {
             tag: r.tag,
             kind,
-            volume: 0,
+            volume: r.volume,
             lbn: Lbn(r.lbn),
             count: r.count,
             fua: r.fua,
@@ -342,6 +347,7 @@ impl Store for Real {
                 cluster: cluster.0,
                 count,
             },
+            Action::VolumeChanged { slot, ok } => port::Action::VolumeChanged { slot, ok },
             Action::Started => match self.engine.failed() {
                 None => port::Action::Started,
                 Some(reason) => port::Action::Failed {
@@ -367,6 +373,29 @@ impl Store for Real {
         let mut knobs = self.engine.knobs();
         knobs.wait_for_space = wait;
         self.engine.set_knobs(knobs);
+    }
+
+    fn change_volume(&mut self, now: Millis, change: port::Change) -> Option<u32> {
+        let change = match change {
+            port::Change::Create(number, blocks) => VolumeChange::Create {
+                uuid: volume_uuid(number),
+                blocks,
+            },
+            port::Change::Resize(slot, blocks) => VolumeChange::Resize { slot, blocks },
+            port::Change::Remove(slot) => VolumeChange::Remove { slot },
+        };
+        self.engine.change_volume(now, change).ok()
+    }
+
+    fn volumes(&self) -> Option<(Vec<port::Volume>, bool)> {
+        let shown = (0..self.engine.volume_slots()).filter_map(|slot| {
+            self.engine.volume(slot).map(|v| port::Volume {
+                number: u64::from(v.uuid[0] - 7),
+                slot,
+                blocks: v.blocks,
+            })
+        });
+        Some((shown.collect(), self.engine.is_releasing()))
     }
 
     fn pin(&mut self, now: Millis) -> Option<(u64, Vec<u8>)> {

@@ -46,6 +46,8 @@ totals! {
     given_up: "stores that gave up",
     /// Clean detaches.
     detaches: "clean detaches",
+    /// Volumes that came, went or got another size.
+    volume_changes: "changes of volumes",
     /// Checkpoints that became durable.
     checkpoints: "checkpoints",
     /// Times that the journal began again at its first cluster.

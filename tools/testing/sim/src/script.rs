@@ -93,11 +93,21 @@ pub struct Setup {
     pub alloc_faults: bool,
     /// What the history is bent towards.
     pub theme: Theme,
+    /// Volumes come, go and change their size.
+    pub volumes: bool,
     /// What rots.
     pub rot: Rot,
     /// Checksum of metadata.
     pub hash: fn(&[u8], u64) -> u64,
 }
+
+/// The first block of a volume as an operation names it: volumes lie one behind the other.
+pub fn volume_base(number: u64) -> u64 {
+    number << 41
+}
+
+/// Volumes of a history, the first included.
+const VOLUMES: u64 = 5;
 
 /// One operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +144,25 @@ pub enum Op {
         /// Blocks.
         count: u64,
     },
+    /// Volume `number` comes, if it is not there.
+    Create {
+        /// Not 0.
+        number: u64,
+        /// Its size.
+        blocks: u64,
+    },
+    /// Volume `number`, if it is there, gets another size.
+    Resize {
+        /// Which.
+        number: u64,
+        /// Its size.
+        blocks: u64,
+    },
+    /// Volume `number` goes, if it is there.
+    Remove(
+        /// Which.
+        u64,
+    ),
     /// Nothing for a while, in milliseconds.
     Idle(u64),
     /// The power fails; then it fails again so many steps into each of the next recoveries.
@@ -281,6 +310,7 @@ fn setup(seed: u64, rng: &mut Rng) -> Setup {
         io_faults: rng.chance(12, 100),
         alloc_faults: rng.chance(12, 100),
         theme,
+        volumes: swarm && !full && seed % 4 == 1,
         rot,
         hash: crate::xxh64::xxh64,
     };
@@ -332,6 +362,10 @@ struct Maker {
     cut_one_in: u64,
     faulty: bool,
     starving: bool,
+    /// Requests go to volumes other than the first, too.
+    volumes: bool,
+    /// Blocks that the other volumes have at most.
+    others_max: u64,
 }
 
 const SWARM: [u32; 5] = [0, 1, 4, 16, 64];
@@ -413,6 +447,8 @@ impl Maker {
             cut_one_in,
             faulty: false,
             starving: false,
+            volumes: setup.volumes,
+            others_max: (usable / 8).max(2),
         }
     }
 
@@ -424,6 +460,13 @@ impl Maker {
             return (rng.pick(places), count);
         }
         let n = self.regions.len() as u64;
+        if self.volumes && rng.chance(1, 2) {
+            let at = match rng.below(3) {
+                0 => rng.below(self.others_max),
+                _ => rng.below(300),
+            };
+            return (volume_base(rng.between(1, VOLUMES - 1)) + at, count);
+        }
         // The first region is hot.
         let i = if rng.chance(1, 3) {
             0
@@ -521,6 +564,9 @@ impl Maker {
         if setup.rot != Rot::Nothing && rng.chance(1, 200) {
             return Op::Rot;
         }
+        if self.volumes && rng.chance(1, 60) {
+            return self.change(rng);
+        }
         let want = rng.skewed(self.max_bits);
         match rng.weighted(&self.weights) {
             Some(1) => {
@@ -552,6 +598,25 @@ impl Maker {
         }
     }
 
+    fn change(&mut self, rng: &mut Rng) -> Op {
+        let number = rng.below(VOLUMES);
+        let blocks = match rng.below(4) {
+            // Far beyond what is written, so that maps gain and lose levels.
+            0 => rng.between(1, 1 << 40),
+            1 => rng.between(1, 600),
+            _ => rng.between(1, self.others_max),
+        };
+        match rng.below(6) {
+            0 => Op::Remove(number),
+            1 | 2 => Op::Resize { number, blocks },
+            _ if number == 0 => Op::Resize {
+                number,
+                blocks: self.volume_blocks,
+            },
+            _ => Op::Create { number, blocks },
+        }
+    }
+
     fn discard(&mut self, rng: &mut Rng, want: u64) -> Op {
         // What empties the store comes rarely where it is to be full.
         let kind = if self.full && rng.chance(299, 300) {
@@ -567,7 +632,11 @@ impl Maker {
             1 | 2 => {
                 // From the middle of a region far over its end.
                 let (lbn, _) = self.place(rng, 1);
-                let count = rng.skewed(40).min(self.volume_blocks - lbn);
+                let end = match lbn < volume_base(1) {
+                    true => self.volume_blocks,
+                    false => (lbn | (volume_base(1) - 1)) + 1,
+                };
+                let count = rng.skewed(40).min(end - lbn);
                 Op::Discard { lbn, count }
             }
             3 | 4 => {
@@ -618,8 +687,9 @@ mod tests {
                     | Op::WriteZeroes { lbn, count } => (*lbn, *count),
                     _ => continue,
                 };
+                let outside = lbn >= volume_base(1) && s.setup.volumes;
                 assert!(
-                    count > 0 && lbn + count <= s.setup.volume_blocks,
+                    count > 0 && (outside || lbn + count <= s.setup.volume_blocks),
                     "{:?}",
                     a.op
                 );

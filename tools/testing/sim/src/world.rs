@@ -10,10 +10,11 @@
 use crate::content::{Content, Image, CLUSTER, ZERO};
 use crate::disk::{Disk, Loss};
 use crate::oracle::Oracle;
-use crate::port::{Action, Counters, DataResult, Durability, Kind, Millis, Request, Status, Store};
+use crate::port::{Action, Change, Counters, DataResult, Durability, Kind, Millis, Request};
+use crate::port::{Status, Store, Volume};
 use crate::report::Totals;
 use crate::rng::Rng;
-use crate::script::{Op, Rot, Script, Setup};
+use crate::script::{volume_base, Op, Rot, Script, Setup};
 use kernel::fail_alloc;
 use kernel::prelude::KVec;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -157,6 +158,14 @@ struct Online {
     left: u64,
 }
 
+/// A change of a volume that the store works on.
+#[derive(Clone, Copy, Debug)]
+struct Changing {
+    number: u64,
+    /// What it will have; 0: nothing.
+    blocks: u64,
+}
+
 /// Where the store is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Life {
@@ -188,6 +197,9 @@ pub struct World<'a, S: Store> {
     /// Calls of background work for a deadline that has passed, without effect.
     spins: u32,
     online: Option<Online>,
+    /// The volumes by number: slot, and size as far as it is durable.
+    volumes: BTreeMap<u64, (u32, u64)>,
+    changing: Option<Changing>,
     /// Draws what concerns checks, apart from everything else.
     online_rng: Rng,
     /// Writes that find no space wait, as of now.
@@ -319,6 +331,8 @@ impl<'a, S: Store> World<'a, S> {
             alloc_ppm: 0,
             spins: 0,
             online: None,
+            volumes: BTreeMap::from([(0, (0, setup.volume_blocks))]),
+            changing: None,
             online_rng: Rng::new(setup.seed ^ 0x0411),
             wait_for_space: setup.wait_for_space,
             faulted: false,
@@ -373,6 +387,12 @@ impl<'a, S: Store> World<'a, S> {
         self.read_back(usize::MAX)?;
         if self.lost {
             return Ok(());
+        }
+        if self.setup.volumes && !self.errors_are_fair() {
+            self.idle(120_000)?;
+            if self.store.volumes().is_some_and(|(_, releasing)| releasing) {
+                return Err("what a volume lost was not released in two minutes".into());
+            }
         }
         self.detach(true)?;
         self.read_back(usize::MAX)?;
@@ -450,6 +470,18 @@ impl<'a, S: Store> World<'a, S> {
             Op::WriteZeroes { lbn, count } => {
                 self.request(Kind::WriteZeroes, *lbn, *count, Vec::new(), false)
             }
+            Op::Create { number, blocks } => match self.volumes.contains_key(number) {
+                true => Ok(()),
+                false => self.change(*number, Change::Create(*number, *blocks), *blocks),
+            },
+            Op::Resize { number, blocks } => match self.volumes.get(number) {
+                Some((slot, _)) => self.change(*number, Change::Resize(*slot, *blocks), *blocks),
+                None => Ok(()),
+            },
+            Op::Remove(number) => match self.volumes.get(number) {
+                Some((slot, _)) => self.change(*number, Change::Remove(*slot), 0),
+                None => Ok(()),
+            },
             Op::Idle(ms) => self.idle(*ms),
             Op::PowerCut { loss, again } => {
                 self.calm();
@@ -513,12 +545,113 @@ impl<'a, S: Store> World<'a, S> {
         }
     }
 
+    // ---- volumes ---------------------------------------------------------------------------
+
+    /// Begins a change, unless another is under way or the store refuses it.
+    fn change(&mut self, number: u64, change: Change, blocks: u64) -> Result<(), String> {
+        if self.lost || self.changing.is_some() || self.ruined() {
+            return Ok(());
+        }
+        while self.tell()? {}
+        // The action may come before the call returns.
+        self.changing = Some(Changing { number, blocks });
+        let begun = self.with_store_quietly(|s, now| s.change_volume(now, change));
+        say!(self, "volume {number}: {change:?}: slot {begun:?}");
+        match begun {
+            Some(slot) => {
+                self.volumes.entry(number).or_insert((slot, 0));
+                self.background = true;
+                self.totals.volume_changes += 1;
+            }
+            None => self.changing = None,
+        }
+        self.drain()
+    }
+
+    /// A change is durable, or was given up.
+    fn changed(&mut self, ok: bool) -> Result<(), String> {
+        let Some(Changing { number, blocks }) = self.changing.take() else {
+            return Err("the end of a change that nobody asked for".into());
+        };
+        say!(self, "  volume {number}: has {blocks} blocks, ok {ok}");
+        if !ok {
+            return match self.errors_are_fair() {
+                true => Ok(()),
+                false => Err("a change was given up, and nothing had failed".into()),
+            };
+        }
+        let base = volume_base(number);
+        self.oracle.forget(base + blocks, volume_base(number + 1));
+        match blocks {
+            0 => drop(self.volumes.remove(&number)),
+            _ => {
+                if let Some((_, size)) = self.volumes.get_mut(&number) {
+                    *size = blocks;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// After an attach: what volumes there are must be what was told, or what was on its way.
+    fn compare_volumes(&mut self) -> Result<(), String> {
+        let Some((shown, _)) = self.store.volumes() else {
+            return Ok(());
+        };
+        let changing = self.changing.take();
+        let mut before = std::mem::take(&mut self.volumes);
+        for Volume {
+            number,
+            slot,
+            blocks,
+        } in shown.iter().copied()
+        {
+            let old = before.remove(&number).map_or(0, |(_, size)| size);
+            let new = changing.filter(|c| c.number == number).map(|c| c.blocks);
+            if blocks != old && Some(blocks) != new {
+                return Err(format!(
+                    "volume {number} has {blocks} blocks, and {old} or {new:?} were told"
+                ));
+            }
+            if blocks != old {
+                let end = volume_base(number + 1);
+                self.oracle.forget(volume_base(number) + blocks, end);
+            }
+            self.volumes.insert(number, (slot, blocks));
+        }
+        for (number, (_, blocks)) in before {
+            // It never came, or was on its way out.
+            let gone = blocks == 0 || changing.is_some_and(|c| c.number == number && c.blocks == 0);
+            if !gone {
+                return Err(format!("volume {number} of {blocks} blocks is not there"));
+            }
+            self.oracle
+                .forget(volume_base(number), volume_base(number + 1));
+        }
+        Ok(())
+    }
+
+    /// The part of a range that a volume has now and will have: slot, block, blocks.
+    fn within(&self, lbn: u64, count: u64) -> Option<(u32, u64, u64)> {
+        let number = lbn / volume_base(1);
+        let (slot, size) = *self.volumes.get(&number)?;
+        let new = self.changing.filter(|c| c.number == number);
+        let size = size.min(new.map_or(u64::MAX, |c| c.blocks));
+        let at = lbn - volume_base(number);
+        let count = count.min(size.checked_sub(at)?);
+        (count > 0).then_some((slot, at, count))
+    }
+
+    fn with_store_quietly<R>(&mut self, f: impl FnOnce(&mut S, Millis) -> R) -> R {
+        f(&mut self.store, self.now)
+    }
+
     fn request(
         &mut self,
         kind: Kind,
         lbn: u64,
-        count: u64,
-        contents: Vec<Content>,
+        mut count: u64,
+        mut contents: Vec<Content>,
         fua: bool,
     ) -> Result<(), String> {
         if self.lost {
@@ -538,6 +671,14 @@ impl<'a, S: Store> World<'a, S> {
         if self.ruined() {
             return Ok(());
         }
+        let (mut volume, mut at) = (0, 0);
+        if kind != Kind::Flush {
+            let Some(inside) = self.within(lbn, count) else {
+                return Ok(());
+            };
+            (volume, at, count) = inside;
+            contents.truncate(count as usize);
+        }
         let depth = u64::from(self.setup.queue_depth);
         let mut tag = self.rng.below(depth) as u32;
         while self.slots.contains_key(&tag) {
@@ -554,7 +695,8 @@ impl<'a, S: Store> World<'a, S> {
         let request = Request {
             tag,
             kind,
-            lbn,
+            volume,
+            lbn: at,
             count,
             fua,
         };
@@ -853,6 +995,7 @@ impl<'a, S: Store> World<'a, S> {
                     count,
                 });
             }
+            Action::VolumeChanged { ok, .. } => self.changed(ok)?,
             Action::Started => {
                 say!(self, "  started");
                 self.life = Life::Running;
@@ -1653,6 +1796,9 @@ impl<'a, S: Store> World<'a, S> {
                 Life::Failed(reason) => return Err(format!("recovery failed: {reason}")),
                 other => return Err(format!("recovery ended in {other:?}")),
             }
+        }
+        if self.setup.volumes {
+            self.compare_volumes()?;
         }
         if !self.rotten {
             S::check(&self.disk, self.setup, false).map_err(|e| format!("after recovery: {e}"))?;

@@ -240,6 +240,7 @@ impl Shell {
             Action::Started => self.started = true,
             Action::Failed(reason) => self.failed = Some(reason),
             Action::Detached(clean) => self.detached = Some(clean),
+            Action::VolumeChanged { .. } => {}
         }
     }
 

@@ -420,9 +420,19 @@ pub struct VolumeEntry {
     pub levels: u8,
     /// The root of its map.
     pub root: Pointer,
+    /// Blocks that stay, if the others are being released; 0: the volume is being removed.
+    pub keeps: Option<u64>,
 }
 
+/// Flag of a volume: it is being shrunk, or removed.
+const VOLUME_SHRINKS: u64 = 1;
+
 impl VolumeEntry {
+    /// Blocks that can be read and written.
+    pub fn size(&self) -> u64 {
+        self.keeps.unwrap_or(self.blocks)
+    }
+
     /// Entry `slot` (below [`VOLUME_LEAF`]) of a leaf; `None` if no volume has this id.
     pub fn read(page: &[u8], slot: u64) -> Result<Option<VolumeEntry>, PageError> {
         let at = HEADER_BYTES + slot as usize * VOLUME_BYTES;
@@ -435,6 +445,8 @@ impl VolumeEntry {
             origin: le::uint::<4>(page, at + 40) as u32,
             levels: le::uint::<1>(page, at + 44) as u8,
             root: Pointer::read(page, at + 48),
+            keeps: (le::uint::<1>(page, at + 45) & VOLUME_SHRINKS != 0)
+                .then(|| le::uint::<8>(page, at + 80)),
         };
         if entry.id == 0 {
             return Ok(None);
@@ -443,6 +455,7 @@ impl VolumeEntry {
         if entry.blocks == 0
             || entry.blocks > LBN_LIMIT
             || entry.id >= tree::FIRST
+            || entry.keeps.is_some_and(|keeps| keeps >= entry.blocks)
             || levels != usize::from(levels_for(entry.blocks, MAP_LEAF))
         {
             return Err(PageError::Entry);
@@ -462,6 +475,10 @@ impl VolumeEntry {
         le::put_uint::<4>(page, at + 40, self.origin.into());
         le::put_uint::<1>(page, at + 44, self.levels.into());
         self.root.write(page, at + 48);
+        if let Some(keeps) = self.keeps {
+            le::put_uint::<1>(page, at + 45, VOLUME_SHRINKS);
+            le::put_uint::<8>(page, at + 80, keeps);
+        }
     }
 }
 
