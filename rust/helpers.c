@@ -345,15 +345,18 @@ void kstage_bdev_limits(struct block_device *bdev,
 	limits->max_write_zeroes_sectors = bdev_write_zeroes_sectors(bdev);
 	limits->write_cache = bdev_write_cache(bdev);
 	limits->fua = bdev_fua(bdev);
-	/*
-	 * Without a volatile cache every write is durable. For a device without
-	 * FUA blk-mq lets a flush follow the write (block/blk-flush.c); what
-	 * drivers do that stand on bios is their own affair.
-	 */
-	limits->fua_flushes = !limits->write_cache ||
-			      (queue_is_mq(bdev_get_queue(bdev)) && !limits->fua);
 	limits->rotational = bdev_rot(bdev);
 	limits->read_only = bdev_read_only(bdev);
+}
+
+/*
+ * For a device without FUA blk-mq lets a flush follow the write
+ * (block/blk-flush.c); what drivers do that stand on bios is their own affair.
+ * Asked anew each time: limits may change while the device is open.
+ */
+bool kstage_bdev_fua_flushes(struct block_device *bdev)
+{
+	return queue_is_mq(bdev_get_queue(bdev)) && !bdev_fua(bdev);
 }
 
 u64 kstage_bdev_size(struct block_device *bdev)

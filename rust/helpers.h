@@ -118,7 +118,6 @@ struct kstage_holder {
  * @max_write_zeroes_sectors: 0 if it cannot write zeroes by itself
  * @write_cache: it has a volatile write cache, so flushes mean something
  * @fua: it handles FUA itself
- * @fua_flushes: when a FUA write has completed, all earlier writes are durable
  * @rotational: seeks are dear
  * @read_only: writes are refused
  */
@@ -134,7 +133,6 @@ struct kstage_bdev_limits {
 	u32 max_write_zeroes_sectors;
 	bool write_cache;
 	bool fua;
-	bool fua_flushes;
 	bool rotational;
 	bool read_only;
 };
@@ -193,6 +191,7 @@ struct file *kstage_bdev_open(const char *path, bool writable,
 bool kstage_holder_dead(const struct kstage_holder *holder);
 void kstage_bdev_limits(struct block_device *bdev,
 			struct kstage_bdev_limits *limits);
+bool kstage_bdev_fua_flushes(struct block_device *bdev);
 u64 kstage_bdev_size(struct block_device *bdev);
 void kstage_bdev_name(struct block_device *bdev, char *buf, size_t size);
 u32 kstage_bdev_devt(struct block_device *bdev);

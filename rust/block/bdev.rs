@@ -85,6 +85,12 @@ impl BlockDevice {
         limits
     }
 
+    /// Whether all earlier writes are durable when a write with FUA has completed. Any context.
+    pub fn fua_flushes(&self) -> bool {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::kstage_bdev_fua_flushes(self.as_raw()) }
+    }
+
     /// Device number, as in `stat()`'s `st_rdev` of the kernel. Any context.
     pub fn devt(&self) -> u32 {
         // SAFETY: By the type invariant.

@@ -194,8 +194,6 @@ pub(crate) struct Store {
     /// Key of checks, once it is known.
     check_key: Atomic<u64>,
     can_discard: bool,
-    /// A write with FUA makes all earlier ones durable.
-    fua_flushes: bool,
     /// The store takes requests.
     live: Atomic<i32>,
     epoch: Instant<Monotonic>,
@@ -297,9 +295,7 @@ impl Store {
             next: None,
         };
 
-        let limits = device.limits();
-        let can_discard = limits.max_discard_sectors > 0;
-        let fua_flushes = limits.fua_flushes;
+        let can_discard = device.limits().max_discard_sectors > 0;
         let worker = Worker::new(queue)?;
         let bios = BioSet::new(device, BIO_RESERVE, worker.clone())?;
         let pages = PagePool::new(PAGE_RESERVE)?;
@@ -315,7 +311,6 @@ impl Store {
                 compare_pages,
                 check_key: Atomic::new(0),
                 can_discard,
-                fua_flushes,
                 live: Atomic::new(0),
                 epoch: Instant::now(),
                 started <- Completion::new(),
@@ -962,7 +957,9 @@ impl Store {
                     Durability::None => (OpFlags::NONE, Then::Report),
                     Durability::Own => (OpFlags::FUA, Then::Report),
                     Durability::AllBefore => (OpFlags::PREFLUSH | OpFlags::FUA, Then::Report),
-                    Durability::AllTogether if self.fua_flushes => (OpFlags::FUA, Then::Report),
+                    Durability::AllTogether if self.device().fua_flushes() => {
+                        (OpFlags::FUA, Then::Report)
+                    }
                     Durability::AllTogether => (OpFlags::NONE, Then::Flush),
                 };
                 let flags = OpFlags::META | OpFlags::SYNC | durable;

@@ -164,6 +164,8 @@ enum Stage {
     Verify,
     /// A copy of the superblock with the fresh incarnation.
     Write(usize),
+    /// A flush instead, since there is no room for another incarnation.
+    Flush,
     /// Handing over.
     Done,
 }
@@ -295,6 +297,7 @@ impl Recovery {
             self.tries += 1;
             match self.stage {
                 Stage::Write(_) => return self.refuse(FailReason::Checkpoint),
+                Stage::Flush => return self.refuse(FailReason::Flush),
                 _ if self.tries < READ_TRIES => return self.submit_read(buf),
                 // A copy that can't be read counts as damaged; there are others.
                 Stage::Near | Stage::Distant => {}
@@ -312,6 +315,7 @@ impl Recovery {
             Stage::Scan => self.scan(&buf),
             Stage::Ahead(at_start) => self.ahead(at_start, &buf),
             Stage::Write(copy) => self.written(copy),
+            Stage::Flush => self.hand_over(true),
             Stage::Verify | Stage::Done => Ok(()),
         };
         if let Err(reason) = step {
@@ -780,23 +784,27 @@ impl Recovery {
         let parts = self.parts()?;
         let next = parts.doubtful.as_ref().filter(|_| !proven);
         if let Some(&(cluster, check)) = next.and_then(|d| d.data.get(d.seen)) {
-            let check_key = parts.superblock.check_key;
             let buf =
                 KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL).map_err(|_| FailReason::Memory)?;
             self.stage = Stage::Verify;
             self.tries = 0;
-            self.action = Some(Action::VerifyData {
-                cluster,
-                check,
-                check_key,
-                buf,
-            });
-            return Ok(());
+            return self.look_at(cluster, check, buf);
         }
         if let Err(reason) = replay_doubtful(parts) {
             self.reason.get_or_insert(reason);
         }
         self.chain_ended()
+    }
+
+    fn look_at(&mut self, cluster: Cluster, check: Check, buf: Buf) -> Result<(), FailReason> {
+        let check_key = self.parts()?.superblock.check_key;
+        self.action = Some(Action::VerifyData {
+            cluster,
+            check,
+            check_key,
+            buf,
+        });
+        Ok(())
     }
 
     /// A cluster of the last block's data was looked at.
@@ -814,7 +822,6 @@ impl Recovery {
         self.tries += 1;
         let again = result == DataResult::Failed && self.tries < READ_TRIES;
         let parts = self.parts()?;
-        let check_key = parts.superblock.check_key;
         let Some(doubtful) = parts.doubtful.as_mut() else {
             return Err(FailReason::Promise);
         };
@@ -822,13 +829,7 @@ impl Recovery {
             return Err(FailReason::Promise);
         };
         if again {
-            self.action = Some(Action::VerifyData {
-                cluster,
-                check,
-                check_key,
-                buf,
-            });
-            return Ok(());
+            return self.look_at(cluster, check, buf);
         }
         match result {
             DataResult::Failed => {
@@ -886,10 +887,14 @@ impl Recovery {
         }
         if superblock.join_count >= JOINS_MAX {
             // No room for another: the first checkpoint makes this incarnation durable, and the
-            // journal is not written before.
+            // journal is not written before. What counts must be durable all the same before a
+            // cluster is handed out: the machine may have failed, and the device kept its cache.
             superblock.generation -= 1;
             mark!(joins_full);
-            return self.hand_over(true);
+            self.stage = Stage::Flush;
+            let token = IoToken::Recovery;
+            self.action = Some(Action::Flush { token });
+            return Ok(());
         }
         let count = superblock.join_count;
         if let Some(slot) = superblock.joins.get_mut(count) {
