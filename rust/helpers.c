@@ -128,6 +128,11 @@ unsigned short kstage_rq_ioprio(const struct request *rq)
 	return req_get_ioprio((struct request *)rq);
 }
 
+u64 kstage_rq_identity(struct request *rq)
+{
+	return (u64)disk_devt(rq->q->disk) << 32 | blk_mq_unique_tag(rq);
+}
+
 /* ---- disks ---------------------------------------------------------- */
 
 struct gendisk *kstage_disk_alloc(struct blk_mq_tag_set *set,
@@ -206,6 +211,24 @@ void kstage_attr_group_init(struct attribute_group *group, const char *name,
 {
 	group->name = name;
 	group->attrs = attrs;
+}
+
+/* ---- debugfs -------------------------------------------------------- */
+
+struct dentry *kstage_debugfs_dir(const char *name, struct dentry *parent)
+{
+	return debugfs_create_dir(name, parent);
+}
+
+void kstage_debugfs_file(const char *name, struct dentry *parent, void *data,
+			 const struct file_operations *fops)
+{
+	debugfs_create_file(name, 0400, parent, data, fops);
+}
+
+void kstage_debugfs_remove(struct dentry *dentry)
+{
+	debugfs_remove(dentry);
 }
 
 /* ---- bios ----------------------------------------------------------- */

@@ -18,6 +18,7 @@
 #include <linux/bio.h>
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
+#include <linux/debugfs.h>
 #include <linux/errname.h>
 #include <linux/gfp.h>
 #include <linux/kthread.h>
@@ -149,6 +150,7 @@ unsigned int kstage_rq_cursor_count(const struct kstage_rq_cursor *cursor,
 void *kstage_segment_address(const struct kstage_segment *segment);
 unsigned int kstage_rq_nr_segments(const struct request *rq);
 unsigned short kstage_rq_ioprio(const struct request *rq);
+u64 kstage_rq_identity(struct request *rq);
 
 /* Disks (may sleep unless noted). */
 struct gendisk *kstage_disk_alloc(struct blk_mq_tag_set *set,
@@ -170,6 +172,12 @@ void kstage_device_attr_init(struct device_attribute *attr, const char *name,
 					      const char *buf, size_t count));
 void kstage_attr_group_init(struct attribute_group *group, const char *name,
 			    struct attribute **attrs);
+
+/* Files in debugfs (may sleep). */
+struct dentry *kstage_debugfs_dir(const char *name, struct dentry *parent);
+void kstage_debugfs_file(const char *name, struct dentry *parent, void *data,
+			 const struct file_operations *fops);
+void kstage_debugfs_remove(struct dentry *dentry);
 
 /* Bios. */
 struct bio *kstage_bio_alloc(struct block_device *bdev, unsigned short nr_vecs,

@@ -10,6 +10,7 @@
 
 pub mod bindings;
 pub mod block;
+pub mod debugfs;
 pub mod genetlink;
 pub mod hash;
 pub mod kthread;
@@ -20,6 +21,7 @@ pub mod random;
 pub mod socket;
 pub mod sync;
 pub mod sysfs;
+pub mod tracepoint;
 pub mod workqueue;
 
 /// Prefix of log messages that this crate prints.

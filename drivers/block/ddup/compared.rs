@@ -17,6 +17,8 @@ const SLOTS: usize = 8192;
 /// The content that is kept. A cluster has one possible place.
 pub(crate) struct Compared {
     slots: KVVec<Option<(Cluster, PageBuf)>>,
+    /// Slots in use.
+    len: usize,
     /// Where the search for a page to give up goes on.
     hand: usize,
 }
@@ -29,7 +31,16 @@ impl Compared {
         for _ in 0..SLOTS {
             slots.push(None, GFP_KERNEL)?;
         }
-        Ok(Compared { slots, hand: 0 })
+        Ok(Compared {
+            slots,
+            len: 0,
+            hand: 0,
+        })
+    }
+
+    /// Clusters whose content is kept.
+    pub(crate) fn len(&self) -> usize {
+        self.len
     }
 
     fn place(cluster: Cluster) -> usize {
@@ -47,6 +58,7 @@ impl Compared {
     /// A cluster was read, and this is what it holds.
     pub(crate) fn insert(&mut self, cluster: Cluster, page: PageBuf) {
         if let Some(slot) = self.slots.get_mut(Self::place(cluster)) {
+            self.len += usize::from(slot.is_none());
             *slot = Some((cluster, page));
         }
     }
@@ -57,6 +69,7 @@ impl Compared {
             if self.get(Cluster(cluster)).is_some() {
                 if let Some(slot) = self.slots.get_mut(Self::place(Cluster(cluster))) {
                     *slot = None;
+                    self.len -= 1;
                 }
             }
         }
@@ -69,6 +82,7 @@ impl Compared {
 
             self.hand = (at + 1) & (SLOTS - 1);
             if let Some((_, page)) = self.slots.get_mut(at).and_then(Option::take) {
+                self.len -= 1;
                 return Some(page);
             }
         }

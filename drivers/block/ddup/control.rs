@@ -29,6 +29,7 @@ use kernel::{
     time::{delay::fsleep, Delta},
 };
 use kstage::{
+    debugfs::Root,
     genetlink::{self, Attr, Dump, Info, Message, Registration},
     genl_family,
     workqueue::{Flags, OwnedQueue},
@@ -87,6 +88,8 @@ struct List {
     event_seq: u64,
     /// Where stores work.
     queue: Option<Arc<OwnedQueue>>,
+    /// Where devices show their state.
+    debugfs: Option<Arc<Root>>,
     /// Stores of which a volume is being changed.
     changing: KVec<Arc<Store>>,
 }
@@ -100,6 +103,7 @@ global_lock! {
         instance: 0,
         event_seq: 0,
         queue: None,
+        debugfs: None,
         changing: KVec::new(),
     };
 }
@@ -293,6 +297,7 @@ impl Control {
             OwnedQueue::new(c"ddup", Flags::UNBOUND | Flags::MEM_RECLAIM, 0)?,
             GFP_KERNEL,
         )?;
+        let debugfs = Arc::new(Root::new(c"ddup"), GFP_KERNEL)?;
         {
             let mut list = LIST.lock();
 
@@ -300,9 +305,13 @@ impl Control {
             list.passthrough = passthrough;
             list.instance = kstage::random::u32();
             list.queue = Some(queue);
+            list.debugfs = Some(debugfs);
         }
+        let registration =
+            Registration::new(&FAMILY).inspect_err(|_| drop(LIST.lock().debugfs.take()))?;
+
         Ok(Control {
-            registration: Some(Registration::new(&FAMILY)?),
+            registration: Some(registration),
         })
     }
 
@@ -331,10 +340,11 @@ impl Control {
         // Waits for requests that work.
         self.registration = None;
         let mut list = LIST.lock();
-        let queue = list.queue.take();
+        let (queue, debugfs) = (list.queue.take(), list.debugfs.take());
 
         list.entries = KVec::new();
         drop(list);
+        drop(debugfs);
         // Waits for its items.
         drop(queue);
     }
@@ -454,13 +464,14 @@ fn try_attach(info: &mut Info<'_>) -> Result<(), Refusal> {
     check_admin(info)?;
 
     let wish = index_of(info)?;
-    let (index, passthrough, queue) = {
+    let (index, passthrough, queue, debugfs) = {
         let mut list = LIST.lock();
         let queue = list.queue.clone().ok_or(ENODEV)?;
+        let debugfs = list.debugfs.clone().ok_or(ENODEV)?;
 
-        (list.reserve(wish)?, list.passthrough, queue)
+        (list.reserve(wish)?, list.passthrough, queue, debugfs)
     };
-    let device = attach_reserved(info, index, passthrough, queue)
+    let device = attach_reserved(info, index, passthrough, queue, debugfs)
         .inspect_err(|_| LIST.lock().remove(index))?;
     let name = device.identity().try_clone();
     let (siblings, result) = attach_siblings(&device);
@@ -530,6 +541,7 @@ fn attach_reserved(
     index: u32,
     passthrough: bool,
     queue: Arc<OwnedQueue>,
+    debugfs: Arc<Root>,
 ) -> Result<KBox<Device>, Refusal> {
     let path = info
         .attr(uapi::DDUP_A_DEVICE_PATH)
@@ -544,6 +556,7 @@ fn attach_reserved(
         cache_bytes: info.attr(uapi::DDUP_A_DEVICE_CACHE_BYTES).map(Attr::uint),
         index_bytes: info.attr(uapi::DDUP_A_DEVICE_INDEX_BYTES).map(Attr::uint),
         queue,
+        debugfs,
     })?;
     Ok(KBox::new(device, GFP_KERNEL)?)
 }

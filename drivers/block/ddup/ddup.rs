@@ -9,6 +9,7 @@
 //! - [`control`][]: netlink requests; the list of attached devices.
 //! - [`device`][]: one attached device.
 //! - [`error`][]: refusals.
+//! - [`trace`][]: tracepoints; [`debugfs`][]: state objects in debugfs.
 //! - [`passthrough`][]: a device that maps one to one, to measure what the block layer costs.
 //! - [`uapi`][]: numbers of the netlink family.
 
@@ -18,6 +19,7 @@ mod attributes;
 mod compared;
 mod content;
 mod control;
+mod debugfs;
 mod device;
 #[allow(
     unreachable_pub,
@@ -31,6 +33,7 @@ mod io;
 mod passthrough;
 mod queue;
 mod store;
+mod trace;
 mod uapi;
 mod worker;
 

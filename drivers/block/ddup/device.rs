@@ -9,7 +9,7 @@
 use crate::{
     attributes,
     content::{Fingerprinter, BLOCK_SIZE},
-    control,
+    control, debugfs,
     engine::{FailReason, VolumeInfo},
     error::{refuse, Refusal},
     passthrough::{self, Passthrough},
@@ -28,6 +28,7 @@ use kstage::{
         bdev::BlockDevice,
         mq::{Disk, Limits, TagSet},
     },
+    debugfs::{Directory, Root},
     genetlink::Message,
     mm,
     workqueue::OwnedQueue,
@@ -73,10 +74,15 @@ pub(crate) struct Options<'a> {
     pub(crate) index_bytes: Option<u64>,
     /// Where stores work.
     pub(crate) queue: Arc<OwnedQueue>,
+    /// Where devices show their state.
+    pub(crate) debugfs: Arc<Root>,
 }
 
 /// A volume of an attached store.
 struct Attached {
+    /// Goes before what it shows.
+    state: Directory<Store>,
+    debugfs: Arc<Root>,
     disk: Disk<Queue>,
     store: Arc<Store>,
     /// Of the volume in the store.
@@ -144,6 +150,7 @@ pub(crate) struct Family {
     read_only: bool,
     cache_bytes: u64,
     index_bytes: u64,
+    debugfs: Arc<Root>,
 }
 
 impl Family {
@@ -154,6 +161,8 @@ impl Family {
         let (disk, volume) = add_disk(&name, &self.store, slot, self.read_only)?;
         let device = Device {
             kind: Kind::Store(Attached {
+                state: show_state(&self.debugfs, &name, &self.store)?,
+                debugfs: self.debugfs.clone(),
                 disk,
                 store: self.store.clone(),
                 slot,
@@ -217,6 +226,7 @@ impl Device {
             read_only: self.read_only,
             cache_bytes: attached.cache_bytes,
             index_bytes: attached.index_bytes,
+            debugfs: attached.debugfs.clone(),
         })
     }
 
@@ -230,6 +240,7 @@ impl Device {
                 }
             }
             Kind::Store(attached) => {
+                drop(attached.state);
                 if force {
                     attached.disk.mark_dead();
                 }
@@ -472,6 +483,8 @@ fn attach_store(
             let (disk, volume) = add_disk(name, &store, slot, options.read_only)?;
 
             Ok(Attached {
+                state: show_state(&options.debugfs, name, &store)?,
+                debugfs: options.debugfs.clone(),
                 disk,
                 store: store.clone(),
                 slot,
@@ -484,6 +497,11 @@ fn attach_store(
         .inspect_err(|_| {
             store.clone().detach();
         })
+}
+
+/// Makes the files that show the state of a store for the device `name`.
+fn show_state(root: &Arc<Root>, name: &CStr, store: &Arc<Store>) -> Result<Directory<Store>> {
+    Directory::new(root.clone(), name, store.clone(), debugfs::FILES)
 }
 
 /// Makes the disk of the volume in `slot`.

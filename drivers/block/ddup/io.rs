@@ -10,8 +10,9 @@
 
 use crate::{
     content::{self, BLOCK_SIZE},
-    engine::{Buf, Check, Cluster, DataResult, IoToken, Tag},
+    engine::{format::journal, Buf, Check, Cluster, DataResult, IoToken, Tag},
     queue::Queue,
+    trace::{self, DataWork},
     worker::Worker,
 };
 use kernel::sync::{atomic::Relaxed, Arc};
@@ -107,6 +108,24 @@ impl DataIo {
         };
     }
 
+    /// Tells that it is done.
+    fn tell_done(&self) {
+        if let Some(part) = self.part.as_ref() {
+            let result = match self.bad == [0; 4] {
+                true => self.result,
+                false => DataResult::Mismatch,
+            };
+
+            let what = match &self.work {
+                Work::Read { .. } => DataWork::Read,
+                Work::Write => DataWork::Write,
+                Work::Compare(..) => DataWork::Compare,
+            };
+
+            trace::data_done(&**part, what, self.block, self.count, result);
+        }
+    }
+
     /// Whether nobody has to decide anything.
     fn is_good(&self) -> bool {
         self.result == DataResult::Ok && self.bad == [0; 4]
@@ -155,6 +174,19 @@ impl MetaIo {
             then,
             commit: [const { None }; COMMITTED_MAX],
             ok: false,
+        }
+    }
+}
+
+impl MetaIo {
+    /// Tells that a block of the journal is durable, or could not be written.
+    fn tell_done(&self, worker: &Worker) {
+        let is_over = self.then == Then::Report || !self.ok;
+
+        if trace::ddup_journal_done_enabled() && self.token == IoToken::Journal && is_over {
+            let sequence = journal::sequence_of(&self.buf);
+
+            trace::ddup_journal_done(worker.devt, sequence, self.ok);
         }
     }
 }
@@ -243,6 +275,7 @@ impl EndIo for Io {
         match bio.context_mut() {
             Io::Meta(meta) => {
                 meta.ok = ok;
+                meta.tell_done(worker);
 
                 // Those that are not ours to end, or of which there are more, wait for the worker.
                 let done = ok && meta.then == Then::Report;
@@ -262,6 +295,7 @@ impl EndIo for Io {
             }
             Io::Data(data) => {
                 data.judge(ok);
+                data.tell_done();
 
                 let good = data.is_good();
                 let part = if good { data.part.take() } else { None };

@@ -18,6 +18,7 @@ use crate::{
     content::{Fingerprinter, BLOCK_SIZE},
     engine::{types::REQUEST_BLOCKS_MAX, BlockContent},
     store::Store,
+    trace,
 };
 use kernel::{
     prelude::*,
@@ -81,8 +82,9 @@ impl mq::Operations for Queue {
     ) -> Result<(), Request<Self>> {
         let _noio = NoIo::enter();
 
+        trace::ddup_request_queued((&*request).into());
         if cfg!(ddup_no_flush) && request.op() == Op::Flush {
-            request.end(Ok(()));
+            complete(request, Ok(()));
             return Ok(());
         }
         if request.op() == Op::Write && prepare_write(&volume, &mut request).is_err() {
@@ -104,8 +106,18 @@ impl mq::Operations for Queue {
 
     fn parts_done(mut request: Request<Self>, result: Result<(), Status>) {
         release(&mut request);
-        request.end(result);
+        complete(request, result);
     }
+}
+
+/// Ends a request. Any context.
+pub(crate) fn complete(request: Request<Queue>, result: Result<(), Status>) {
+    if trace::ddup_request_completed_enabled() {
+        let error = result.map_or_else(|status| status.to_error().to_errno(), |()| 0);
+
+        trace::ddup_request_completed((&*request).into(), error);
+    }
+    request.end(result);
 }
 
 /// Gives back what the request's data holds.
@@ -147,5 +159,10 @@ fn prepare_write(volume: &Volume, request: &mut Request<Queue>) -> Result {
         }
     }
     data.pages = pages;
+    if result.is_ok() && trace::ddup_request_fingerprinted_enabled() {
+        let zero_blocks = request.data().contents.iter().filter(|c| c.zero).count();
+
+        trace::ddup_request_fingerprinted((&**request).into(), zero_blocks as u32);
+    }
     result
 }

@@ -25,15 +25,20 @@ use crate::{
     compared::Compared,
     content::{self, BLOCK_SIZE},
     engine::{
-        self, types::CLUSTER_SHIFT, Action, Buf, Check, Cluster, Config, Counters, DataResult,
-        Durability, Engine, FailReason, FingerprintParams, IoToken, Knobs, Lbn, Millis, OpKind,
-        Status, Tag, VolumeChange, VolumeInfo,
+        self,
+        show::{Object, RequestState, SegmentCounts, SlotCounts},
+        types::CLUSTER_SHIFT,
+        Action, Buf, Check, Cluster, Config, Counters, DataResult, Durability, Engine, FailReason,
+        FingerprintParams, IoToken, Knobs, Lbn, Millis, OpKind, Status, Tag, VolumeChange,
+        VolumeInfo,
     },
     io::{Commit, Committed, DataIo, Io, MetaIo, Then, Work, COMMITTED_MAX},
-    queue::Queue,
+    queue::{self, Queue},
+    trace::{self, DataWork},
     uapi,
     worker::Worker,
 };
+use core::fmt;
 use kernel::{
     new_mutex,
     prelude::*,
@@ -124,7 +129,7 @@ struct ReadRun {
 }
 
 /// How far the store is.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum Phase {
     Starting,
     Started,
@@ -175,6 +180,8 @@ struct Inner {
     change: Option<Arc<Waiter>>,
     /// A request that was taken from the inbox and waits for a stalled action.
     next: Option<Request<Queue>>,
+    /// Somebody is told of the engine's events.
+    observed: bool,
 }
 
 /// A store that is attached, or about to be.
@@ -293,10 +300,11 @@ impl Store {
             check: None,
             change: None,
             next: None,
+            observed: false,
         };
 
         let can_discard = device.limits().max_discard_sectors > 0;
-        let worker = Worker::new(queue)?;
+        let worker = Worker::new(queue, device.devt())?;
         let bios = BioSet::new(device, BIO_RESERVE, worker.clone())?;
         let pages = PagePool::new(PAGE_RESERVE)?;
         let compare_pages = PagePool::new(COMPARE_RESERVE)?;
@@ -503,6 +511,59 @@ impl Store {
         check
     }
 
+    /// Writes what a state object of the engine shows of itself. May sleep.
+    pub(crate) fn show(&self, object: Object, out: &mut dyn fmt::Write) -> fmt::Result {
+        self.with_engine(|engine| engine.show(object, out))
+    }
+
+    /// Writes how far requests and actions are on their way to and from the engine. May sleep.
+    pub(crate) fn show_queue(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        let (now, inner) = (self.now(), self.inner.lock());
+        let flag = |value: bool| u8::from(value);
+        let result = (|| {
+            writeln!(out, "now: {now}")?;
+            writeln!(out, "phase: {:?}", inner.phase)?;
+            writeln!(out, "slots: {}", inner.slots.len())?;
+            writeln!(out, "slots_free: {}", inner.free.len())?;
+            writeln!(out, "inbox_empty: {}", flag(self.incoming.is_empty()))?;
+            writeln!(out, "reports_empty: {}", flag(self.worker.inbox.is_empty()))?;
+            writeln!(out, "backlog: {}", flag(inner.has_backlog()))?;
+            writeln!(out, "blocked: {}", self.blocked.load(Relaxed))?;
+            writeln!(out, "stalled: {}", flag(inner.is_stalled()))?;
+            writeln!(out, "eager: {}", flag(self.worker.is_eager()))?;
+            writeln!(out, "timer: {}", inner.armed.unwrap_or(0))?;
+            writeln!(out, "compared: {}", inner.compared.len())
+        })();
+
+        drop(inner);
+        self.look_again();
+        result
+    }
+
+    /// Appends the requests that the engine has, as far as there is room. May sleep.
+    pub(crate) fn copy_requests(&self, to: &mut KVec<RequestState>) {
+        self.with_engine(|engine| {
+            for request in (0..SLOTS).filter_map(|tag| engine.request_state(tag)) {
+                let _ = to.push_within_capacity(request);
+            }
+        });
+    }
+
+    /// Counts slots of the metadata cache; see `Engine::count_slots`. May sleep.
+    pub(crate) fn count_slots(&self, from: u32, count: u32, sum: &mut SlotCounts) -> bool {
+        self.with_engine(|engine| engine.count_slots(from, count, sum))
+    }
+
+    /// Counts segments; see `Engine::count_segments`. May sleep.
+    pub(crate) fn count_segments(
+        &self,
+        from: usize,
+        count: usize,
+        sum: &mut SegmentCounts,
+    ) -> bool {
+        self.with_engine(|engine| engine.count_segments(from, count, sum))
+    }
+
     /// What can be changed. May sleep.
     pub(crate) fn knobs(&self) -> Knobs {
         self.with_engine(|engine| engine.knobs())
@@ -634,6 +695,7 @@ impl Store {
 
     /// Tells the engine what was completed, gives it requests, and does what it wants of them.
     fn turn(&self, inner: &mut Inner, now: Millis, bios: &mut BioList<Io>) {
+        inner.observe(self.worker.devt);
         if !self.report(inner, now, bios) {
             return;
         }
@@ -773,6 +835,7 @@ impl Store {
 
         match self.alloc(Op::Read, hints, run.cluster, segments, io) {
             Ok(mut bio) => {
+                inner.tell_data(run.tag, DataWork::Read, run.block, run.count, run.cluster);
                 bio.add_request(|io| io.request().map(|part| &**part), offset, bytes);
                 inner.run = None;
                 inner.sent(run.tag);
@@ -861,6 +924,7 @@ impl Store {
                 inner.compared.forget(cluster, count);
                 match self.alloc(Op::Write, hints, cluster, count, io) {
                     Ok(mut bio) => {
+                        inner.tell_data(tag, DataWork::Write, block, count, cluster);
                         bio.add_pages(Io::pages);
                         inner.sent(tag);
                         bios.push(bio);
@@ -896,6 +960,7 @@ impl Store {
 
                 match self.alloc(Op::Read, OpFlags::SYNC, cluster, 1, io) {
                     Ok(mut bio) => {
+                        inner.tell_data(tag, DataWork::Compare, block, 1, cluster);
                         bio.add_pages_mut(Io::page_mut);
                         inner.sent(tag);
                         bios.push(bio);
@@ -1067,6 +1132,16 @@ impl Inner {
         self.next.is_some() || self.backlog.as_ref().is_some_and(|batch| !batch.is_empty())
     }
 
+    /// Sees to it that the tracepoints that are on get the engine's events.
+    fn observe(&mut self, devt: u32) {
+        let observer = trace::observer(devt);
+
+        if observer.is_some() || self.observed {
+            self.observed = observer.is_some();
+            self.engine.observe(observer);
+        }
+    }
+
     fn slot(&mut self, tag: Tag) -> Option<&mut Slot> {
         self.slots.get_mut(tag as usize)
     }
@@ -1091,6 +1166,13 @@ impl Inner {
         } else {
             DataResult::Differs
         })
+    }
+
+    /// Tells that a data bio of this tag was made.
+    fn tell_data(&self, tag: Tag, what: DataWork, block: u32, count: u32, cluster: Cluster) {
+        if let Some(part) = self.part(tag) {
+            trace::data_submitted(&**part, what, block, count, cluster);
+        }
     }
 
     /// A data bio of this tag was made.
@@ -1129,10 +1211,10 @@ impl Inner {
             Op::Flush => OpKind::Flush,
             Op::Discard => OpKind::Discard,
             Op::WriteZeroes => OpKind::WriteZeroes,
-            Op::Other(_) => return request.end(Err(block::Status::NOTSUPP)),
+            Op::Other(_) => return queue::complete(request, Err(block::Status::NOTSUPP)),
         };
         let Some(tag) = self.free.pop() else {
-            return request.end(Err(block::Status::RESOURCE));
+            return queue::complete(request, Err(block::Status::RESOURCE));
         };
         let described = engine::Request {
             tag,
@@ -1147,7 +1229,11 @@ impl Inner {
 
             slot.bios = 0;
             slot.used = true;
+            trace::ddup_request_submitted((&**part).into(), tag);
             self.engine.submit(now, described, &part.data().contents);
+            if self.observed {
+                self.engine.name_request(tag, part.identity());
+            }
         }
     }
 

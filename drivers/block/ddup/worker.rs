@@ -43,6 +43,8 @@ pub(crate) struct Worker {
     pub(crate) inbox: Inbox<Completed<Io>>,
     /// Somebody waits for the engine to hear of completions.
     eager: Atomic<i32>,
+    /// Number of the store's backing device.
+    pub(crate) devt: u32,
 }
 
 impl_has_work! {
@@ -70,8 +72,8 @@ impl WorkItem<LATER> for Worker {
 }
 
 impl Worker {
-    /// Makes a worker for no store yet. May sleep.
-    pub(crate) fn new(queue: Arc<OwnedQueue>) -> Result<Arc<Worker>> {
+    /// Makes a worker for no store yet, on the device `devt`. May sleep.
+    pub(crate) fn new(queue: Arc<OwnedQueue>, devt: u32) -> Result<Arc<Worker>> {
         Arc::pin_init(
             pin_init!(Worker {
                 now <- new_work!("ddup::Worker::now"),
@@ -80,6 +82,7 @@ impl Worker {
                 queue,
                 inbox: Inbox::new(),
                 eager: Atomic::new(0),
+                devt,
             }),
             GFP_KERNEL,
         )

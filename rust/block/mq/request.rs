@@ -100,6 +100,13 @@ impl<T: Operations> RequestRef<T> {
         unsafe { bindings::kstage_rq_ioprio(self.as_raw()) }
     }
 
+    /// What names it as long as it is in flight: the device number of its disk in the upper half,
+    /// the tag that is unique there in the lower.
+    pub fn identity(&self) -> u64 {
+        // SAFETY: Valid by the type invariant.
+        unsafe { bindings::kstage_rq_identity(self.as_raw()) }
+    }
+
     /// Number of physically contiguous pieces of the data.
     pub fn segment_count(&self) -> u32 {
         // SAFETY: Valid by the type invariant.

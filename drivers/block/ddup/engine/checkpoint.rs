@@ -21,6 +21,7 @@
 //! finds that one whole.
 
 use super::cache::{SlotId, SlotState, Tree};
+use super::event::{Event, Life, LifeRun};
 use super::format::page::{self, tree, CountEntry, MapEntry, PageId, Pointer, PunchEntry};
 use super::format::page::{BITMAP_BYTES, BITMAP_PAGE, COUNT_LEAF, FANOUT, HEADER_BYTES, MAP_LEAF};
 use super::format::page::{NAME_LEAF, PUNCH_LEAF, SEGMENT_PAGE, SELECT_PAGE, VOLUME_LEAF};
@@ -31,10 +32,12 @@ use super::mutant::mutant;
 use super::op::Reservation;
 use super::overlay::{key, key_parts, Delta, PUNCHES_MAX};
 use super::recover::FailReason;
+use super::show::{lines, Maybe, Plain};
 use super::state::{IoToken, Mode, Store};
 use super::tree::Page;
 use super::types::{Cluster, Generation, Lbn, Millis, Name, CLUSTER_SIZE, JOINS_MAX, LEVELS_MAX};
 use super::{Action, Buf, Durability};
+use core::fmt;
 use kernel::prelude::*;
 
 /// Page writes in flight at once.
@@ -165,6 +168,24 @@ impl Checkpointer {
             .any(|&(start, end)| start < to && end > from)
     }
 
+    /// What it shows of itself.
+    pub(super) fn show(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        lines!(out,
+            "generation": self.generation.0,
+            "stage": Plain(self.stage),
+            "wanted": u8::from(self.wanted),
+            "cut_before_block": Maybe(self.cut.as_ref().map(|cut| cut.join.sequence)),
+            "cursor": self.cursor,
+            "merged": self.done,
+            "to_merge": self.total,
+            "writes": self.writes,
+            "write_retries": self.retries,
+            "spare_buffers": self.spare.len(),
+            "punches": self.punches.len(),
+        );
+        Ok(())
+    }
+
     /// Nothing will be written any more.
     pub(super) fn stop(&mut self) {
         self.stage = Stage::Idle;
@@ -287,6 +308,11 @@ impl Store {
         c.retries = 0;
         let frozen = &self.overlay.frozen;
         c.total = (frozen.points.len() + 2 * frozen.deltas.len()) as u64 + 1;
+        self.tell(Event::CheckpointBegun {
+            number: self.superblock.checkpoint.number + 1,
+            blocks: self.overlay.frozen.points.len() as u64,
+            clusters: self.overlay.frozen.deltas.len() as u64,
+        });
         self.dirty_since = None;
         self.open_since = None;
         self.apply_change(birth);
@@ -519,6 +545,7 @@ impl Store {
             .cut
             .as_ref()
             .map_or(0, |cut| cut.attached_seconds);
+        let mut run = LifeRun::default();
         let mut cursor = self.overlay.frozen.deltas.seek(at);
         while let Some((cluster, delta)) = self.overlay.frozen.deltas.next(&mut cursor) {
             if cluster >= after {
@@ -531,6 +558,11 @@ impl Store {
                 ));
                 return None;
             };
+            if self.observer.is_some() {
+                if let Some((life, owners)) = life_of(old, new, &delta) {
+                    run.add(self, life, cluster, owners);
+                }
+            }
             let [available, junk, live] = change;
             if change != [0; 3] && !self.space.change(Cluster(cluster), available, junk, live) {
                 self.fail(FailReason::Inconsistent(
@@ -542,6 +574,7 @@ impl Store {
             self.owner_count = self.owner_count.saturating_add_signed(delta.count.into());
             self.checkpointer.done += 1;
         }
+        run.end(self);
         self.write_slot(&tree, slot, 0, buf)?;
         Some(after)
     }
@@ -1136,6 +1169,10 @@ impl Store {
         self.checkpointer.final_done = cut.clean;
         self.stats.checkpoints += 1;
         mark!(checkpoint_durable);
+        self.tell(Event::CheckpointDurable {
+            number: self.superblock.checkpoint.number,
+            pages: self.stats.pages_written,
+        });
         self.end_change(true);
         self.checkpointer.spare.truncate(WRITES_MAX as usize);
     }
@@ -1170,6 +1207,24 @@ impl Store {
             }
         }
         true
+    }
+}
+
+/// What became of a cluster by a merge, and the owners that it has now; `None` if nothing that its
+/// owners don't say.
+fn life_of(old: CountEntry, new: CountEntry, delta: &Delta) -> Option<(Life, u32)> {
+    match (old, new) {
+        (CountEntry::Junk { .. }, CountEntry::Live(owners)) if !delta.retired => {
+            Some((Life::Resurrected, owners))
+        }
+        (CountEntry::Available | CountEntry::Junk { .. }, CountEntry::Live(owners)) => {
+            Some((Life::Live, owners))
+        }
+        (CountEntry::Available | CountEntry::Live(_), CountEntry::Junk { .. }) => {
+            Some((Life::Junk, 0))
+        }
+        (CountEntry::Junk { .. }, CountEntry::Available) => Some((Life::Available, 0)),
+        _ => None,
     }
 }
 

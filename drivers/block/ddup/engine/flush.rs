@@ -4,6 +4,7 @@
 //!
 //! All that arrive while a block is being written share the next one.
 
+use super::event::Event;
 use super::journal::Commit;
 use super::mark::mark;
 use super::mutant::mutant;
@@ -47,6 +48,10 @@ impl Store {
             return self.finish(tag, Status::Ok);
         }
         op.phase = Phase::Commit;
+        let key = op.key;
+        if key != 0 {
+            self.tell(Event::Waits { key, sequence });
+        }
         self.journal.want(sequence);
         self.ops.park(&mut self.commit_wait, tag);
     }
@@ -79,6 +84,13 @@ impl Store {
         if durability == Durability::AllTogether {
             mark!(journal_written_quickly);
         }
+        self.tell(Event::JournalBlock {
+            sequence: self.journal.sequence_in_flight().unwrap_or(0),
+            cluster,
+            bytes: buf.len() as u64,
+            records: self.journal.records_in_flight(),
+            quick: durability == Durability::AllTogether,
+        });
         self.act(Action::WriteMeta {
             token: IoToken::Journal,
             cluster,

@@ -21,8 +21,10 @@ use super::format::journal::{self as codec, BlockHeader, BLOCK_BYTES_MAX, HEADER
 use super::format::page::Hash;
 use super::format::superblock::Join;
 use super::mutant::mutant;
+use super::show::{lines, Maybe};
 use super::types::{Cluster, CLUSTER_SIZE, JOURNAL_BLOCK_CLUSTERS_MAX};
 use super::{Buf, Durability};
+use core::fmt;
 use kernel::prelude::*;
 
 /// Blocks that may be open, sealed or being written at once.
@@ -48,6 +50,8 @@ struct Written {
     sequence: u64,
     /// What its header says of earlier data, and of its own.
     durable_upto: u64,
+    /// Records in it.
+    records: u32,
 }
 
 impl Written {
@@ -93,6 +97,7 @@ pub struct Journal {
     tail: u64,
     open: Buf,
     open_bytes: usize,
+    open_records: u32,
     sealed: KVec<Sealed>,
     /// The block in flight.
     writing: Option<Written>,
@@ -143,6 +148,7 @@ impl Journal {
             tail: 0,
             open: KVec::from_elem(0, BLOCK_BYTES_MAX, GFP_KERNEL)?,
             open_bytes: HEADER_BYTES,
+            open_records: 0,
             sealed: KVec::with_capacity(BUFFERS, GFP_KERNEL)?,
             writing: None,
             spare,
@@ -186,6 +192,7 @@ impl Journal {
             self.seal(identity, self.sequence)?;
         }
         self.open_bytes = encode(&mut self.open, self.open_bytes);
+        self.open_records = self.open_records.saturating_add(1);
         Ok(self.sequence)
     }
 
@@ -283,6 +290,7 @@ impl Journal {
             place: Cluster(self.start.0 + offset),
             sequence: self.sequence,
             durable_upto,
+            records: core::mem::take(&mut self.open_records),
         };
         let _ = self.sealed.push_within_capacity(Sealed { block, written });
         let next = codec::next_offset(offset, clusters, self.ring);
@@ -382,6 +390,11 @@ impl Journal {
         self.writing.map(|w| w.sequence)
     }
 
+    /// Records of the block in flight.
+    pub fn records_in_flight(&self) -> u32 {
+        self.writing.map_or(0, |w| w.records)
+    }
+
     /// Whether a block waits until the one in flight is durable.
     pub fn has_sealed(&self) -> bool {
         !self.sealed.is_empty()
@@ -390,6 +403,31 @@ impl Journal {
     /// Whether a block is being written or waits for it.
     pub fn is_busy(&self) -> bool {
         self.writing.is_some() || !self.sealed.is_empty()
+    }
+
+    /// What it shows of itself.
+    pub(super) fn show(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        lines!(out,
+            "ring": self.ring,
+            "used": self.used(),
+            "start": self.start.0,
+            "offset": self.offset,
+            "incarnation": self.incarnation,
+            "sequence": self.sequence,
+            "durable": self.durable,
+            "vouched": self.vouched,
+            "wanted": self.wanted,
+            "vouch_wanted": self.vouch_wanted,
+            "open_bytes": self.open_bytes,
+            "open_records": self.open_records,
+            "sealed_blocks": self.sealed.len(),
+            "writing": Maybe(self.sequence_in_flight()),
+            "spare_buffers": self.spare.len(),
+            "promised_bytes": self.reserved,
+            "blocks_written": self.blocks_written,
+            "bytes_written": self.bytes_written,
+        );
+        Ok(())
     }
 
     fn keep(&mut self, mut block: Buf) {

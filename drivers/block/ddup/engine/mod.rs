@@ -45,6 +45,7 @@
 pub mod cache;
 #[cfg(not(MODULE))]
 pub mod check;
+pub mod event;
 pub mod format;
 pub mod index;
 pub mod knob;
@@ -52,6 +53,7 @@ pub mod mark;
 #[cfg(not(MODULE))]
 pub mod mkfs;
 pub mod overlay;
+pub mod show;
 pub mod sorted;
 pub mod space;
 pub mod types;
@@ -83,8 +85,11 @@ pub use self::recover::FailReason;
 pub use self::state::{Counters, FingerprintParams, IoToken, VolumeInfo};
 pub use self::types::{Check, Cluster, FingerprintAlgorithm, Lbn, Millis, Name, Status, Tag};
 
+use self::event::Observer;
 use self::recover::Recovery;
+use self::show::{Object, RequestState, SegmentCounts, SlotCounts};
 use self::state::Store;
+use core::fmt;
 use kernel::prelude::*;
 
 /// A metadata buffer: a multiple of 4096 bytes, at most 64 KiB.
@@ -468,6 +473,21 @@ impl Engine {
         store.change_volume(change)
     }
 
+    /// Says who is told of events from here on, if anybody.
+    pub fn observe(&mut self, observer: Option<Observer>) {
+        if let Some(store) = self.store.as_mut() {
+            store.observer = observer;
+        }
+    }
+
+    /// Names a request that was just submitted, for events: not 0. It must not have been polled
+    /// for actions since.
+    pub fn name_request(&mut self, tag: Tag, key: u64) {
+        if let Some(op) = self.store.as_mut().and_then(|s| s.ops.get_mut(tag)) {
+            op.key = key;
+        }
+    }
+
     /// Why the store is read-only, unless that was asked for.
     pub fn failed(&self) -> Option<FailReason> {
         self.store.as_ref().and_then(|store| store.failed)
@@ -476,6 +496,31 @@ impl Engine {
     /// UUID of the store. After [`Action::Started`].
     pub fn uuid(&self) -> Option<[u8; 16]> {
         self.store.as_ref().map(|store| store.superblock.uuid)
+    }
+
+    /// Writes what a state object shows of itself, if there is one. It is not looked at by programs.
+    pub fn show(&self, object: Object, out: &mut dyn fmt::Write) -> fmt::Result {
+        match self.store.as_ref() {
+            Some(store) => store.show(object, out),
+            None => Ok(()),
+        }
+    }
+
+    /// The request in flight of a tag.
+    pub fn request_state(&self, tag: Tag) -> Option<RequestState> {
+        self.store.as_ref()?.request_state(tag)
+    }
+
+    /// Counts `count` slots of the metadata cache from `from` on; false if there are none.
+    pub fn count_slots(&self, from: u32, count: u32, sum: &mut SlotCounts) -> bool {
+        let store = self.store.as_ref();
+        store.is_some_and(|store| store.count_slots(from, count, sum))
+    }
+
+    /// Counts `count` segments from `from` on; false if there are none.
+    pub fn count_segments(&self, from: usize, count: usize, sum: &mut SegmentCounts) -> bool {
+        let store = self.store.as_ref();
+        store.is_some_and(|store| store.count_segments(from, count, sum))
     }
 
     /// Counters and gauges. After [`Action::Started`].

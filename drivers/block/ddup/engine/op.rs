@@ -166,6 +166,8 @@ pub struct Op {
     pub epoch: usize,
     /// When it came.
     pub since: Millis,
+    /// The shell's name of it in events, 0 if it has none.
+    pub key: u64,
     queued: bool,
     next: u32,
 }
@@ -235,6 +237,7 @@ impl Ops {
                 reservation: Reservation::default(),
                 epoch: 0,
                 since: 0,
+                key: 0,
                 queued: false,
                 next: NIL,
             };

@@ -19,8 +19,10 @@ use super::format::page::{
 };
 use super::mark::mark;
 use super::mutant::mutant;
+use super::show::lines;
 use super::sorted::SortedMap;
 use super::types::{Cluster, Lbn, Name, LBN_LIMIT, POINTS_LIMIT};
+use core::fmt;
 use kernel::prelude::*;
 
 /// The most unmerged references that one cluster may gain between two cuts: far below what the
@@ -344,6 +346,22 @@ impl Overlay {
         }
         self.punches.insert(from, to)?;
         self.exposed[0] += 1;
+        Ok(())
+    }
+
+    /// What it shows of itself.
+    pub(super) fn show(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        lines!(out,
+            "active_points": self.active.points.len(),
+            "active_deltas": self.active.deltas.len(),
+            "active_pages": self.active.pages,
+            "frozen_points": self.frozen.points.len(),
+            "frozen_deltas": self.frozen.deltas.len(),
+            "frozen_pages": self.frozen.pages,
+            "punches": self.punches.len(),
+            "punches_exposed_active": self.exposed[0],
+            "punches_exposed_frozen": self.exposed[1],
+        );
         Ok(())
     }
 

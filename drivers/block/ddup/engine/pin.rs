@@ -11,10 +11,12 @@
 
 use super::mark::mark;
 use super::mutant::mutant;
+use super::show::lines;
 use super::space::Space;
 use super::state::{Mode, Store};
 use super::types::{Millis, CLUSTER_SIZE};
 use super::Buf;
+use core::fmt;
 use kernel::prelude::*;
 
 /// A pin that is not renewed ends after this, in milliseconds.
@@ -31,6 +33,20 @@ pub struct Pin {
     until: Millis,
     /// The holder has read the segment table.
     table_read: bool,
+}
+
+impl Pin {
+    /// What it shows of itself.
+    pub(super) fn show(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        lines!(out,
+            "held": 1,
+            "cookie": self.cookie,
+            "checkpoint": self.checkpoint,
+            "ends": self.until,
+            "table_read": u8::from(self.table_read),
+        );
+        Ok(())
+    }
 }
 
 impl Store {

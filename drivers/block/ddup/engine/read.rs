@@ -2,6 +2,7 @@
 
 //! A read: look-up block by block, verified by the shell against the check of the map entry.
 
+use super::event::Life;
 use super::format::journal::{self as codec, Record, SMALL_RECORD_MAX};
 use super::format::page::{MapEntry, MAP_LEAF};
 use super::mark::mark;
@@ -169,6 +170,7 @@ impl Store {
         if appended.is_ok() && self.overlay.quarantine(cluster).is_ok() {
             self.note_change();
             self.stats.clusters_quarantined += 1;
+            self.tell_life(Life::Quarantined, cluster, 1);
             mark!(cluster_quarantined);
         }
     }

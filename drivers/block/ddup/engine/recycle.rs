@@ -16,16 +16,19 @@
 //! After a batch the recycler rests for a multiple of the time that it scanned and discarded; it
 //! does not rest while anybody waits for space.
 
+use super::event::Life;
 use super::format::journal::{self as codec, Record, SMALL_RECORD_MAX};
 use super::format::page::{name_read, CountEntry, COUNT_LEAF, NAME_LEAF};
 use super::mark::mark;
 use super::mutant::mutant;
 use super::op::Reservation;
 use super::recover::FailReason;
+use super::show::{lines, Plain};
 use super::state::{IoToken, Mode, Store};
 use super::tree::Page;
 use super::types::{Cluster, Millis, SEGMENT_CLUSTERS};
 use super::Action;
+use core::fmt;
 use kernel::prelude::*;
 
 /// Runs of clusters in a batch.
@@ -95,6 +98,22 @@ impl Recycler {
     /// Whether a batch is under way, or one was asked for.
     pub(super) fn is_busy(&self) -> bool {
         self.stage != Stage::Idle || self.pressed
+    }
+
+    /// What it shows of itself.
+    pub(super) fn show(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        lines!(out,
+            "stage": Plain(self.stage),
+            "batch_runs": self.batch.len(),
+            "batch_clusters": self.batch.iter().map(|&(_, count)| count).sum::<u64>(),
+            "cursor": self.cursor,
+            "left_of_round": self.left,
+            "discards": self.discards,
+            "pressed": u8::from(self.pressed),
+            "worked": self.worked,
+            "rests_until": self.rest_until,
+        );
+        Ok(())
     }
 
     /// Space is short: retire what can be retired, now.
@@ -320,6 +339,7 @@ impl Store {
             self.dirty_since.get_or_insert(self.now);
             self.stats.clusters_retired += count;
             let _ = self.recycler.batch.push_within_capacity((cluster, count));
+            self.tell_life(Life::Retired, cluster, count);
         }
         self.journal.unreserve(total * SMALL_RECORD_MAX);
         Some(true)
@@ -385,6 +405,7 @@ impl Store {
                 self.overlay.set_erased(Cluster(cluster));
                 self.space.add_erased(Cluster(cluster));
             }
+            self.tell_life(Life::Erased, first, count);
         }
         batch.clear();
         self.recycler.batch = batch;

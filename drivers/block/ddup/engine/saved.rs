@@ -16,9 +16,11 @@
 use super::format::index::{self as codec, ChunkHeader, SavedIndex, CHUNK_BYTES, CHUNK_CLUSTERS};
 use super::mark::mark;
 use super::mutant::mutant;
+use super::show::{lines, Plain};
 use super::state::{IoToken, Mode, Store};
 use super::types::{Cluster, SEGMENT_CLUSTERS};
 use super::{Action, Buf, Durability};
+use core::fmt;
 use kernel::prelude::*;
 
 /// What the copier does.
@@ -68,6 +70,16 @@ impl Copier {
             number: 0,
             bucket: 0,
         }
+    }
+
+    /// What it shows of itself.
+    pub(super) fn show(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        lines!(out,
+            "copier_stage": Plain(self.stage),
+            "copier_chunk": self.number,
+            "copier_bucket": self.bucket,
+        );
+        Ok(())
     }
 
     /// Whether the index is being loaded.

@@ -15,7 +15,9 @@ use super::format::page::{SegmentEntry, SegmentKind, COUNT_BYTES, COUNT_LEAF, MA
 use super::format::page::{BITMAP_PAGE, SEGMENT_PAGE};
 use super::mark::mark;
 use super::mutant::mutant;
+use super::show::{lines, Maybe};
 use super::types::{Cluster, NAME_BYTES, SEGMENT_CLUSTERS};
+use core::fmt;
 use kernel::prelude::*;
 
 /// A bit for each cluster of a segment.
@@ -276,6 +278,33 @@ impl Space {
     /// Pages of all metadata segments.
     pub fn metadata_capacity(&self) -> u64 {
         self.metadata_capacity
+    }
+
+    /// What it shows of itself.
+    pub(super) fn show(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        let of_open = |open: &Option<OpenSegment>| open.as_ref().map(|o| (o.segment, o.left));
+        let (open, ready) = (of_open(&self.open), of_open(&self.ready));
+        lines!(out,
+            "clusters": self.layout.clusters,
+            "segments": self.segments.len(),
+            "fixed_segments": self.layout.fixed_segments(),
+            "available": self.free,
+            "fresh_segments": self.fresh,
+            "junk": self.junk,
+            "live": self.live,
+            "metadata_segments": self.metadata.iter().flatten().count(),
+            "metadata_clusters": self.metadata_capacity,
+            "metadata_free": self.metadata_free,
+            "metadata_reserve": self.reserve,
+            "open_segment": Maybe(open.map(|(segment, _)| segment)),
+            "open_segment_left": Maybe(open.map(|(_, left)| left)),
+            "ready_segment": Maybe(ready.map(|(segment, _)| segment)),
+            "ready_segment_left": Maybe(ready.map(|(_, left)| left)),
+            "opening_segment": Maybe(self.opening.as_ref().map(|o| o.segment)),
+            "barren": u8::from(self.barren),
+            "table_pages_dirty": self.table_dirty.iter().filter(|&&dirty| dirty).count(),
+        );
+        Ok(())
     }
 
     /// Marks the pages of the table that hold a segment's entry and bitmap as changed.

@@ -8,6 +8,7 @@
 use super::admit::Admission;
 use super::cache::{Cache, SlotId, Tree};
 use super::checkpoint::Checkpointer;
+use super::event::Observer;
 use super::format::index::SavedIndex;
 use super::format::page::{tree, VolumeEntry, COUNT_LEAF, MAP_LEAF, NAME_LEAF};
 use super::format::superblock::Superblock;
@@ -267,6 +268,8 @@ pub struct Store {
     pub(super) journal_blocked: bool,
     pub(super) failed: Option<FailReason>,
     pub(super) stats: Counters,
+    /// Who is told of events.
+    pub(super) observer: Option<Observer>,
     detach_wanted: bool,
     /// Metadata I/O with the shell.
     meta_in_flight: u32,
@@ -381,6 +384,7 @@ impl Store {
                 journal_retries: 0,
                 failed: parts.reason,
                 stats: Counters::default(),
+                observer: None,
                 detach_wanted: false,
                 meta_in_flight: 0,
                 actions,
@@ -573,6 +577,7 @@ impl Store {
         op.sequence = 0;
         op.reservation = Reservation::default();
         op.since = self.now;
+        op.key = 0;
         if request.kind == OpKind::Read {
             op.epoch = self.read_epoch;
             if let Some(reads) = self.reads.get_mut(self.read_epoch) {

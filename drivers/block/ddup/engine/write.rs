@@ -6,6 +6,7 @@
 //! over to the shell for acknowledgement, when all that is missing is its data on disk; then its
 //! record is appended without fail, and a record is appended only when the data is there.
 
+use super::event::{Decision, Life};
 use super::format::journal::{self as codec, map_bytes_max, MapChange, Record};
 use super::format::journal::{MAP_RUN_MAX, SMALL_RECORD_MAX};
 use super::format::page::{name_read, MapEntry, MAP_LEAF, NAME_LEAF};
@@ -263,6 +264,8 @@ impl Store {
                 count,
                 cluster,
             } = run;
+            self.tell_life(Life::Allocated, cluster, count.into());
+            self.tell_decided(tag, block, count, Decision::New, cluster);
             self.act(Action::WriteRun {
                 tag,
                 block,
@@ -433,6 +436,13 @@ impl Store {
         let Ok(sequence) = appended else {
             return self.fail(super::FailReason::Promise);
         };
+        if !fresh {
+            let decision = match head.cluster {
+                Cluster::NONE => Decision::Zero,
+                _ => Decision::Duplicate,
+            };
+            self.tell_decided(tag, block, count, decision, head.cluster);
+        }
         self.note_change();
         self.overlay.note_record();
         let birth = match mutant!(8) {

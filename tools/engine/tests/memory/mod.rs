@@ -62,6 +62,9 @@ pub struct Shell {
     pub done: HashMap<u32, Status>,
     /// What names and checks the content of a number.
     content: fn(u64) -> BlockContent,
+    /// Requests get names for events, which no two share.
+    pub name_requests: bool,
+    names: u64,
     pub started: bool,
     pub failed: Option<FailReason>,
     pub detached: bool,
@@ -156,6 +159,8 @@ impl Shell {
             reads: HashMap::new(),
             done: HashMap::new(),
             content,
+            name_requests: false,
+            names: 0,
             started: false,
             failed: None,
             detached: false,
@@ -303,6 +308,10 @@ impl Shell {
         };
         self.done.remove(&0);
         self.engine.submit(self.now, request, blocks);
+        if self.name_requests {
+            self.names += 1;
+            self.engine.name_request(0, self.names);
+        }
         self.drain();
         for _ in 0..10_000 {
             if self.done.contains_key(&0) {

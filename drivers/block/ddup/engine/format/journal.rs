@@ -96,6 +96,11 @@ pub fn header(block: &[u8], uuid: &[u8; 16], hash: Hash) -> Option<BlockHeader> 
     sound.then_some(header)
 }
 
+/// The sequence in the header of a block that this side made.
+pub fn sequence_of(block: &[u8]) -> u64 {
+    le::uint::<8>(block, 32)
+}
+
 /// The chained checksum of a whole block if it follows `chain`.
 pub fn follows(block: &[u8], chain: u64, hash: Hash) -> Option<u64> {
     let sum = hash(block.get(8..)?, chain);
