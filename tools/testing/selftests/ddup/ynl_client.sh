@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0
 #
-# The kernel's own netlink client drives the family by its spec alone.
+# The kernel's own netlink client drives every operation of the family by its spec alone.
 # host: timeout=600
 
 set -eu
