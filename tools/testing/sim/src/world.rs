@@ -37,6 +37,8 @@ const WAIT_STEPS: u32 = 400;
 const SPINS_MAX: u32 = 1000;
 /// Blocks in the largest read that verifies.
 const VERIFY_RUN: u64 = 64;
+/// On a store that may run full, one data read in this many takes seconds.
+const SLOW_READ_ONE_IN: u64 = 8;
 
 /// I/O that the disk works on.
 enum Io<T> {
@@ -1030,6 +1032,8 @@ impl<'a, S: Store> World<'a, S> {
                 durability: Durability::None,
                 ..
             } => self.setup.slow_one_in,
+            // Long enough for the store to come round to the cluster again.
+            Io::Read { .. } if self.setup.full => SLOW_READ_ONE_IN,
             _ if self.setup.slow_pages => 0,
             _ => self.setup.slow_one_in,
         };
