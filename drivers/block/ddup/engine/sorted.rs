@@ -5,14 +5,78 @@
 //! Two levels: a directory of chunks of up to [`CHUNK`] ascending entries. A full chunk splits in
 //! halves, and neighbours that together fit a half are merged, so a map of `n` entries never needs
 //! more than `n / 16 + 2` chunks. [`SortedMap::reserve`] allocates those before a request is
-//! admitted; inserting then needs no memory.
+//! admitted; inserting then needs no memory. Keys stand apart from their values, so that a search
+//! touches few cache lines.
 
 use kernel::prelude::*;
 
 /// Entries of a chunk.
 const CHUNK: usize = 64;
 
-type Chunk<V> = KVec<(u64, V)>;
+/// Ascending keys, and the value of each.
+///
+/// # Invariants
+///
+/// Both have the same length, [`CHUNK`] at most, and capacity for [`CHUNK`].
+struct Chunk<V> {
+    keys: KVec<u64>,
+    values: KVec<V>,
+}
+
+impl<V: Copy> Chunk<V> {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            keys: KVec::with_capacity(CHUNK, GFP_KERNEL)?,
+            values: KVec::with_capacity(CHUNK, GFP_KERNEL)?,
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    fn key(&self, at: usize) -> Option<u64> {
+        self.keys.get(at).copied()
+    }
+
+    fn entry(&self, at: usize) -> Option<(u64, V)> {
+        Some((self.key(at)?, *self.values.get(at)?))
+    }
+
+    /// Where `key` is, or where it would be inserted.
+    fn search(&self, key: u64) -> Result<usize, usize> {
+        self.keys.binary_search(&key)
+    }
+
+    /// How many keys are below `key`.
+    fn below(&self, key: u64) -> usize {
+        self.keys.partition_point(|&k| k < key)
+    }
+
+    /// There is room.
+    fn insert(&mut self, at: usize, key: u64, value: V) {
+        let _ = self.keys.insert_within_capacity(at, key);
+        let _ = self.values.insert_within_capacity(at, value);
+    }
+
+    fn remove(&mut self, at: usize) -> Option<V> {
+        self.keys.remove(at).ok()?;
+        self.values.remove(at).ok()
+    }
+
+    /// Takes over what `other` holds from position `from` on; there is room.
+    fn append(&mut self, other: &Self, from: usize) {
+        for (&key, &value) in other.keys.iter().zip(other.values.iter()).skip(from) {
+            let _ = self.keys.push_within_capacity(key);
+            let _ = self.values.push_within_capacity(value);
+        }
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.keys.truncate(len);
+        self.values.truncate(len);
+    }
+}
 
 /// An ordered map from `u64` to `V`.
 ///
@@ -79,8 +143,7 @@ impl<V: Copy> SortedMap<V> {
         self.spare
             .reserve(wanted.saturating_sub(self.spare.len()), GFP_KERNEL)?;
         for _ in have..wanted {
-            let chunk = KVec::with_capacity(CHUNK, GFP_KERNEL)?;
-            self.spare.push(chunk, GFP_KERNEL)?;
+            self.spare.push(Chunk::new()?, GFP_KERNEL)?;
         }
         Ok(())
     }
@@ -94,43 +157,35 @@ impl<V: Copy> SortedMap<V> {
 
     fn find(&self, key: u64) -> Option<(usize, usize)> {
         let c = self.chunk_of(key);
-        let at = self
-            .chunks
-            .get(c)?
-            .binary_search_by_key(&key, |e| e.0)
-            .ok()?;
-        Some((c, at))
+        Some((c, self.search(c, key).ok()?))
     }
 
     /// The value of `key`.
     pub fn get(&self, key: u64) -> Option<V> {
         let (c, at) = self.find(key)?;
-        self.chunks.get(c)?.get(at).map(|e| e.1)
+        self.chunks.get(c)?.values.get(at).copied()
     }
 
     /// The value of `key`, to change it.
     pub fn get_mut(&mut self, key: u64) -> Option<&mut V> {
         let (c, at) = self.find(key)?;
-        self.chunks.get_mut(c)?.get_mut(at).map(|e| &mut e.1)
+        self.chunks.get_mut(c)?.values.get_mut(at)
     }
 
     /// The entry with the lowest key not below `key`.
     pub fn next_from(&self, key: u64) -> Option<(u64, V)> {
         let c = self.chunk_of(key);
         let chunk = self.chunks.get(c)?;
-        let at = chunk.partition_point(|e| e.0 < key);
-        match chunk.get(at) {
-            Some(&entry) => Some(entry),
-            None => self.chunks.get(c + 1)?.first().copied(),
+        match chunk.entry(chunk.below(key)) {
+            Some(entry) => Some(entry),
+            None => self.chunks.get(c + 1)?.entry(0),
         }
     }
 
     /// The entry with the highest key below `key`.
     pub fn last_before(&self, key: u64) -> Option<(u64, V)> {
-        let below = key.checked_sub(1)?;
-        let chunk = self.chunks.get(self.chunk_of(below))?;
-        let at = chunk.partition_point(|e| e.0 <= below);
-        chunk.get(at.checked_sub(1)?).copied()
+        let chunk = self.chunks.get(self.chunk_of(key.checked_sub(1)?))?;
+        chunk.entry(chunk.below(key).checked_sub(1)?)
     }
 
     /// Where the first entry with a key not below `key` is. Good until the map changes.
@@ -139,7 +194,7 @@ impl<V: Copy> SortedMap<V> {
         let at = self
             .chunks
             .get(chunk)
-            .map_or(0, |entries| entries.partition_point(|e| e.0 < key));
+            .map_or(0, |entries| entries.below(key));
         Cursor { chunk, at }
     }
 
@@ -147,7 +202,7 @@ impl<V: Copy> SortedMap<V> {
     pub fn next(&self, cursor: &mut Cursor) -> Option<(u64, V)> {
         loop {
             let chunk = self.chunks.get(cursor.chunk)?;
-            if let Some(&entry) = chunk.get(cursor.at) {
+            if let Some(entry) = chunk.entry(cursor.at) {
                 cursor.at += 1;
                 return Some(entry);
             }
@@ -173,7 +228,7 @@ impl<V: Copy> SortedMap<V> {
             Some(before) => self.key_at(c, before),
             None => c
                 .checked_sub(1)
-                .and_then(|c| self.chunks.get(c)?.last().map(|e| e.0)),
+                .and_then(|c| self.chunks.get(c)?.keys.last().copied()),
         };
         let after = self.key_at(c, at).or_else(|| self.key_at(c + 1, 0));
         if self.chunks.get(c).is_none_or(|chunk| chunk.len() >= CHUNK) {
@@ -188,18 +243,18 @@ impl<V: Copy> SortedMap<V> {
     }
 
     fn key_at(&self, c: usize, at: usize) -> Option<u64> {
-        self.chunks.get(c)?.get(at).map(|e| e.0)
+        self.chunks.get(c)?.key(at)
     }
 
     fn value_at(&mut self, c: usize, at: usize) -> Result<&mut V> {
         let chunk = self.chunks.get_mut(c).ok_or(ENOMEM)?;
-        chunk.get_mut(at).map(|e| &mut e.1).ok_or(ENOMEM)
+        chunk.values.get_mut(at).ok_or(ENOMEM)
     }
 
     /// Inserts into a chunk that has room.
     fn insert_at(&mut self, c: usize, at: usize, key: u64, value: V) {
         if let (Some(chunk), Some(first)) = (self.chunks.get_mut(c), self.firsts.get_mut(c)) {
-            let _ = chunk.insert_within_capacity(at, (key, value));
+            chunk.insert(at, key, value);
             if at == 0 {
                 *first = key;
             }
@@ -212,7 +267,7 @@ impl<V: Copy> SortedMap<V> {
     pub fn insert(&mut self, key: u64, value: V) -> Result<Option<V>> {
         if self.chunks.is_empty() {
             let mut chunk = self.take_spare()?;
-            let _ = chunk.push_within_capacity((key, value));
+            chunk.insert(0, key, value);
             self.place(0, key, chunk)?;
             self.len += 1;
             return Ok(None);
@@ -220,8 +275,8 @@ impl<V: Copy> SortedMap<V> {
         let mut c = self.chunk_of(key);
         let mut at = match self.search(c, key) {
             Ok(at) => {
-                let slot = self.chunks.get_mut(c).and_then(|chunk| chunk.get_mut(at));
-                return Ok(slot.map(|e| core::mem::replace(&mut e.1, value)));
+                let slot = self.value_at(c, at)?;
+                return Ok(Some(core::mem::replace(slot, value)));
             }
             Err(at) => at,
         };
@@ -239,7 +294,7 @@ impl<V: Copy> SortedMap<V> {
     /// Takes `key` out.
     pub fn remove(&mut self, key: u64) -> Option<V> {
         let (c, at) = self.find(key)?;
-        let (_, value) = self.chunks.get_mut(c)?.remove(at).ok()?;
+        let value = self.chunks.get_mut(c)?.remove(at)?;
         self.len -= 1;
         self.after_removal(c);
         Some(value)
@@ -261,7 +316,7 @@ impl<V: Copy> SortedMap<V> {
         self.firsts.clear();
         while let Some(mut chunk) = self.chunks.pop() {
             if self.spare.len() < keep / 16 + 2 {
-                chunk.clear();
+                chunk.truncate(0);
                 let _ = self.spare.push_within_capacity(chunk);
             }
         }
@@ -272,7 +327,7 @@ impl<V: Copy> SortedMap<V> {
     /// Calls `each` for every entry in ascending order.
     pub fn for_each(&self, mut each: impl FnMut(u64, &V)) {
         for chunk in self.chunks.iter() {
-            for (key, value) in chunk.iter() {
+            for (key, value) in chunk.keys.iter().zip(chunk.values.iter()) {
                 each(*key, value);
             }
         }
@@ -281,7 +336,7 @@ impl<V: Copy> SortedMap<V> {
     /// Calls `each` for every entry in ascending order, to change its value.
     pub fn for_each_mut(&mut self, mut each: impl FnMut(u64, &mut V)) {
         for chunk in self.chunks.iter_mut() {
-            for (key, value) in chunk.iter_mut() {
+            for (key, value) in chunk.keys.iter().zip(chunk.values.iter_mut()) {
                 each(*key, value);
             }
         }
@@ -289,7 +344,7 @@ impl<V: Copy> SortedMap<V> {
 
     fn search(&self, c: usize, key: u64) -> Result<usize, usize> {
         match self.chunks.get(c) {
-            Some(chunk) => chunk.binary_search_by_key(&key, |e| e.0),
+            Some(chunk) => chunk.search(key),
             None => Err(0),
         }
     }
@@ -297,7 +352,7 @@ impl<V: Copy> SortedMap<V> {
     fn take_spare(&mut self) -> Result<Chunk<V>> {
         match self.spare.pop() {
             Some(chunk) => Ok(chunk),
-            None => Ok(KVec::with_capacity(CHUNK, GFP_KERNEL)?),
+            None => Chunk::new(),
         }
     }
 
@@ -315,10 +370,8 @@ impl<V: Copy> SortedMap<V> {
         let Some(lower) = self.chunks.get_mut(c) else {
             return Ok(());
         };
-        for &entry in lower.iter().skip(CHUNK / 2) {
-            let _ = upper.push_within_capacity(entry);
-        }
-        let Some(&(first, _)) = upper.first() else {
+        upper.append(lower, CHUNK / 2);
+        let Some(first) = upper.key(0) else {
             return Ok(());
         };
         self.place(c + 1, first, upper)?;
@@ -330,9 +383,9 @@ impl<V: Copy> SortedMap<V> {
 
     /// Restores the invariants around a chunk that lost an entry.
     fn after_removal(&mut self, c: usize) {
-        match self.chunks.get(c).and_then(|chunk| chunk.first()) {
+        match self.key_at(c, 0) {
             None => return self.drop_chunk(c),
-            Some(&(first, _)) => {
+            Some(first) => {
                 if let Some(slot) = self.firsts.get_mut(c) {
                     *slot = first;
                 }
@@ -350,9 +403,7 @@ impl<V: Copy> SortedMap<V> {
             return;
         };
         if let Some(target) = self.chunks.get_mut(lower) {
-            for &entry in upper.iter() {
-                let _ = target.push_within_capacity(entry);
-            }
+            target.append(&upper, 0);
         }
         self.keep_spare(upper);
     }
@@ -369,7 +420,7 @@ impl<V: Copy> SortedMap<V> {
     }
 
     fn keep_spare(&mut self, mut chunk: Chunk<V>) {
-        chunk.clear();
+        chunk.truncate(0);
         let _ = self.spare.push_within_capacity(chunk);
     }
 }
