@@ -16,11 +16,11 @@
 use crate::{
     error::{Error, Exit, Result},
     family::INDEX_MAX,
-    knob::Setting,
+    knob::{self, Setting},
     size,
 };
 use serde::{
-    de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor},
+    de::{self, DeserializeSeed, Deserializer, MapAccess, Unexpected, Visitor},
     Deserialize,
 };
 use std::{
@@ -74,6 +74,10 @@ impl<'de> Deserialize<'de> for Store {
             let words = format!("`{}` is no absolute path", path.display());
             return Err(de::Error::custom(words));
         }
+        if path.as_os_str().as_encoded_bytes().contains(&0) {
+            let words = format!("`{}` is no path", path.display());
+            return Err(de::Error::custom(words));
+        }
         Ok(Self(path))
     }
 }
@@ -96,20 +100,28 @@ struct Size(u64);
 
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = deserializer.deserialize_any(Text("a size such as \"64M\""))?;
+        let text = deserializer.deserialize_any(Text {
+            expects: "a size such as \"64M\"",
+            switch: false,
+        })?;
         size::parse(&text).map(Self).map_err(de::Error::custom)
     }
 }
 
-/// Takes numbers, switches and text, as text.
+/// Takes numbers and text, as text.
 #[derive(Clone, Copy)]
-struct Text(&'static str);
+struct Text {
+    /// What a refusal says.
+    expects: &'static str,
+    /// Takes `true` and `false` for 1 and 0.
+    switch: bool,
+}
 
 impl Visitor<'_> for Text {
     type Value = String;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.0)
+        formatter.write_str(self.expects)
     }
 
     fn visit_str<E>(self, value: &str) -> Result<String, E> {
@@ -124,7 +136,10 @@ impl Visitor<'_> for Text {
         Ok(value.to_string())
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<String, E> {
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<String, E> {
+        if !self.switch {
+            return Err(E::invalid_type(Unexpected::Bool(value), &self));
+        }
         Ok(u8::from(value).to_string())
     }
 }
@@ -161,7 +176,10 @@ impl<'de> DeserializeSeed<'de> for Value<'_> {
     type Value = Setting;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Setting, D::Error> {
-        let value = deserializer.deserialize_any(Text("a number or \"default\""))?;
+        let value = deserializer.deserialize_any(Text {
+            expects: "a number or \"default\"",
+            switch: knob::find(self.0).is_none_or(|knob| knob.max == 1),
+        })?;
         Setting::parse(&format!("{}={value}", self.0)).map_err(de::Error::custom)
     }
 }
@@ -178,7 +196,7 @@ pub fn parse(file: &Path, text: &str) -> Result<Wanted> {
         let words = error.message().lines().collect::<Vec<_>>().join(", ");
         Error::new(
             Exit::Usage,
-            format!("{}:{line}: {key}{words}", file.display()),
+            format!("{}:{line}: {}", file.display(), visible(&(key + &words))),
         )
     })?;
     Ok(Wanted {
@@ -190,6 +208,18 @@ pub fn parse(file: &Path, text: &str) -> Result<Wanted> {
         index: content.index.map(|size| size.0),
         knobs: content.knobs.0,
     })
+}
+
+/// The text with control characters as they are written in TOML, so that a terminal may show it.
+fn visible(text: &str) -> String {
+    let mut visible = String::new();
+    for c in text.chars() {
+        match c.is_control() {
+            true => visible.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => visible.push(c),
+        }
+    }
+    visible
 }
 
 /// The line of a place, from 1, and the key whose value is there, with a colon.
