@@ -516,27 +516,6 @@ void kstage_sha256(const void *data, size_t len, u8 *out)
 	sha256(data, len, out);
 }
 
-struct crypto_shash *kstage_shash_alloc(const char *name)
-{
-	return crypto_alloc_shash(name, 0, 0);
-}
-
-void kstage_shash_free(struct crypto_shash *shash)
-{
-	crypto_free_shash(shash);
-}
-
-unsigned int kstage_shash_size(struct crypto_shash *shash)
-{
-	return crypto_shash_digestsize(shash);
-}
-
-int kstage_shash_digest(struct crypto_shash *shash, const void *data,
-			unsigned int len, u8 *out)
-{
-	return crypto_shash_tfm_digest(shash, data, len, out);
-}
-
 u64 kstage_xxh64(const void *data, size_t len, u64 seed)
 {
 	return xxh64(data, len, seed);

@@ -14,7 +14,6 @@
 
 #include <linux/hrtimer_types.h>
 
-#include <crypto/hash.h>
 #include <linux/bio.h>
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
@@ -238,11 +237,6 @@ bool kstage_llist_empty(const struct llist_head *head);
 /* Hashes (any context). */
 u32 kstage_crc32c(u32 crc, const void *data, size_t len);
 void kstage_sha256(const void *data, size_t len, u8 *out);
-struct crypto_shash *kstage_shash_alloc(const char *name);
-void kstage_shash_free(struct crypto_shash *shash);
-unsigned int kstage_shash_size(struct crypto_shash *shash);
-int kstage_shash_digest(struct crypto_shash *shash, const void *data,
-			unsigned int len, u8 *out);
 u64 kstage_xxh64(const void *data, size_t len, u64 seed);
 
 /* Generic netlink (may sleep). */

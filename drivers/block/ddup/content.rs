@@ -4,15 +4,13 @@
 //!
 //! Runs in the context that brings a request, and in a bio's completion; any context.
 
-use crate::engine::{
-    types::CHECK_MASK, BlockContent, Check, FingerprintAlgorithm, FingerprintParams, Name,
+use crate::{
+    blake2b,
+    engine::{
+        types::CHECK_MASK, BlockContent, Check, FingerprintAlgorithm, FingerprintParams, Name,
+    },
 };
-use kernel::prelude::*;
-use kstage::{
-    hash::{self, Hash256},
-    mm,
-    page_pool::PageBuf,
-};
+use kstage::{hash, mm, page_pool::PageBuf};
 
 /// Bytes of a block.
 pub(crate) const BLOCK_SIZE: u32 = 4096;
@@ -20,28 +18,21 @@ pub(crate) const BLOCK_SIZE: u32 = 4096;
 /// Names and checks the blocks of a store.
 pub(crate) struct Fingerprinter {
     params: FingerprintParams,
-    /// For stores with that algorithm.
-    blake2b: Option<Hash256>,
 }
 
 impl Fingerprinter {
-    /// For a store with these parameters. `ENOENT` if the kernel lacks the algorithm. May sleep.
-    pub(crate) fn new(params: FingerprintParams) -> Result<Fingerprinter> {
-        let blake2b = match params.algorithm {
-            FingerprintAlgorithm::Blake2b => Some(Hash256::new(c"blake2b-256")?),
-            _ => None,
-        };
-
-        Ok(Fingerprinter { params, blake2b })
+    /// For a store with these parameters.
+    pub(crate) fn new(params: FingerprintParams) -> Fingerprinter {
+        Fingerprinter { params }
     }
 
     /// Names and checks a block. Any context.
-    pub(crate) fn describe(&self, block: &PageBuf) -> Result<BlockContent> {
+    pub(crate) fn describe(&self, block: &PageBuf) -> BlockContent {
         if mm::is_zero(&block[..]) {
-            return Ok(BlockContent {
+            return BlockContent {
                 zero: true,
                 ..BlockContent::default()
-            });
+            };
         }
         let data: &[u8] = &block[..];
         let check = check_of(hash::xxh64(data, self.params.check_key));
@@ -49,11 +40,7 @@ impl Fingerprinter {
 
         match self.params.algorithm {
             FingerprintAlgorithm::Sha256 => copy_head(&mut name.0, &hash::sha256(data)),
-            FingerprintAlgorithm::Blake2b => {
-                let blake2b = self.blake2b.as_ref().ok_or(EINVAL)?;
-
-                copy_head(&mut name.0, &blake2b.digest(data)?);
-            }
+            FingerprintAlgorithm::Blake2b => copy_head(&mut name.0, &blake2b::digest(data)),
             FingerprintAlgorithm::Xxh64 => {
                 let (head, tail) = name.0.split_at_mut(8);
 
@@ -61,11 +48,11 @@ impl Fingerprinter {
                 copy_head(tail.split_at_mut(6).0, &check.0.to_le_bytes());
             }
         }
-        Ok(BlockContent {
+        BlockContent {
             name,
             check,
             zero: false,
-        })
+        }
     }
 }
 

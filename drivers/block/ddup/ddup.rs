@@ -3,7 +3,8 @@
 //! ddup: a block device that stores equal blocks once.
 //!
 //! - [`engine`][]: all decisions of a store, without I/O.
-//! - [`queue`][]: requests of a volume; [`content`][]: their fingerprints.
+//! - [`queue`][]: requests of a volume; [`content`][]: their fingerprints, with
+//!   [`blake2b`][].
 //! - [`store`][]: runs an engine against a backing device, with [`io`][], [`worker`][] and
 //!   [`compared`][].
 //! - [`control`][]: netlink requests; the list of attached devices.
@@ -16,6 +17,7 @@
 #![deny(unsafe_code)]
 
 mod attributes;
+mod blake2b;
 mod compared;
 mod content;
 mod control;

@@ -515,14 +515,7 @@ fn add_disk(
         .volume(slot)
         .ok_or_else(|| refuse!(ENOENT, None, "there is no such volume"))?;
     let params = store.fingerprint().ok_or(EINVAL)?;
-    let fingerprinter = Fingerprinter::new(params).map_err(|error| {
-        refuse!(
-            error,
-            None,
-            "the kernel lacks the store's fingerprint algorithm {:?}",
-            params.algorithm
-        )
-    })?;
+    let fingerprinter = Fingerprinter::new(params);
     let bytes = volume
         .blocks
         .checked_mul(u64::from(BLOCK_SIZE))

@@ -150,19 +150,19 @@ fn prepare_write(volume: &Volume, request: &mut Request<Queue>) -> Result {
     let data = request.data_mut();
     let mut result = Ok(());
     for page in pages.iter() {
-        result = volume
-            .fingerprinter
-            .describe(page)
-            .and_then(|content| Ok(data.contents.push(content, GFP_NOWAIT)?));
+        let content = volume.fingerprinter.describe(page);
+
+        result = data.contents.push(content, GFP_NOWAIT);
         if result.is_err() {
             break;
         }
     }
     data.pages = pages;
-    if result.is_ok() && trace::ddup_request_fingerprinted_enabled() {
+    result?;
+    if trace::ddup_request_fingerprinted_enabled() {
         let zero_blocks = request.data().contents.iter().filter(|c| c.zero).count();
 
         trace::ddup_request_fingerprinted((&**request).into(), zero_blocks as u32);
     }
-    result
+    Ok(())
 }
