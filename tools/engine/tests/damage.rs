@@ -253,6 +253,32 @@ fn one_copy_of_the_superblock_is_named_and_does_no_harm() {
     }
 }
 
+/// A slot whose copies were torn by two power cuts looks like one that was damaged. So the first
+/// torn one must be whole again before its twin is written over.
+#[test]
+fn two_power_cuts_do_not_cost_both_copies_of_a_superblock_slot() {
+    let sound = sound_store();
+    let superblock = newest(&sound);
+    for torn in all_copies(&superblock) {
+        let mut disk = sound.clone();
+        rot(&mut disk, torn);
+        let shell = attach(&disk);
+        assert_eq!(shell.failed, None);
+        for place in all_copies(&superblock) {
+            let page = &shell.disk.pages[&place.0];
+            assert_eq!(
+                Superblock::read(page, hash).err(),
+                None,
+                "{place:?}, {torn:?} was torn"
+            );
+            // The second one strikes any of them.
+            let mut disk = shell.disk.clone();
+            rot(&mut disk, place);
+            assert_eq!(attach(&disk).failed, None);
+        }
+    }
+}
+
 #[test]
 fn both_copies_of_a_superblock_slot_leave_a_store_that_only_reads() {
     let sound = sound_store();

@@ -162,6 +162,8 @@ enum Stage {
     Ahead(bool),
     /// Data of the last block, which may be missing.
     Verify,
+    /// A copy of the superblock that is not intact, though its twin is.
+    Mend,
     /// A copy of the superblock with the fresh incarnation.
     Write(usize),
     /// A flush instead, since there is no room for another incarnation.
@@ -296,7 +298,7 @@ impl Recovery {
         if !ok {
             self.tries += 1;
             match self.stage {
-                Stage::Write(_) => return self.refuse(FailReason::Checkpoint),
+                Stage::Mend | Stage::Write(_) => return self.refuse(FailReason::Checkpoint),
                 Stage::Flush => return self.refuse(FailReason::Flush),
                 _ if self.tries < READ_TRIES => return self.submit_read(buf),
                 // A copy that can't be read counts as damaged; there are others.
@@ -314,6 +316,10 @@ impl Recovery {
             Stage::Blob(which, interior, index) => self.blob(which, interior, index, buf),
             Stage::Scan => self.scan(&buf),
             Stage::Ahead(at_start) => self.ahead(at_start, &buf),
+            Stage::Mend => {
+                mark!(superblock_mended);
+                self.chain_ended()
+            }
             Stage::Write(copy) => self.written(copy),
             Stage::Flush => self.hand_over(true),
             Stage::Verify | Stage::Done => Ok(()),
@@ -363,15 +369,8 @@ impl Recovery {
             return Err(self.why_none());
         };
         let superblock = copy_superblock(newest)?;
-        let same = |slot: usize| {
-            self.copies
-                .iter()
-                .skip(slot)
-                .step_by(2)
-                .flatten()
-                .any(|s| s.uuid == superblock.uuid)
-        };
-        if !(same(0) && same(1)) {
+        let intact = |copy| self.is_intact(copy, &superblock.uuid);
+        if !(0..2).all(|slot| intact(slot) || intact(slot + 2)) {
             self.reason = Some(FailReason::SuperblockHalfDamaged);
         }
         let (store, device) = (superblock.layout.clusters, self.config.store_clusters);
@@ -403,6 +402,12 @@ impl Recovery {
             superblock,
         });
         self.next_select(0)
+    }
+
+    /// Whether a copy is intact, and of this store: 0 and 1 are the first ones of the slots, 2 and 3
+    /// the distant ones.
+    fn is_intact(&self, copy: usize, uuid: &[u8; 16]) -> bool {
+        matches!(self.copies.get(copy), Some(Ok(s)) if s.uuid == *uuid)
     }
 
     fn why_none(&self) -> FailReason {
@@ -857,6 +862,12 @@ impl Recovery {
         if self.config.read_only || self.reason.is_some() {
             return self.hand_over(false);
         }
+        // A power cut may have torn a copy. If the next one tore its twin, the slot would look damaged.
+        let uuid = self.parts()?.superblock.uuid;
+        let torn = (0..4).find(|&copy| !self.is_intact(copy, &uuid));
+        if let Some(copy) = torn.filter(|_| !mutant!(67)) {
+            return self.mend(copy);
+        }
         let hash = self.config.hash;
         let parts = self.parts()?;
         let superblock = &mut parts.superblock;
@@ -904,25 +915,42 @@ impl Recovery {
         self.write(0)
     }
 
+    /// Writes a copy of the superblock anew, as its twin is.
+    fn mend(&mut self, copy: usize) -> Result<(), FailReason> {
+        let Some(Ok(twin)) = self.copies.get(copy ^ 2) else {
+            return Err(FailReason::Promise);
+        };
+        let twin = copy_superblock(twin)?;
+        let layout = (copy >= 2).then_some(&twin.layout);
+        let cluster = Layout::superblock(copy as u64 % 2, layout);
+        self.stage = Stage::Mend;
+        self.write_superblock(block_of(&twin, self.config.hash)?, cluster, Durability::Own);
+        if let Some(copy) = self.copies.get_mut(copy) {
+            *copy = Ok(twin);
+        }
+        Ok(())
+    }
+
     fn write(&mut self, copy: usize) -> Result<(), FailReason> {
         let hash = self.config.hash;
-        let mut buf =
-            KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL).map_err(|_| FailReason::Memory)?;
         let superblock = &self.parts()?.superblock;
-        superblock.write(&mut buf, hash);
-        let cluster = superblock.places()[copy & 1];
+        let (buf, cluster) = (block_of(superblock, hash)?, superblock.places()[copy & 1]);
+        let durability = match copy {
+            0 => Durability::AllBefore,
+            _ => Durability::Own,
+        };
         self.stage = Stage::Write(copy);
-        let token = IoToken::Recovery;
+        self.write_superblock(buf, cluster, durability);
+        Ok(())
+    }
+
+    fn write_superblock(&mut self, buf: Buf, cluster: Cluster, durability: Durability) {
         self.action = Some(Action::WriteMeta {
-            token,
+            token: IoToken::Recovery,
             cluster,
             buf,
-            durability: match copy {
-                0 => Durability::AllBefore,
-                _ => Durability::Own,
-            },
+            durability,
         });
-        Ok(())
     }
 
     fn written(&mut self, copy: usize) -> Result<(), FailReason> {
@@ -986,6 +1014,13 @@ fn read_superblock(
         },
         Err(error) => Ok(Err(error)),
     }
+}
+
+/// The bytes of a superblock.
+fn block_of(superblock: &Superblock, hash: page::Hash) -> Result<Buf, FailReason> {
+    let mut buf = KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL).map_err(|_| FailReason::Memory)?;
+    superblock.write(&mut buf, hash);
+    Ok(buf)
 }
 
 /// Copies a superblock on the heap.

@@ -94,6 +94,10 @@ const NAMES: &[(u32, &str)] = &[
     (64, "what a shrunk or removed volume loses is not punched"),
     (65, "a change of a volume is told before it is durable"),
     (66, "a shrink ends before what goes has been released"),
+    (
+        67,
+        "an attach leaves a torn copy of the superblock as it is",
+    ),
 ];
 
 fn name(number: u32) -> Option<&'static str> {

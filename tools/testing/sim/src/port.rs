@@ -203,8 +203,8 @@ pub trait Store: Sized {
     fn format(disk: &mut Disk, setup: &Setup) -> Result<(), String>;
     /// Makes a store; recovery begins with [`Store::start`].
     fn new(setup: &Setup, disk_clusters: u64) -> Result<Self, String>;
-    /// Holds the disk's whole state against the format's invariants. `clean`: after a detach.
-    fn check(disk: &Disk, setup: &Setup, clean: bool) -> Result<(), String>;
+    /// Holds the disk's whole state against the format's invariants, after an attach or a detach.
+    fn check(disk: &Disk, setup: &Setup) -> Result<(), String>;
     /// The clusters of the journal.
     fn journal(setup: &Setup, clusters: u64) -> std::ops::Range<u64>;
     /// Whether an I/O is for advice, which nobody has to wait for.

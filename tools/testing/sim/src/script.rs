@@ -81,7 +81,9 @@ pub struct Setup {
     pub count_full: u32,
     /// One in this many I/Os takes seconds; 0: none.
     pub slow_one_in: u64,
-    /// Only writes of pages do.
+    /// Of data reads, one in this many.
+    pub slow_reads_one_in: u64,
+    /// Of the other I/O only writes of pages do.
     pub slow_pages: bool,
     /// The store may run full.
     pub full: bool,
@@ -270,7 +272,7 @@ fn setup(seed: u64, rng: &mut Rng) -> Setup {
         1 => Rot::Any,
         _ => Rot::Nothing,
     };
-    let setup = Setup {
+    let mut setup = Setup {
         seed,
         clusters: if full {
             rng.between(4, 6) * 4096
@@ -304,6 +306,8 @@ fn setup(seed: u64, rng: &mut Rng) -> Setup {
         wait_for_space: seed % 2 == 1,
         count_full: rng.pick(&[3, 40, 1 << 31, 1 << 31]),
         slow_one_in: rng.pick(&[0, 0, 50, 500]),
+        // Enough for a full store to come round to a cluster that is being read.
+        slow_reads_one_in: 8,
         slow_pages: false,
         full,
         sparse,
@@ -314,6 +318,9 @@ fn setup(seed: u64, rng: &mut Rng) -> Setup {
         rot,
         hash: crate::xxh64::xxh64,
     };
+    if !full {
+        setup.slow_reads_one_in = setup.slow_one_in;
+    }
     match theme {
         Theme::Swarm => setup,
         Theme::Scattered => Setup {
@@ -324,6 +331,7 @@ fn setup(seed: u64, rng: &mut Rng) -> Setup {
         Theme::Ring => Setup {
             journal_clusters: 512,
             slow_one_in: 4,
+            slow_reads_one_in: 0,
             slow_pages: true,
             queue_depth: rng.pick(&[1, 4]) as u32,
             checkpoint_interval_ms: 5000,

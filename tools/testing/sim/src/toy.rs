@@ -217,7 +217,7 @@ impl Store for Toy {
         })
     }
 
-    fn check(_: &Disk, _: &Setup, _: bool) -> Result<(), String> {
+    fn check(_: &Disk, _: &Setup) -> Result<(), String> {
         Ok(())
     }
 

@@ -37,8 +37,6 @@ const WAIT_STEPS: u32 = 400;
 const SPINS_MAX: u32 = 1000;
 /// Blocks in the largest read that verifies.
 const VERIFY_RUN: u64 = 64;
-/// On a store that may run full, one data read in this many takes seconds.
-const SLOW_READ_ONE_IN: u64 = 8;
 
 /// I/O that the disk works on.
 enum Io<T> {
@@ -572,16 +570,18 @@ impl<'a, S: Store> World<'a, S> {
 
     /// A change is durable, or was given up.
     fn changed(&mut self, ok: bool) -> Result<(), String> {
-        let Some(Changing { number, blocks }) = self.changing.take() else {
+        let Some(Changing { number, blocks }) = self.changing else {
             return Err("the end of a change that nobody asked for".into());
         };
         say!(self, "  volume {number}: has {blocks} blocks, ok {ok}");
         if !ok {
+            // Whether it was made shows the next attach: a write that fails may reach the disk.
             return match self.errors_are_fair() {
                 true => Ok(()),
                 false => Err("a change was given up, and nothing had failed".into()),
             };
         }
+        self.changing = None;
         let base = volume_base(number);
         self.oracle.forget(base + blocks, volume_base(number + 1));
         match blocks {
@@ -1032,8 +1032,7 @@ impl<'a, S: Store> World<'a, S> {
                 durability: Durability::None,
                 ..
             } => self.setup.slow_one_in,
-            // Long enough for the store to come round to the cluster again.
-            Io::Read { .. } if self.setup.full => SLOW_READ_ONE_IN,
+            Io::Read { .. } => self.setup.slow_reads_one_in,
             _ if self.setup.slow_pages => 0,
             _ => self.setup.slow_one_in,
         };
@@ -1633,7 +1632,7 @@ impl<'a, S: Store> World<'a, S> {
             self.oracle.power_cut();
         }
         if clean && !self.rotten {
-            S::check(&self.disk, self.setup, true).map_err(|e| format!("after a detach: {e}"))?;
+            S::check(&self.disk, self.setup).map_err(|e| format!("after a detach: {e}"))?;
         }
         let mut rng = Rng::new(self.setup.seed ^ self.now);
         if clean && rng.chance(1, 4) {
@@ -1805,7 +1804,7 @@ impl<'a, S: Store> World<'a, S> {
             self.compare_volumes()?;
         }
         if !self.rotten {
-            S::check(&self.disk, self.setup, false).map_err(|e| format!("after recovery: {e}"))?;
+            S::check(&self.disk, self.setup).map_err(|e| format!("after recovery: {e}"))?;
         }
         Ok(())
     }

@@ -3,8 +3,9 @@
 //! The superblock: what a store is, and the root of its last checkpoint.
 //!
 //! Generation `g` lies in slot `g % 2`, in two distant copies that are written one after the
-//! other; so a power cut leaves at least one intact copy in each slot, and a slot without one was
-//! damaged otherwise.
+//! other, and an attach for writing mends a copy that is torn before it writes anything else; so
+//! power cuts leave at least one intact copy in each slot, and a slot without one was damaged
+//! otherwise.
 
 use super::super::types::{Cluster, FingerprintAlgorithm, Generation};
 use super::super::types::{
