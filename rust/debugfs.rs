@@ -83,7 +83,7 @@ pub struct Directory<D: Send + Sync + 'static> {
     _dentry: Dentry,
     _entries: KVec<Entry<D>>,
     _data: Arc<D>,
-    _root: Arc<Root>,
+    root: Arc<Root>,
 }
 
 // SAFETY: The pointers in `entries` are to the data, which is `Send` and `Sync`.
@@ -128,8 +128,13 @@ impl<D: Send + Sync + 'static> Directory<D> {
             _dentry: dentry,
             _entries: entries,
             _data: data,
-            _root: root,
+            root,
         })
+    }
+
+    /// The directory that this one is in.
+    pub fn root(&self) -> &Arc<Root> {
+        &self.root
     }
 }
 

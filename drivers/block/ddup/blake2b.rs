@@ -3,7 +3,8 @@
 //! BLAKE2b-256 without a key (RFC 7693).
 //!
 //! Of our own, since a store must be readable under every kernel: some have it in the crypto API only,
-//! some in a library module only. None has a faster one for x86. Pure; any context.
+//! some in a library module only, without which a driver linked with it can't be loaded by `insmod`.
+//! Pure; any context.
 
 /// The square roots of the first eight primes, as SHA-512 has them.
 const IV: [u64; 8] = [

@@ -17,8 +17,6 @@ const SLOTS: usize = 8192;
 /// The content that is kept. A cluster has one possible place.
 pub(crate) struct Compared {
     slots: KVVec<Option<(Cluster, PageBuf)>>,
-    /// Slots in use.
-    len: usize,
     /// Where the search for a page to give up goes on.
     hand: usize,
 }
@@ -31,16 +29,12 @@ impl Compared {
         for _ in 0..SLOTS {
             slots.push(None, GFP_KERNEL)?;
         }
-        Ok(Compared {
-            slots,
-            len: 0,
-            hand: 0,
-        })
+        Ok(Compared { slots, hand: 0 })
     }
 
-    /// Clusters whose content is kept.
+    /// Clusters whose content is kept. Looks at every slot.
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.slots.iter().flatten().count()
     }
 
     fn place(cluster: Cluster) -> usize {
@@ -58,7 +52,6 @@ impl Compared {
     /// A cluster was read, and this is what it holds.
     pub(crate) fn insert(&mut self, cluster: Cluster, page: PageBuf) {
         if let Some(slot) = self.slots.get_mut(Self::place(cluster)) {
-            self.len += usize::from(slot.is_none());
             *slot = Some((cluster, page));
         }
     }
@@ -69,7 +62,6 @@ impl Compared {
             if self.get(Cluster(cluster)).is_some() {
                 if let Some(slot) = self.slots.get_mut(Self::place(Cluster(cluster))) {
                     *slot = None;
-                    self.len -= 1;
                 }
             }
         }
@@ -82,7 +74,6 @@ impl Compared {
 
             self.hand = (at + 1) & (SLOTS - 1);
             if let Some((_, page)) = self.slots.get_mut(at).and_then(Option::take) {
-                self.len -= 1;
                 return Some(page);
             }
         }

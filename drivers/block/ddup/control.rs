@@ -307,8 +307,7 @@ impl Control {
             list.queue = Some(queue);
             list.debugfs = Some(debugfs);
         }
-        let registration =
-            Registration::new(&FAMILY).inspect_err(|_| drop(LIST.lock().debugfs.take()))?;
+        let registration = Registration::new(&FAMILY).inspect_err(|_| give_back())?;
 
         Ok(Control {
             registration: Some(registration),
@@ -339,15 +338,21 @@ impl Control {
         }
         // Waits for requests that work.
         self.registration = None;
-        let mut list = LIST.lock();
-        let (queue, debugfs) = (list.queue.take(), list.debugfs.take());
-
-        list.entries = KVec::new();
-        drop(list);
-        drop(debugfs);
-        // Waits for its items.
-        drop(queue);
+        LIST.lock().entries = KVec::new();
+        give_back();
     }
+}
+
+/// Gives back what [`Control::start`] made for the list, which nobody uses any more. May sleep.
+fn give_back() {
+    let (queue, debugfs) = {
+        let mut list = LIST.lock();
+
+        (list.queue.take(), list.debugfs.take())
+    };
+    drop(debugfs);
+    // Waits for its items.
+    drop(queue);
 }
 
 /// Removes devices whose entries are in state `Detaching`, lets go of their store, and removes the

@@ -82,7 +82,6 @@ pub(crate) struct Options<'a> {
 struct Attached {
     /// Goes before what it shows.
     state: Directory<Store>,
-    debugfs: Arc<Root>,
     disk: Disk<Queue>,
     store: Arc<Store>,
     /// Of the volume in the store.
@@ -162,7 +161,6 @@ impl Family {
         let device = Device {
             kind: Kind::Store(Attached {
                 state: show_state(&self.debugfs, &name, &self.store)?,
-                debugfs: self.debugfs.clone(),
                 disk,
                 store: self.store.clone(),
                 slot,
@@ -226,7 +224,7 @@ impl Device {
             read_only: self.read_only,
             cache_bytes: attached.cache_bytes,
             index_bytes: attached.index_bytes,
-            debugfs: attached.debugfs.clone(),
+            debugfs: attached.state.root().clone(),
         })
     }
 
@@ -484,7 +482,6 @@ fn attach_store(
 
             Ok(Attached {
                 state: show_state(&options.debugfs, name, &store)?,
-                debugfs: options.debugfs.clone(),
                 disk,
                 store: store.clone(),
                 slot,

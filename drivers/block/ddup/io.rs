@@ -176,9 +176,7 @@ impl MetaIo {
             ok: false,
         }
     }
-}
 
-impl MetaIo {
     /// Tells that a block of the journal is durable, or could not be written.
     fn tell_done(&self, worker: &Worker) {
         let is_over = self.then == Then::Report || !self.ok;

@@ -2,7 +2,7 @@
 
 //! Tracepoints: what `trace.h` defines, as functions, and the numbers in their arguments.
 //!
-//! One that is off costs a nop. What only the engine sees comes from it as an event, through the
+//! One that is off costs a branch that is never taken. What only the engine sees comes from it as an event, through the
 //! observer that [`observer`] makes; the store is named by the number of its backing device.
 
 use crate::engine::{

@@ -80,7 +80,7 @@ pub fn header(block: &[u8], uuid: &[u8; 16], hash: Hash) -> Option<BlockHeader> 
     let header = BlockHeader {
         uuid: le::bytes(block, 16),
         clusters: le::uint::<2>(block, 14),
-        sequence: le::uint::<8>(block, 32),
+        sequence: sequence_of(block),
         incarnation: le::uint::<8>(block, 40),
         durable_upto: le::uint::<8>(block, 48),
         superblock_generation: le::uint::<8>(block, 56),
