@@ -9,7 +9,7 @@ mod memory;
 
 use ddup_engine::engine::check::Finding;
 use ddup_engine::engine::format::journal::{self, BlockHeader, Record};
-use ddup_engine::engine::format::layout::JOURNAL_START;
+use ddup_engine::engine::format::layout::{Layout, JOURNAL_START};
 use ddup_engine::engine::format::page::{self, levels_for, tree, CountEntry, MapEntry, PageError};
 use ddup_engine::engine::format::page::{PageId, Pointer, SegmentEntry, SegmentKind, VolumeEntry};
 use ddup_engine::engine::format::page::{COUNT_LEAF, FANOUT, HEADER_BYTES, MAP_LEAF, NAME_LEAF};
@@ -277,6 +277,23 @@ fn two_power_cuts_do_not_cost_both_copies_of_a_superblock_slot() {
             assert_eq!(attach(&disk).failed, None);
         }
     }
+}
+
+#[test]
+fn a_copy_of_the_superblock_is_not_mended_outside_of_the_device() {
+    let mut disk = sound_store();
+    let mut older = newest(&disk);
+    older.generation -= 1;
+    let [first, distant] = older.places();
+    // What it says of the store is sound, and of another one.
+    older.layout = Layout::new(1 << 30, 0).unwrap();
+    let mut block = vec![0; CLUSTER_SIZE];
+    older.write(&mut block, hash);
+    disk.pages.insert(first.0, block.into());
+    rot(&mut disk, distant);
+    let shell = attach(&disk);
+    assert_eq!(shell.failed, None);
+    assert!(shell.disk.pages.keys().all(|&place| place < CLUSTERS));
 }
 
 #[test]

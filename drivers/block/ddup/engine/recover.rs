@@ -921,8 +921,9 @@ impl Recovery {
             return Err(FailReason::Promise);
         };
         let twin = copy_superblock(twin)?;
-        let layout = (copy >= 2).then_some(&twin.layout);
-        let cluster = Layout::superblock(copy as u64 % 2, layout);
+        // Of the newest one, which fits the device: a twin may say anything.
+        let layout = self.parts()?.superblock.layout;
+        let cluster = Layout::superblock(copy as u64 % 2, (copy >= 2).then_some(&layout));
         self.stage = Stage::Mend;
         self.write_superblock(block_of(&twin, self.config.hash)?, cluster, Durability::Own);
         if let Some(copy) = self.copies.get_mut(copy) {
