@@ -2,7 +2,8 @@
 
 //! Tracepoints of a module, which C code defines by `TRACE_EVENT`.
 //!
-//! A tracepoint that is off costs a nop: a branch that the kernel patches when it is switched on.
+//! A tracepoint that is off costs a nop: a branch that the kernel patches when it is switched on. A
+//! build with `--cfg kstage_no_tracepoints` has none, to measure that.
 //!
 //! C header: `include/linux/tracepoint.h`.
 //! Upstream replacement: `kernel::tracepoint::declare_trace!`, once it finds the statics of a module
@@ -42,7 +43,7 @@ macro_rules! tracepoints {
             $(#[$meta])*
             #[inline(always)]
             $vis fn $name($($arg: $type),*) {
-                #[cfg(CONFIG_TRACEPOINTS)]
+                #[cfg(all(CONFIG_TRACEPOINTS, not(kstage_no_tracepoints)))]
                 if [<$name _enabled>]() {
                     extern "C" {
                         fn [<rust_do_trace_ $name>]($($arg: $type),*);
@@ -52,7 +53,7 @@ macro_rules! tracepoints {
                     // only reads.
                     unsafe { [<rust_do_trace_ $name>]($($arg),*) };
                 }
-                #[cfg(not(CONFIG_TRACEPOINTS))]
+                #[cfg(not(all(CONFIG_TRACEPOINTS, not(kstage_no_tracepoints))))]
                 {
                     $(let _ = $arg;)*
                 }
@@ -62,7 +63,7 @@ macro_rules! tracepoints {
             #[inline(always)]
             #[allow(dead_code)]
             $vis fn [<$name _enabled>]() -> bool {
-                #[cfg(CONFIG_TRACEPOINTS)]
+                #[cfg(all(CONFIG_TRACEPOINTS, not(kstage_no_tracepoints)))]
                 {
                     extern "C" {
                         static [<__tracepoint_ $name>]: $crate::bindings::tracepoint;
@@ -77,7 +78,7 @@ macro_rules! tracepoints {
                         )
                     }
                 }
-                #[cfg(not(CONFIG_TRACEPOINTS))]
+                #[cfg(not(all(CONFIG_TRACEPOINTS, not(kstage_no_tracepoints))))]
                 false
             }
         }
