@@ -145,6 +145,41 @@ impl<T: Operations> Vtable<T> {
         bindings::blk_eh_timer_return_BLK_EH_RESET_TIMER
     }
 
+    /// Gives the lock of the flush queue a class that no other tag set has.
+    ///
+    /// The block layer ends requests of a flush sequence under `mq_flush_lock` of their queue: a
+    /// FLUSH, and a write behind one. To end a request is to end the bios of those above. If the
+    /// bio is one of a driver with requests of its own, such as ours, its completion may end a
+    /// request of that driver, which takes the `mq_flush_lock` of that driver's disk. For lockdep
+    /// this is recursion, since all these locks share a class by default.
+    ///
+    /// It cannot deadlock. The locks are different ones, and are nested upwards only: from a disk
+    /// to what was built on it, however many disks are stacked. A disk is opened before one is made
+    /// on top of it, so there is no circle of disks. Downwards would be to submit a bio under the
+    /// lock. The block layer does not: with the lock held it puts requests into lists, which a
+    /// work item dispatches. Completions do not, as they run in any context, and to submit may
+    /// sleep. A driver that ends a FLUSH at once, in `queue_rq`, was called without the lock, and
+    /// takes it only for what is above.
+    ///
+    /// One class for all disks of this module would not do, as they can be stacked. The queues of
+    /// one disk can share theirs, since a completion leads to another disk.
+    ///
+    /// # Safety
+    ///
+    /// Called by the block layer only, with a hardware context that is being made and the driver
+    /// data of a [`TagSet`].
+    unsafe extern "C" fn init_hctx(
+        hctx: *mut bindings::blk_mq_hw_ctx,
+        driver_data: *mut c_void,
+        _hctx_idx: u32,
+    ) -> i32 {
+        // SAFETY: The context has its flush queue, which nobody uses yet. The driver data is a
+        // registered key, by the type invariant of `TagSet`, which unregisters it only after it
+        // has freed the flush queues.
+        unsafe { bindings::blk_mq_hctx_set_fq_lock_class(hctx, driver_data.cast()) };
+        0
+    }
+
     /// # Safety
     ///
     /// Called by the block layer only, with a request of a tag set of `T`.
@@ -180,6 +215,7 @@ impl<T: Operations> Vtable<T> {
         queue_rq: Some(Self::queue_rq),
         commit_rqs: Some(Self::commit_rqs),
         timeout: Some(Self::timeout),
+        init_hctx: Some(Self::init_hctx),
         init_request: Some(Self::init_request),
         exit_request: Some(Self::exit_request),
         // SAFETY: All other members are optional function pointers, for which zero is None.

@@ -7,17 +7,28 @@
 use super::{request::Pdu, Operations, Vtable};
 use crate::bindings;
 use core::marker::PhantomData;
-use kernel::{error::to_result, prelude::*, sync::Arc, types::Opaque};
+use kernel::{
+    error::to_result,
+    prelude::*,
+    sync::{Arc, LockClassKey},
+    types::Opaque,
+};
 
 /// A set of tags: `hw_queues` times `depth` requests with private data.
 ///
+/// Disks of one set must not be stacked on each other: they share the lock class of their flush
+/// queues, which the C table explains.
+///
 /// # Invariants
 ///
-/// `raw` was initialised by `blk_mq_alloc_tag_set()` with the table of `T`.
+/// `raw` was initialised by `blk_mq_alloc_tag_set()` with the table of `T`, and its driver data is
+/// `_flush_lock_class`.
 #[pin_data(PinnedDrop)]
 pub struct TagSet<T: Operations> {
     #[pin]
     raw: Opaque<bindings::blk_mq_tag_set>,
+    // Dropped, and so unregistered, after `drop` has freed the set and all flush queues with it.
+    _flush_lock_class: Pin<KBox<LockClassKey>>,
     _ops: PhantomData<T>,
 }
 
@@ -39,6 +50,8 @@ impl<T: Operations> TagSet<T> {
 
         let cmd_size = u32::try_from(size_of::<Pdu<T>>())?;
         let timeout = u32::try_from(kernel::time::msecs_to_jiffies(timeout_ms))?;
+        let flush_lock_class = KBox::pin_init(LockClassKey::new_dynamic(), GFP_KERNEL)?;
+        let key = flush_lock_class.as_ptr();
 
         Arc::pin_init(
             try_pin_init!(TagSet {
@@ -53,11 +66,13 @@ impl<T: Operations> TagSet<T> {
                         (*set).numa_node = bindings::NUMA_NO_NODE;
                         (*set).cmd_size = cmd_size;
                         (*set).timeout = timeout;
+                        (*set).driver_data = key.cast();
                         (*set).flags = bindings::KSTAGE_MQ_F_BLOCKING
                             | bindings::KSTAGE_MQ_F_NO_SCHED;
                         to_result(bindings::blk_mq_alloc_tag_set(set))
                     }
                 }),
+                _flush_lock_class: flush_lock_class,
                 _ops: PhantomData,
             }? Error),
             GFP_KERNEL,
@@ -73,7 +88,8 @@ impl<T: Operations> TagSet<T> {
 #[pinned_drop]
 impl<T: Operations> PinnedDrop for TagSet<T> {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: By the type invariant; disks hold a reference, so none uses it any more.
+        // SAFETY: By the type invariant; disks hold a reference, so none uses it any more. This waits
+        // until their flush queues are freed.
         unsafe { bindings::blk_mq_free_tag_set(self.raw.get()) };
     }
 }

@@ -72,6 +72,32 @@ many_stores_are_attached_at_once() {
 	[ -z "$(ddup list)" ]
 }
 
+# A FLUSH of the one on top ends in the completion of a FLUSH of the one below it, and so on: under
+# the locks of the flush queues of all of them, which lockdep on the debug kernel must not mistake
+# for one lock.
+a_store_can_lie_on_a_volume_of_another() {
+	local stack=() level
+	make_store 512M --size 400M
+	attach "$device"
+	for level in 300M 200M; do
+		stack+=("$ddup")
+		ddup format "$ddup" --size "$level"
+		attach "$ddup"
+	done
+	stack+=("$ddup")
+	fio --name=top --filename="$ddup" --ioengine=libaio --direct=1 --rw=randwrite --bs=8k \
+		--iodepth=8 --numjobs=4 --fsync=4 --size=2M --offset_increment=2M --verify=crc32c \
+		--output=/tmp/ddup-test.fio
+	defer rm -f /tmp/ddup-test.fio
+	refused $BUSY 'in use' ddup detach "${stack[1]}"
+	for level in 2 1; do
+		ddup detach "${stack[level]}"
+		ddup check "${stack[level - 1]}"
+	done
+	ddup detach "${stack[0]}"
+	ddup check "$device"
+}
+
 lines_of() { # file lines
 	[ "$(wc -l <"$1")" -ge "$2" ]
 }
@@ -306,6 +332,7 @@ run_tests \
 	list_prints_columns_bytes_and_json \
 	devices_are_meant_by_name_node_backing_and_file \
 	a_regular_file_gets_a_loop_device_and_loses_it \
+	a_store_can_lie_on_a_volume_of_another \
 	many_stores_are_attached_at_once \
 	events_follow_the_list_without_a_gap \
 	events_end_when_the_driver_goes \
