@@ -338,7 +338,13 @@ impl Control {
         }
         // Waits for requests that work.
         self.registration = None;
-        LIST.lock().entries = KVec::new();
+        {
+            let mut list = LIST.lock();
+
+            // They are empty, but have memory, and the list is never dropped.
+            list.entries = KVec::new();
+            list.changing = KVec::new();
+        }
         give_back();
     }
 }

@@ -42,6 +42,7 @@ one_cycle() {
 	insmod "$DDUP_KO"
 	local ddup
 	ddup=$(ddup attach /dev/vda)
+	ddup remove "$(ddup create "$ddup" --size 8M)"
 	local jobs=()
 	for _ in 1 2 3 4; do
 		load_device "$ddup" &
