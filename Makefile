@@ -73,10 +73,10 @@ fuzz:		## damaged bytes for every parser of the disk format: T=seconds, TARGET=,
 	@cd tools && ../qemu/enter cargo run -q --profile checked --locked -p ddup-fuzz -- \
 		--seconds $(or $(T),60) $(if $(TARGET),--target $(TARGET)) $(if $(ONLY),--only $(ONLY))
 
-bench: modules tools	## ddup beside the raw disk, dm-thin and dm-vdo (an hour or less; goes on where it was)
+bench: modules tools	## ddup beside the raw disk, dm-thin, dm-vdo and DRBD (two hours at most; goes on where it was)
 	@tools/testing/bench/run
 
-bench-quick: modules tools	## the same with fewer cells, some minutes
+bench-quick: modules tools	## the same with fewer targets and cells, some minutes
 	@tools/testing/bench/run --quick
 
 profile: modules tools	## samples of the guest while fio runs PATTERN="rw blocksize depth" on ddup

@@ -28,7 +28,7 @@ DEBUG_PACKAGES=(clang lld llvm)
 # Packages of the guest's file system.
 GUEST_PACKAGES=(
 	kmod udev iproute2 iputils-ping procps util-linux e2fsprogs xfsprogs fio dmsetup lvm2
-	thin-provisioning-tools vdo python3 python3-yaml jq strace rsync file xxd linux-perf
+	thin-provisioning-tools vdo drbd-utils python3 python3-yaml jq strace rsync file xxd linux-perf
 )
 
 key_of() { printf '%s\n' "$@" | sha256sum | cut -c1-10; }
