@@ -79,6 +79,11 @@ bench: modules tools	## ddup beside the raw disk, dm-thin, dm-vdo and DRBD (two 
 bench-quick: modules tools	## the same with fewer targets and cells, some minutes
 	@tools/testing/bench/run --quick
 
+bench-uml: tools	## the same in User-Mode Linux: native code without hardware virtualization (built once, 10 minutes)
+	@qemu/uml-kernel
+	@qemu/kbuild --kernel uml
+	@tools/testing/bench/run --uml
+
 profile: modules tools	## a flame graph of the guest while fio runs PATTERN="rw blocksize depth" on ddup
 	@tools/testing/bench/profile "$(PATTERN)"
 
