@@ -79,9 +79,13 @@ bench: modules tools	## ddup beside the raw disk, dm-thin, dm-vdo and DRBD (two 
 bench-quick: modules tools	## the same with fewer targets and cells, some minutes
 	@tools/testing/bench/run --quick
 
-profile: modules tools	## samples of the guest while fio runs PATTERN="rw blocksize depth" on ddup
-	@mkdir -p build/bench && rm -f build/bench/profile && truncate -s 2G build/bench/profile
-	@qemu/vm --disk build/bench/profile --timeout 600 --env PATTERN="$(PATTERN)" -- tools/testing/bench/profile.sh
+bench-uml: tools	## the same in User-Mode Linux: native code without hardware virtualization (built once, 10 minutes)
+	@qemu/uml-kernel
+	@qemu/kbuild --kernel uml
+	@tools/testing/bench/run --uml
+
+profile: modules tools	## a flame graph of the guest while fio runs PATTERN="rw blocksize depth" on ddup
+	@tools/testing/bench/profile "$(PATTERN)"
 
 proof:		## the same at full numbers (hours; interrupted it goes on where it was)
 	@tools/testing/run --proof

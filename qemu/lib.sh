@@ -112,3 +112,57 @@ tree_image() {
 debug_dir() {
 	echo "$DDUP_CACHE/kernel/debug-$(value_of "$REFERENCE" version)-$(key_of "$(cat "$SRC/qemu/debug.config")")"
 }
+
+# The same source as User-Mode Linux, and that as the guest boots it.
+uml_dir() {
+	echo "$DDUP_CACHE/kernel/uml-$(value_of "$REFERENCE" version)-$(key_of "$(cat "$SRC/qemu/uml.config")")"
+}
+uml_image_dir() {
+	echo "$(uml_dir)/image-$(key_of "$(cat "$SRC/qemu/uml-kernel" "$SRC/qemu/guest/init")")"
+}
+
+# Builds a kernel of our own configuration from the reference kernel's source, on top of allnoconfig.
+# Interrupted it goes on where it was; whole it has the file .whole.
+build_kernel() { # name directory configuration make-arguments...
+	local name=$1 dir=$2 config=$3 tree=$2/linux log=$DDUP_CACHE/log/${2##*/}.log missing before build
+	shift 3
+	mkdir -p "$dir"
+	exec 9>"$dir/lock"
+	flock -n 9 || { say "$name: another build is under way, waiting for it"; flock 9; }
+	if ! [ -e "$dir/.source" ]; then
+		say "$name: unpacking the source"
+		"$SRC/qemu/setup" source "$tree" >"$log" 2>&1 9>&- || die "$name: no source (log: $log)"
+		touch "$dir/.source"
+	fi
+	if ! [ -e "$dir/.configured" ]; then
+		say "$name: configuring"
+		cp "$config" "$tree/ddup.config"
+		in_root "$ROOT" make -C "$tree" "$@" KCONFIG_ALLCONFIG=ddup.config allnoconfig \
+			>"$log" 2>&1 9>&- || die "$name: not configured (log: $log)"
+		# What could not be had is dropped silently by kconfig; here it is an error.
+		missing=$(grep -E '^CONFIG_[A-Z0-9_]+=' "$config" | grep -vxFf "$tree/.config" || :)
+		[ -z "$missing" ] || die "$name: kconfig dropped: ${missing//$'\n'/ }"
+		touch "$dir/.configured"
+	fi
+	if ! [ -e "$dir/.whole" ]; then
+		say "$name: building ($(nproc) jobs, log: $log)"
+		before=$SECONDS
+		set -m # a process group of its own, so that all of it ends with this script
+		in_root "$ROOT" nice -n 19 make -C "$tree" -j"$(nproc)" "$@" all >>"$log" 2>&1 9>&- &
+		build=$!
+		set +m
+		# shellcheck disable=SC2064 # this very process
+		trap "kill -- -$build 2>/dev/null || :" EXIT
+		while kill -0 "$build" 2>/dev/null; do
+			sleep 2
+			[ $((SECONDS - before)) -lt 60 ] || {
+				before=$SECONDS
+				say "$name: $(grep -cE '^  [A-Z]' "$log") steps done"
+			}
+		done
+		wait "$build" || { tail -n 12 "$log" >&2; die "$name: not built (log: $log)"; }
+		trap - EXIT
+		[ -s "$tree/Module.symvers" ] || die "$name: no Module.symvers (log: $log)"
+		touch "$dir/.whole"
+	fi
+}

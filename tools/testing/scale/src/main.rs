@@ -9,6 +9,9 @@ use clap::Parser;
 use ddup_engine::engine::{
     Action, BlockContent, Check, Config, DataResult, Engine, Knobs, Name, OpKind, Request, Status,
 };
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use store::{no_hash, Device};
 
@@ -21,7 +24,7 @@ const GIB: u64 = 1 << 18;
 #[command(version)]
 struct Arguments {
     /// Sizes of the store, in GiB.
-    #[arg(long, value_delimiter = ',', default_value = "64,1024,16384,65536")]
+    #[arg(long, value_delimiter = ',', default_value = "64,1024,10240,65536")]
     sizes: Vec<u64>,
     /// Random 4 KiB overwrites to measure at each size.
     #[arg(long, default_value_t = 300_000)]
@@ -192,16 +195,35 @@ fn size(gib: u64) -> String {
     }
 }
 
-fn resident() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    text.split(' ')
-        .nth(1)
-        .and_then(|pages| pages.parse::<u64>().ok())
-        .unwrap_or(0)
-        * PAGE as u64
+/// Counts what is allocated; what the engine has taken is the difference.
+struct Counting;
+
+static ALLOCATED: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: `System` does all of it; the sizes are only counted.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATED.fetch_add(layout.size() as u64, Ordering::Relaxed);
+        // SAFETY: The caller's promise is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        ALLOCATED.fetch_sub(layout.size() as u64, Ordering::Relaxed);
+        // SAFETY: The caller's promise is the same.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+fn allocated() -> u64 {
+    ALLOCATED.load(Ordering::Relaxed)
 }
 
 fn overwrites(arguments: &Arguments) {
+    let mut checkpoints = String::new();
     println!(
         "Metadata per uniform random 4 KiB overwrite, a cache of {} MiB:\n",
         arguments.cache
@@ -225,9 +247,11 @@ fn overwrites(arguments: &Arguments) {
             shell.overwrite();
         }
         let before = shell.engine.counters();
+        let begun = cpu_time();
         for _ in 0..arguments.writes {
             shell.overwrite();
         }
+        let took = cpu_time() - begun;
         let after = shell.engine.counters();
         let each = |a: u64, b: u64| (b - a) as f64 / arguments.writes as f64;
         let read = each(before.pages_read, after.pages_read);
@@ -239,10 +263,34 @@ fn overwrites(arguments: &Arguments) {
             arguments.writes,
             written + journal / PAGE as f64,
         );
+        let count = after.checkpoints - before.checkpoints;
+        let pages = after.pages_written - before.pages_written;
+        let per = |value: u64| value as f64 / count.max(1) as f64;
+        let _ = writeln!(
+            checkpoints,
+            "{:8}  {:11}  {:15.0}  {:13.0}  {:14.1}  {:13.1}",
+            size(gib),
+            count,
+            per(arguments.writes),
+            per(pages),
+            per(pages) * PAGE as f64 / (1 << 20) as f64,
+            took.as_secs_f64() * 1e6 / arguments.writes as f64,
+        );
     }
     println!(
         "========  ==========  =============  ==============  =============  ===================="
     );
+    let line =
+        "========  ===========  ===============  =============  ==============  =============";
+    println!("\nCheckpoints meanwhile, and CPU time of one core, checkpoints included:\n");
+    println!("{line}");
+    println!("store     checkpoints  overwrites for   pages written  MiB written    CPU time for");
+    println!(
+        "                       each             by each        by each        an overwrite, us"
+    );
+    println!("{line}");
+    print!("{checkpoints}");
+    println!("{line}");
 }
 
 fn recoveries(arguments: &Arguments) {
@@ -275,7 +323,7 @@ fn recoveries(arguments: &Arguments) {
             shell.drain();
             let mut device = shell.device;
             device.reads = 0;
-            let memory = resident();
+            let memory = allocated();
             let begun = cpu_time();
             let shell = Shell::attach(device, arguments.cache);
             let took = cpu_time() - begun;
@@ -289,7 +337,7 @@ fn recoveries(arguments: &Arguments) {
                 mib(clean_reads),
                 mib(shell.device.reads.saturating_sub(clean_reads)),
                 took.as_secs_f64() * 1e3,
-                resident().saturating_sub(memory) as f64 / (1 << 20) as f64,
+                allocated().saturating_sub(memory) as f64 / (1 << 20) as f64,
             );
         }
     }
