@@ -13,6 +13,10 @@ fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
     };
     for entry in entries.flatten() {
         let path = entry.path();
+        // The protocol engine has a simulator of its own.
+        if path.file_name().is_some_and(|name| name == "replication") {
+            continue;
+        }
         if path.is_dir() {
             sources(&path, into);
         } else if path.extension().is_some_and(|e| e == "rs") {

@@ -53,6 +53,9 @@ pub mod mark;
 #[cfg(not(MODULE))]
 pub mod mkfs;
 pub mod overlay;
+// Not in the driver yet; `--cfg replication` compiles it for the kernel all the same.
+#[cfg(any(not(MODULE), replication))]
+pub mod replication;
 pub mod show;
 pub mod sorted;
 pub mod space;

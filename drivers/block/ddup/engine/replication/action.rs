@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a set asks of its shell, and what it tells.
+
+use super::super::types::NAME_BYTES;
+use super::config::Refusal;
+use super::history::History;
+use super::types::{Entry, Id, Limits, Position};
+use kernel::prelude::*;
+
+/// Where a staged entry's content comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// From what this store holds already.
+    Held,
+    /// From a block that came with a frame; its check is still to be compared.
+    Data(u64),
+    /// Nobody has it: the block will read as an error.
+    Lost,
+}
+
+/// How staging an entry ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StageResult {
+    /// Its content is held and pinned.
+    Held,
+    /// There is no such content here, or what came does not match its check.
+    Lacks,
+    /// The store failed or has no space.
+    Failed,
+}
+
+/// What is to be done. Each names the input that reports its end, if one does.
+#[derive(Debug)]
+pub enum Action {
+    /// Write a slot of configurations: both copies, each followed by a flush. [`Set::persisted`].
+    ///
+    /// [`Set::persisted`]: super::set::Set::persisted
+    Persist {
+        /// Comes back.
+        token: u64,
+        /// Decides the slot.
+        generation: u64,
+        /// The slot's cluster.
+        slot: KVec<u8>,
+        /// The copy that is written before the other.
+        first: usize,
+    },
+    /// Make all of this primary's entries durable, with the end of their epoch.
+    /// `Set::sealed`, in order.
+    Seal(Position),
+    /// Resolve, hold and pin an entry's content. `Set::staged`.
+    Stage {
+        /// Comes back; consecutive within an epoch.
+        token: u64,
+        /// The entry.
+        entry: Entry,
+        /// Where its content is.
+        source: Source,
+    },
+    /// Whatever is staged and was not told to be applied is void: let go of it.
+    Void,
+    /// Apply an epoch's staged entries: journal all or nothing, and flush. `Set::applied`, in order.
+    Apply {
+        /// The epoch's end.
+        position: Position,
+        /// Token of its first entry.
+        token: u64,
+        /// Its entries.
+        count: u32,
+    },
+    /// The state after a full compare takes the place of all volumes, at once or not at all, and
+    /// durably: these staged entries, and all else zeroes. `Set::applied`.
+    Switch {
+        /// The state's position.
+        position: Position,
+        /// Its history.
+        history: History,
+        /// Token of its first entry.
+        token: u64,
+        /// Its entries.
+        count: u32,
+    },
+    /// Content that only epochs up to this one refer to may be let go of.
+    Release(u64),
+    /// Freeze the durable state as of `position` for `Action::Scan`.
+    ScanOpen {
+        /// Names the scan.
+        scan: u64,
+        /// The newest durable position.
+        position: Position,
+    },
+    /// Give the next mapped blocks of a frozen state. `Set::scanned`.
+    Scan {
+        /// The scan.
+        scan: u64,
+        /// 0, or what came with the blocks before.
+        cursor: u64,
+        /// At most so many.
+        max: u32,
+    },
+    /// The frozen state is not needed any more.
+    ScanClose(u64),
+    /// Read a block that a peer lacks. `Set::fetched`.
+    Fetch {
+        /// Comes back.
+        token: u64,
+        /// The volume.
+        volume: Id,
+        /// The block.
+        lbn: u64,
+        /// Its content.
+        digest: [u8; NAME_BYTES],
+        /// The frozen state that it belongs to, or else the epoch that pins it.
+        scan: Option<u64>,
+    },
+    /// A FLUSH ended: true if everything before it is where it has to be.
+    Flushed {
+        /// As in `Set::flush`.
+        tag: u64,
+        /// Else it failed.
+        ok: bool,
+    },
+    /// Answer a command.
+    Reply {
+        /// As the command was numbered.
+        command: u64,
+        /// The answer.
+        reply: Reply,
+    },
+    /// Shut this session's connection.
+    Close {
+        /// The peer.
+        peer: Id,
+        /// The session.
+        session: u64,
+    },
+}
+
+/// The answer to a command.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reply {
+    /// Done.
+    Done,
+    /// Lower terms are refused from now on; nothing more will be taken or acknowledged.
+    Fenced {
+        /// The configuration in force.
+        config: Id,
+        /// The end of the history.
+        position: Position,
+    },
+    /// All was handed over: this store is not primary any more.
+    Demoted(Position),
+    /// Not done.
+    Refused(Refusal),
+}
+
+/// What happened; hints for who watches, numbered so that a gap shows (clause 15).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A configuration is in force.
+    Config,
+    /// A session was established.
+    PeerUp(Id),
+    /// A session ended.
+    PeerLost(Id),
+    /// FLUSHes wait for a member that is away, or for members.
+    FlushSuspended,
+    /// They go on.
+    FlushResumed,
+    /// The peer may be committed as in sync, by the successor of the configuration in force.
+    Joinable(Id, Position),
+    /// Others have a newer configuration.
+    Superseded,
+    /// An in-sync peer has lost what it acknowledged.
+    Regressed(Id),
+    /// This store's history is not part of the primary's, and is kept until a person resolves it.
+    Diverged(Id),
+    /// The peer's configuration and this one's are unrelated.
+    SplitBrain(Id),
+    /// The reign begins to take requests.
+    Reconciled,
+    /// The store failed, or has no space.
+    StoreFailed,
+}
+
+/// A frame to be sent.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// Header and body.
+    pub meta: KVec<u8>,
+    /// The blocks whose 4096 bytes follow, in this order.
+    pub blocks: KVec<Block>,
+}
+
+/// A block that is to be sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Block {
+    /// What a fetch has read.
+    Fetched(u64),
+    /// Content that an epoch of the window pins.
+    Pinned([u8; NAME_BYTES]),
+}
+
+/// What a store runs a set with.
+#[derive(Clone, Copy, Debug)]
+pub struct Params {
+    /// The store.
+    pub store: Id,
+    /// Its incarnation, which rises with each attach.
+    pub incarnation: u64,
+    /// XXH64 of this side.
+    pub hash: super::super::Hash,
+    /// What it can hold.
+    pub limits: Limits,
+    /// Entries that are kept for peers which are behind.
+    pub window: u32,
+    /// A silent session is asked after this, in milliseconds.
+    pub keepalive: u64,
+    /// A session that nothing came from for so long is lost, in milliseconds.
+    pub timeout: u64,
+}

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Epochs in memory, and the chain of a set's history.
+
+use super::super::Hash;
+use super::types::{Entry, Id, Position};
+use kernel::prelude::*;
+
+/// Bytes of a canonical record.
+pub const RECORD_BYTES: usize = 41;
+const SEAL_OP: u8 = 0xff;
+
+/// The chain behind an entry, of what an entry means to every store: no cluster, no name.
+pub fn chain_entry(chain: u64, entry: &Entry, hash: Hash) -> u64 {
+    let mut record = [0; RECORD_BYTES];
+    let fields: [&[u8]; 5] = [
+        &[entry.op as u8],
+        &entry.volume,
+        &entry.lbn.to_le_bytes(),
+        &entry.count.to_le_bytes(),
+        &entry.check.to_le_bytes(),
+    ];
+    fill(&mut record, &fields);
+    hash(&record, chain)
+}
+
+/// The chain behind an epoch's seal.
+pub fn chain_seal(chain: u64, term: u64, reign: &Id, epoch: u64, hash: Hash) -> u64 {
+    let mut record = [0; RECORD_BYTES];
+    let fields: [&[u8]; 4] = [&[SEAL_OP], reign, &epoch.to_le_bytes(), &term.to_le_bytes()];
+    fill(&mut record, &fields);
+    hash(&record, chain)
+}
+
+fn fill(record: &mut [u8], fields: &[&[u8]]) {
+    let mut at = 0;
+    for field in fields {
+        if let Some(place) = record.get_mut(at..at + field.len()) {
+            place.copy_from_slice(field);
+        }
+        at += field.len();
+    }
+}
+
+/// An epoch whose entries are in memory.
+#[derive(Debug)]
+pub struct Epoch {
+    /// Its number.
+    pub number: u64,
+    /// Its entries in journal order.
+    pub entries: KVec<Entry>,
+    /// Its end; `None` while a primary adds to it.
+    pub position: Option<Position>,
+}
+
+/// The newest epochs, for peers that are a little behind: the journal's tail.
+///
+/// # Invariants
+///
+/// Numbers are consecutive; only the last one may be open.
+#[derive(Debug, Default)]
+pub struct Window {
+    epochs: KVec<Epoch>,
+    entries: usize,
+}
+
+impl Window {
+    /// Entries of all epochs.
+    pub fn entries(&self) -> usize {
+        self.entries
+    }
+
+    /// How many epochs there are.
+    pub fn len(&self) -> usize {
+        self.epochs.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.epochs.is_empty()
+    }
+
+    /// Number of the oldest epoch.
+    pub fn first(&self) -> Option<u64> {
+        self.epochs.first().map(|e| e.number)
+    }
+
+    /// The newest epoch.
+    pub fn last(&self) -> Option<&Epoch> {
+        self.epochs.last()
+    }
+
+    /// An epoch.
+    pub fn get(&self, number: u64) -> Option<&Epoch> {
+        let at = number.checked_sub(self.first()?)?;
+        self.epochs.get(usize::try_from(at).ok()?)
+    }
+
+    /// Makes room for `count` more epochs.
+    pub fn reserve(&mut self, count: usize) -> Result {
+        Ok(self.epochs.reserve(count, GFP_KERNEL)?)
+    }
+
+    /// Appends an epoch, for which there is room; forgets the others if it is not the next one.
+    pub fn push(&mut self, epoch: Epoch) {
+        let next = self.last().map(|e| e.number + 1);
+        if next.is_some_and(|next| next != epoch.number) {
+            self.clear();
+        }
+        self.entries += epoch.entries.len();
+        let _ = self.epochs.push_within_capacity(epoch);
+    }
+
+    /// Adds an entry to the open epoch and gives its index.
+    pub fn add(&mut self, entry: Entry) -> Result<u32> {
+        let open = self.epochs.last_mut().ok_or(EINVAL)?;
+        let index = open.entries.len() as u32;
+        open.entries.push(entry, GFP_KERNEL)?;
+        self.entries += 1;
+        Ok(index)
+    }
+
+    /// Closes the open epoch.
+    pub fn seal(&mut self, position: Position) {
+        if let Some(open) = self.epochs.last_mut() {
+            open.position = Some(position);
+        }
+    }
+
+    /// Forgets an open epoch without entries.
+    pub fn drop_open(&mut self) {
+        let is_open = |e: &Epoch| e.position.is_none() && e.entries.is_empty();
+        if self.last().is_some_and(is_open) {
+            let _ = self.epochs.pop();
+        }
+    }
+
+    /// Forgets the oldest epoch.
+    pub fn pop_front(&mut self) {
+        if let Ok(epoch) = self.epochs.remove(0) {
+            self.entries -= epoch.entries.len();
+        }
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.epochs.clear();
+        self.entries = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::wire::tests::sum;
+    use super::*;
+
+    fn epoch(number: u64, entries: usize) -> Epoch {
+        Epoch {
+            number,
+            entries: KVec::from_elem(Entry::default(), entries, GFP_KERNEL).unwrap(),
+            position: Some(Position::ZERO),
+        }
+    }
+
+    #[test]
+    fn a_window_is_consecutive_and_knows_its_size() {
+        let mut window = Window::default();
+        window.reserve(8).unwrap();
+        for number in 5..9 {
+            window.push(epoch(number, 2));
+        }
+        assert_eq!((window.len(), window.entries()), (4, 8));
+        assert!(window.get(4).is_none() && window.get(9).is_none());
+        assert_eq!(window.get(7).map(|e| e.number), Some(7));
+        window.pop_front();
+        assert_eq!((window.first(), window.entries()), (Some(6), 6));
+        window.push(epoch(11, 1));
+        assert_eq!((window.first(), window.entries()), (Some(11), 1));
+    }
+
+    #[test]
+    fn the_chain_tells_entries_from_each_other_and_from_a_seal() {
+        let mut entry = Entry {
+            count: 1,
+            ..Entry::default()
+        };
+        let first = chain_entry(1, &entry, sum);
+        assert_ne!(first, chain_entry(2, &entry, sum));
+        // Where the data lies and what names it here means nothing to others.
+        entry.digest = [7; 24];
+        entry.fresh = true;
+        assert_eq!(first, chain_entry(1, &entry, sum));
+        entry.check = 1;
+        assert_ne!(first, chain_entry(1, &entry, sum));
+        assert_ne!(
+            chain_seal(1, 1, &[1; 16], 1, sum),
+            chain_seal(1, 2, &[1; 16], 1, sum)
+        );
+    }
+}

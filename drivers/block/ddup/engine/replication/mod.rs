@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The protocol engine of a replica set: what one store does in it, without I/O, clock or sockets.
+//!
+//! There is one [`set::Set`] for each set that an attached store belongs to. It is compiled on the
+//! host, and proven by `tools/testing/clustersim`; the driver does not contain it yet.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | [`types`], [`codec`] | ids, positions, entries, limits; fields of bytes |
+//! | [`wire`] | frames |
+//! | [`config`] | configurations, and which successor a store refuses |
+//! | [`record`] | configuration and promise on disk |
+//! | [`history`] | which positions a store went through |
+//! | [`epoch`] | epochs in memory, the chain |
+//! | [`set`] | commands, requests, FLUSHes; what is asked of the shell |
+//! | `change` | promises and configurations: durable, then in force |
+//! | `link` | sessions and HELLO |
+//! | `sender`, `receiver` | the two halves of a stream |
+//!
+//! # What the shell owes
+//!
+//! 1. Inputs come one at a time; after each, [`set::Set::poll_action`] is called until it yields
+//!    nothing, and [`set::Set::poll_send`] for each peer whose socket has room.
+//! 2. `Persist` writes both copies and flushes each before it reports. `Seal`, `Apply` and `Switch`
+//!    report in the order in which they were asked, once they are durable.
+//! 3. What an entry of an epoch refers to stays readable until `Release` names the epoch, what is
+//!    staged until `Void`, what a scan shows until `ScanClose`.
+//! 4. A session's frames come in order; none is left out.
+
+pub mod action;
+pub mod codec;
+pub mod config;
+pub mod epoch;
+pub mod history;
+pub mod record;
+pub mod set;
+pub mod types;
+pub mod wire;
+
+mod change;
+mod link;
+mod receiver;
+mod sender;

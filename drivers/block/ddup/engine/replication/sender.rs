@@ -1,0 +1,499 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The primary's half of a stream: epochs from the window, as far as the peer's credit goes; a full
+//! compare for a peer that is too far behind or went another way; what the peer lacks.
+
+use super::super::mark::mark;
+use super::super::mutant::mutant;
+use super::super::types::NAME_BYTES;
+use super::action::{Action, Block, Outgoing};
+use super::history::History;
+use super::set::Set;
+use super::types::{Entry, Id, Limits, Position, BATCH_MAX, BATCH_VOLUMES_MAX};
+use super::wire::{encode, Envelope, Frame};
+use kernel::prelude::*;
+
+/// A block that a peer asked for.
+#[derive(Clone, Copy, Debug)]
+struct Fetch {
+    epoch: u64,
+    index: u32,
+    volume: Id,
+    lbn: u64,
+    digest: [u8; NAME_BYTES],
+    scan: Option<u64>,
+    state: FetchState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum FetchState {
+    Wanted,
+    Asked(u64),
+    Read(u64),
+    Lost,
+}
+
+/// A full compare under way.
+#[derive(Debug)]
+pub(super) struct Compare {
+    position: Position,
+    history: History,
+    begun: bool,
+    cursor: u64,
+    /// Entries that were sent.
+    index: u32,
+    batch: KVec<Entry>,
+    /// The store was asked for the next batch.
+    asked: bool,
+    ended: bool,
+}
+
+/// Where a stream is.
+#[derive(Debug)]
+pub(super) enum At {
+    /// The next entry.
+    Epoch { number: u64, index: u32 },
+    /// A full compare is to begin.
+    Behind,
+    /// It is under way.
+    Compare(Compare),
+}
+
+/// A stream to a peer.
+#[derive(Debug)]
+pub(super) struct Sender {
+    pub(super) stream: u32,
+    pub(super) acked: u64,
+    credit: u64,
+    sent: u64,
+    at: At,
+    /// The frozen state that the peer may ask for, until it has acknowledged its position.
+    scan: Option<(u64, Position)>,
+    fetches: KVec<Fetch>,
+}
+
+impl Sender {
+    pub(super) fn new(
+        stream: u32,
+        limits: Limits,
+        position: &Position,
+        known: bool,
+        first: Option<u64>,
+    ) -> Result<Self> {
+        let number = position.epoch + 1;
+        let at = if known && first.is_some_and(|first| first <= number) {
+            mark!(replication_tail);
+            At::Epoch { number, index: 0 }
+        } else {
+            At::Behind
+        };
+        Ok(Sender {
+            stream,
+            acked: if known { position.epoch } else { 0 },
+            credit: limits.entries.into(),
+            sent: 0,
+            at,
+            scan: None,
+            fetches: KVec::new(),
+        })
+    }
+
+    /// Whether the peer has still to get an epoch: it has not acknowledged it, and is not being
+    /// compared with a later state.
+    fn needs(&self, epoch: u64) -> bool {
+        let has = self.scan.map_or(0, |(_, p)| p.epoch).max(self.acked);
+        has < epoch && !matches!(self.at, At::Behind)
+    }
+
+    /// The first entries of `entries` that fit a frame and the credit.
+    fn batch(&self, entries: &[Entry]) -> Result<KVec<Entry>> {
+        let credit = (self.credit - self.sent.min(self.credit)) as usize;
+        let credit = if mutant!(137) { BATCH_MAX } else { credit };
+        let mut batch: KVec<Entry> = KVec::with_capacity(BATCH_MAX, GFP_KERNEL)?;
+        let mut volumes = 0;
+        for entry in entries.iter().take(credit.min(BATCH_MAX)) {
+            if !batch.iter().any(|e| e.volume == entry.volume) {
+                volumes += 1;
+                if volumes > BATCH_VOLUMES_MAX {
+                    break;
+                }
+            }
+            let _ = batch.push_within_capacity(*entry);
+        }
+        Ok(batch)
+    }
+}
+
+impl Set {
+    fn sender_mut(&mut self, at: usize) -> Option<&mut Sender> {
+        self.peers.get_mut(at)?.link.as_mut()?.sender.as_mut()
+    }
+
+    fn sender_at(&self, at: usize) -> Option<&Sender> {
+        self.peers.get(at)?.link.as_ref()?.sender.as_ref()
+    }
+
+    /// An epoch was forgotten: who had still to get it is compared in full.
+    pub(super) fn fall_behind(&mut self, epoch: u64) {
+        for at in 0..self.peers.len() {
+            let Some(sender) = self.sender_mut(at) else {
+                continue;
+            };
+            if sender.needs(epoch) {
+                mark!(replication_fell_behind);
+                sender.at = At::Behind;
+                sender.scan = None;
+                sender.fetches.clear();
+            }
+        }
+    }
+
+    /// Whether a peer has still to get an epoch, or something of it.
+    pub(super) fn is_needed(&self, epoch: u64) -> bool {
+        let senders = (0..self.peers.len()).filter_map(|at| self.sender_at(at));
+        senders.into_iter().any(|s| s.needs(epoch))
+    }
+
+    /// Takes what a replica says of its stream; `None` if none says that.
+    pub(super) fn take_answer(&mut self, at: usize, frame: Frame) -> Result<Option<()>> {
+        match frame {
+            Frame::Ack(position) => {
+                if !self.knows(&position) && !mutant!(119) {
+                    return Ok(None);
+                }
+                let Some(sender) = self.sender_mut(at) else {
+                    return Ok(Some(()));
+                };
+                sender.acked = sender.acked.max(position.epoch);
+                if sender.scan.is_some_and(|(_, p)| p.epoch <= position.epoch) {
+                    sender.scan = None;
+                }
+                self.note_best(at, position);
+                self.trim();
+                Ok(Some(()))
+            }
+            Frame::Credit(total) => {
+                if let Some(sender) = self.sender_mut(at) {
+                    sender.credit = sender.credit.max(total);
+                }
+                Ok(Some(()))
+            }
+            Frame::Need {
+                epoch,
+                resync,
+                needs,
+            } => {
+                let limit = self.params.limits.needs as usize;
+                let scan = self.sender_at(at).and_then(|s| s.scan);
+                let scan = scan.filter(|(_, p)| resync && p.epoch == epoch);
+                let scan = scan.map(|(scan, _)| scan);
+                let window = &self.window;
+                let sender = self
+                    .peers
+                    .get_mut(at)
+                    .and_then(|p| p.link.as_mut()?.sender.as_mut());
+                let Some(sender) = sender else {
+                    return Ok(Some(()));
+                };
+                if sender.fetches.len() + needs.len() > limit {
+                    return Ok(None);
+                }
+                sender.fetches.reserve(needs.len(), GFP_KERNEL)?;
+                for need in &needs {
+                    let entries = window.get(epoch).map_or(&[][..], |e| &e.entries);
+                    let pinned = entries.get(need.index as usize);
+                    let gone = resync || pinned.is_none_or(|e| e.digest != need.digest);
+                    if scan.is_none() && gone {
+                        // It has gone meanwhile; a full compare is on its way.
+                        continue;
+                    }
+                    let _ = sender.fetches.push_within_capacity(Fetch {
+                        epoch,
+                        index: need.index,
+                        volume: need.volume,
+                        lbn: need.lbn,
+                        digest: need.digest,
+                        scan,
+                        state: FetchState::Wanted,
+                    });
+                }
+                Ok(Some(()))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The end of an [`Action::Fetch`]: where the block lies now, `None` if there is no good copy.
+    pub fn fetched(&mut self, token: u64, handle: Option<u64>) {
+        for at in 0..self.peers.len() {
+            let Some(sender) = self.sender_mut(at) else {
+                continue;
+            };
+            for fetch in &mut sender.fetches {
+                if fetch.state == FetchState::Asked(token) {
+                    fetch.state = handle.map_or(FetchState::Lost, FetchState::Read);
+                }
+            }
+        }
+    }
+
+    /// The end of an [`Action::Scan`]: mapped blocks, and from where to go on; `None` at the end.
+    pub fn scanned(&mut self, scan: u64, entries: KVec<Entry>, next: Option<u64>) {
+        for at in 0..self.peers.len() {
+            let Some(sender) = self.sender_mut(at) else {
+                continue;
+            };
+            if sender.scan.is_none_or(|(s, _)| s != scan) {
+                continue;
+            }
+            if let At::Compare(compare) = &mut sender.at {
+                compare.asked = false;
+                compare.batch = entries;
+                match next {
+                    Some(cursor) => compare.cursor = cursor,
+                    None => compare.ended = true,
+                }
+                return;
+            }
+        }
+    }
+
+    /// What the store is to do for streams.
+    pub(super) fn poll_senders(&mut self) -> Option<Action> {
+        let used = |scan: u64| {
+            let senders = (0..self.peers.len()).filter_map(|at| self.sender_at(at));
+            senders
+                .into_iter()
+                .any(|s| s.scan.is_some_and(|(s, _)| s == scan))
+        };
+        if let Some(at) = self.scans.iter().position(|scan| !used(*scan)) {
+            return self.scans.remove(at).ok().map(Action::ScanClose);
+        }
+        for at in 0..self.peers.len() {
+            let position = self.history.position();
+            let token = self.token + 1;
+            let Some(sender) = self
+                .peers
+                .get_mut(at)
+                .and_then(|p| p.link.as_mut()?.sender.as_mut())
+            else {
+                continue;
+            };
+            if let Some(fetch) = sender
+                .fetches
+                .iter_mut()
+                .find(|f| f.state == FetchState::Wanted)
+            {
+                fetch.state = FetchState::Asked(token);
+                self.token = token;
+                return Some(Action::Fetch {
+                    token,
+                    volume: fetch.volume,
+                    lbn: fetch.lbn,
+                    digest: fetch.digest,
+                    scan: fetch.scan,
+                });
+            }
+            match &mut sender.at {
+                At::Behind => {
+                    self.scans.reserve(1, GFP_KERNEL).ok()?;
+                    let history = self.history.try_clone().ok()?;
+                    mark!(replication_compare_sent);
+                    sender.scan = Some((token, position));
+                    sender.at = At::Compare(Compare {
+                        position,
+                        history,
+                        begun: false,
+                        cursor: 0,
+                        index: 0,
+                        batch: KVec::new(),
+                        asked: false,
+                        ended: false,
+                    });
+                    self.token = token;
+                    let _ = self.scans.push_within_capacity(token);
+                    return Some(Action::ScanOpen {
+                        scan: token,
+                        position,
+                    });
+                }
+                At::Compare(compare) => {
+                    let wants = compare.batch.is_empty() && !compare.asked && !compare.ended;
+                    if let (true, Some((scan, _))) = (wants, sender.scan) {
+                        compare.asked = true;
+                        return Some(Action::Scan {
+                            scan,
+                            cursor: compare.cursor,
+                            max: BATCH_MAX as u32,
+                        });
+                    }
+                }
+                At::Epoch { .. } => {}
+            }
+        }
+        None
+    }
+
+    /// The next frame of a stream.
+    pub(super) fn poll_stream(
+        &mut self,
+        at: usize,
+        envelope: &Envelope,
+    ) -> Result<Option<Outgoing>> {
+        let hash = self.params.hash;
+        let committed = if mutant!(136) {
+            u64::MAX
+        } else {
+            self.committed()
+        };
+        let urgent = self.must_ack(at);
+        let window = &self.window;
+        let sender = self
+            .peers
+            .get_mut(at)
+            .and_then(|p| p.link.as_mut()?.sender.as_mut());
+        let Some(sender) = sender else {
+            return Ok(None);
+        };
+        let ready = |f: &Fetch| matches!(f.state, FetchState::Read(_) | FetchState::Lost);
+        if let Some(i) = sender.fetches.iter().position(ready) {
+            let Some(fetch) = sender.fetches.get(i) else {
+                return Ok(None);
+            };
+            let (epoch, index, resync) = (fetch.epoch, fetch.index, fetch.scan.is_some());
+            let mut blocks = KVec::new();
+            let frame = match fetch.state {
+                FetchState::Read(handle) => {
+                    blocks.push(Block::Fetched(handle), GFP_KERNEL)?;
+                    Frame::Data {
+                        epoch,
+                        index,
+                        resync,
+                    }
+                }
+                _ => Frame::Lost {
+                    epoch,
+                    index,
+                    resync,
+                },
+            };
+            let meta = encode(envelope, &frame, hash)?;
+            let _ = sender.fetches.remove(i);
+            return Self::outgoing(meta, blocks);
+        }
+        match &sender.at {
+            At::Behind => Ok(None),
+            At::Epoch { number, index } => {
+                let (number, index) = (*number, *index);
+                let Some(epoch) = window.get(number) else {
+                    return Ok(None);
+                };
+                // Clause 12's other half: who nobody waits for gets what cannot be lost any more.
+                if !urgent && number > committed {
+                    return Ok(None);
+                }
+                let rest = epoch.entries.get(index as usize..).unwrap_or(&[]);
+                if !rest.is_empty() {
+                    let entries = sender.batch(rest)?;
+                    if entries.is_empty() {
+                        mark!(replication_no_credit);
+                        return Ok(None);
+                    }
+                    let count = entries.len() as u32;
+                    let mut blocks = KVec::with_capacity(BATCH_MAX, GFP_KERNEL)?;
+                    for entry in entries.iter().filter(|e| e.fresh) {
+                        let _ = blocks.push_within_capacity(Block::Pinned(entry.digest));
+                    }
+                    let frame = Frame::Entries {
+                        epoch: number,
+                        first: index,
+                        resync: false,
+                        entries,
+                    };
+                    let meta = encode(envelope, &frame, hash)?;
+                    sender.sent += u64::from(count);
+                    sender.at = At::Epoch {
+                        number,
+                        index: index + count,
+                    };
+                    return Self::outgoing(meta, blocks);
+                }
+                let Some(position) = epoch.position else {
+                    return Ok(None);
+                };
+                let frame = Frame::Seal {
+                    position,
+                    entries: index,
+                    resync: false,
+                };
+                let meta = encode(envelope, &frame, hash)?;
+                sender.at = At::Epoch {
+                    number: number + 1,
+                    index: 0,
+                };
+                Self::outgoing(meta, KVec::new())
+            }
+            At::Compare(_) => Self::poll_compare(sender, envelope, hash, urgent, committed),
+        }
+    }
+
+    fn poll_compare(
+        sender: &mut Sender,
+        envelope: &Envelope,
+        hash: super::super::Hash,
+        urgent: bool,
+        committed: u64,
+    ) -> Result<Option<Outgoing>> {
+        let At::Compare(compare) = &sender.at else {
+            return Ok(None);
+        };
+        let position = compare.position;
+        let (frame, count) = if !compare.begun {
+            let history = compare.history.try_clone()?;
+            (Frame::Resync { position, history }, 0)
+        } else if !compare.batch.is_empty() {
+            let entries = sender.batch(&compare.batch)?;
+            if entries.is_empty() {
+                return Ok(None);
+            }
+            let count = entries.len();
+            let frame = Frame::Entries {
+                epoch: position.epoch,
+                first: compare.index,
+                resync: true,
+                entries,
+            };
+            (frame, count)
+        } else if compare.ended && (urgent || position.epoch <= committed) {
+            let frame = Frame::Seal {
+                position,
+                entries: compare.index,
+                resync: true,
+            };
+            (frame, 0)
+        } else {
+            return Ok(None);
+        };
+        let meta = encode(envelope, &frame, hash)?;
+        sender.sent += count as u64;
+        let ended = matches!(frame, Frame::Seal { .. });
+        if ended {
+            sender.at = At::Epoch {
+                number: position.epoch + 1,
+                index: 0,
+            };
+        } else if let At::Compare(compare) = &mut sender.at {
+            compare.begun = true;
+            compare.index += count as u32;
+            if count > 0 {
+                let mut left = count;
+                compare.batch.retain(|_| {
+                    let gone = left > 0;
+                    left -= usize::from(gone);
+                    !gone
+                });
+            }
+        }
+        Self::outgoing(meta, KVec::new())
+    }
+}

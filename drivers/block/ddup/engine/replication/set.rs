@@ -1,0 +1,836 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! [`Set`]: one store's part in a replica set.
+//!
+//! There is one for each set that an attached store belongs to. The shell calls its inputs one at a
+//! time, and then carries out what [`Set::poll_action`] and [`Set::poll_send`] yield until they
+//! yield nothing. Both look at the state and keep no queue: nothing is lost when memory is short,
+//! it is only done at a later poll, and a peer whose socket is full holds nobody back but itself.
+
+use super::super::mark::mark;
+use super::super::mutant::mutant;
+use super::action::{Action, Event, Params, Reply, StageResult};
+use super::change::{Change, Stage, Transition};
+use super::config::{Config, MemberState, Refusal};
+use super::epoch::{chain_entry, chain_seal, Epoch, Window};
+use super::history::History;
+use super::link::{Joining, Peer};
+use super::receiver::{Applying, Receiver};
+use super::record::{Found, Record};
+use super::types::{Entry, Id, Position, MEMBERS_MAX};
+use kernel::prelude::*;
+
+/// Events that wait to be told; older ones are dropped, which their numbers show.
+const EVENTS_MAX: usize = 64;
+/// Epochs that are kept at most.
+const WINDOW_EPOCHS_MAX: usize = 1024;
+
+/// A FLUSH that waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Flush {
+    pub(super) tag: u64,
+    pub(super) epoch: u64,
+}
+
+/// What only a primary has.
+#[derive(Debug)]
+pub(super) struct Rule {
+    /// The reign's first epoch, which is empty.
+    pub(super) first: u64,
+    /// Chain behind the last entry.
+    pub(super) chain: u64,
+    /// The last epoch that was sealed, durable here or not yet.
+    pub(super) sealed: Position,
+    /// Epochs up to here were given to the store.
+    pub(super) asked: u64,
+    /// The whole in-sync set has acknowledged the first epoch.
+    pub(super) reconciled: bool,
+    pub(super) flushes: KVec<Flush>,
+    /// The command that wants this reign to end, and the epoch that it waits for.
+    pub(super) demotion: Option<(u64, u64)>,
+    /// It was told that FLUSHes wait.
+    pub(super) suspended: bool,
+}
+
+/// One store's part in a replica set.
+#[derive(Debug)]
+pub struct Set {
+    pub(super) params: Params,
+    /// Durable, and in force.
+    pub(super) record: Record,
+    pub(super) generation: u64,
+    /// Which copy of each slot is to be written first.
+    pub(super) first: [usize; 2],
+    /// Durable.
+    pub(super) history: History,
+    pub(super) rule: Option<Rule>,
+    pub(super) transition: Option<Transition>,
+    pub(super) window: Window,
+    pub(super) applying: KVec<Applying>,
+    pub(super) receiver: Option<Receiver>,
+    pub(super) peers: KVec<Peer>,
+    events: KVec<(u64, Event)>,
+    event_count: u64,
+    replies: KVec<(u64, Reply)>,
+    /// What is staged and not being applied is to be let go of.
+    pub(super) void: bool,
+    /// Epochs up to here need no pins, and up to there the store was told.
+    pub(super) release: (u64, u64),
+    /// Scans that the store was asked for.
+    pub(super) scans: KVec<u64>,
+    pub(super) token: u64,
+    /// Token of the last entry that was staged.
+    pub(super) stage_token: u64,
+    pub(super) now: u64,
+    /// A person said that this store's own history may go.
+    pub(super) discard: bool,
+    /// Sessions that ended because of what came in them.
+    pub(super) refused: u64,
+    pub(super) failed: bool,
+}
+
+/// What [`Set::state`] tells of a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeerState {
+    /// The store.
+    pub store: Id,
+    /// A session is there and data may flow.
+    pub connected: bool,
+    /// The last epoch that it acknowledged in this session.
+    pub acked: u64,
+    /// FLUSHes wait for it though it is not in sync yet.
+    pub joining: bool,
+    /// It may be committed as in sync by the next configuration.
+    pub joinable: Option<Position>,
+}
+
+/// Everything that an authority asks for (clause 15).
+#[derive(Debug)]
+pub struct State<'a> {
+    /// The configuration in force.
+    pub config: &'a Config,
+    /// The promised term.
+    pub promise: u64,
+    /// The durable position.
+    pub position: Position,
+    /// The newest position that the in-sync set has, if this store rules.
+    pub committed: Position,
+    /// This store rules.
+    pub reigns: bool,
+    /// It takes requests.
+    pub serves: bool,
+    /// FLUSHes that wait.
+    pub flushes: usize,
+    /// Entries in memory.
+    pub entries: usize,
+    /// A promise or configuration is being made durable.
+    pub busy: bool,
+    /// Its own history is kept until a person resolves it.
+    pub keep: bool,
+    /// Epochs and states that the store was asked to apply and has not.
+    pub applying: usize,
+    /// Sessions that ended because of what came in them.
+    pub refused: u64,
+}
+
+impl Set {
+    /// A store's part after an attach: always that of a replica (clause 5). Exempt is the only
+    /// member of a set, which begins a reign with the id and reign of `fresh`.
+    pub fn attach(params: Params, found: Found, history: History, fresh: [Id; 2]) -> Result<Self> {
+        let Found {
+            generation,
+            record,
+            first,
+        } = found;
+        let alone = record.config.members.len() == 1 && record.config.primary == params.store;
+        let mut set = Set {
+            params,
+            generation,
+            first,
+            history,
+            rule: None,
+            transition: None,
+            window: Window::default(),
+            applying: KVec::new(),
+            receiver: None,
+            peers: KVec::with_capacity(2 * MEMBERS_MAX, GFP_KERNEL)?,
+            events: KVec::with_capacity(EVENTS_MAX, GFP_KERNEL)?,
+            event_count: 0,
+            replies: KVec::new(),
+            void: false,
+            release: (0, 0),
+            scans: KVec::new(),
+            token: 0,
+            stage_token: 0,
+            now: 0,
+            discard: false,
+            refused: 0,
+            failed: false,
+            record,
+        };
+        set.release = (set.history.position().epoch, 0);
+        set.window.reserve(4)?;
+        set.reset_peers();
+        // What is durable in one copy only is made so in both before anybody hears of it.
+        let change = if alone {
+            mark!(replication_alone);
+            let mut config = set.record.config.try_clone()?;
+            config.version += 1;
+            config.term = set.record.promise.max(config.term) + 1;
+            [config.id, config.reign] = fresh;
+            config.push_ancestor(set.record.config.id)?;
+            Change::Adopt {
+                config: KBox::new(config, GFP_KERNEL)?,
+                keep: false,
+            }
+        } else {
+            Change::Restate
+        };
+        set.transition = Some(Transition::new(change, None));
+        if mutant!(113) && set.record.config.primary == set.params.store {
+            let config = set.record.config.try_clone()?;
+            set.begin_reign(&config)?;
+        }
+        Ok(set)
+    }
+
+    // Inputs: commands of the authority. Each is answered by `Action::Reply` with its number.
+
+    /// Clause 6: take no lower term than `term` any more, and say where the history ends.
+    pub fn fence(&mut self, command: u64, term: u64) -> Result {
+        self.replies.reserve(1, GFP_KERNEL)?;
+        if self.transition.is_some() {
+            self.reply(command, Reply::Refused(Refusal::Busy));
+        } else if term <= self.record.promise && !mutant!(103) || term >= u64::MAX / 2 {
+            self.reply(command, Reply::Refused(Refusal::Term));
+        } else {
+            self.begin(Change::Fence { term }, Some(command))?;
+        }
+        Ok(())
+    }
+
+    /// Clause 7: the next configuration, if `expect` is the version in force.
+    pub fn set_config(&mut self, command: u64, expect: u64, config: Config) -> Result {
+        self.replies.reserve(1, GFP_KERNEL)?;
+        if let Some(answer) = self.config_answer(expect, &config)? {
+            self.reply(command, answer);
+            return Ok(());
+        }
+        let keep = self.keeps(&config);
+        let config = KBox::new(config, GFP_KERNEL)?;
+        self.begin(Change::Adopt { config, keep }, Some(command))
+    }
+
+    fn config_answer(&self, expect: u64, new: &Config) -> Result<Option<Reply>> {
+        let old = &self.record.config;
+        let refused = |why| Ok(Some(Reply::Refused(why)));
+        if self.failed {
+            return refused(Refusal::Failed);
+        }
+        if self.transition.is_some() {
+            return refused(Refusal::Busy);
+        }
+        if !new.is_sound() {
+            return refused(Refusal::NotMember);
+        }
+        if new.version == old.version {
+            let same = new.bytes()?[..] == old.bytes()?[..] || mutant!(112);
+            return Ok(Some(if same {
+                Reply::Done
+            } else {
+                Reply::Refused(Refusal::Conflict)
+            }));
+        }
+        if expect != old.version && !mutant!(106) {
+            return refused(Refusal::Conflict);
+        }
+        Ok(self
+            .refusal(new, new.forced & 1 != 0, true)
+            .map(Reply::Refused))
+    }
+
+    /// Clause 8: FLUSHes wait for an asynchronous peer too, from now on.
+    pub fn join(&mut self, command: u64, peer: &Id) -> Result {
+        self.replies.reserve(1, GFP_KERNEL)?;
+        let is_async = |m: &super::config::Member| m.state == MemberState::Async;
+        let at = self.peers.iter().position(|p| p.store == *peer);
+        let known = self.record.config.member(peer).is_some_and(is_async);
+        let answer = match at {
+            _ if !self.is_ruling() => Reply::Refused(Refusal::NotPrimary),
+            Some(at) if known && self.is_streaming(at) => {
+                self.seal_open()?;
+                let epoch = self.rule.as_ref().map_or(0, |r| r.sealed.epoch);
+                if let Some(peer) = self.peers.get_mut(at) {
+                    if peer.joining.is_none() {
+                        peer.joining = Some(Joining {
+                            epoch,
+                            joinable: None,
+                        });
+                    }
+                }
+                Reply::Done
+            }
+            _ => Reply::Refused(Refusal::NoPeer),
+        };
+        self.reply(command, answer);
+        Ok(())
+    }
+
+    /// Clause 13: stop taking requests, hand everything over, and stop being primary. Answered when
+    /// that is done, or when [`Set::flush_fail`] ends it.
+    pub fn demote(&mut self, command: u64) -> Result {
+        self.replies.reserve(1, GFP_KERNEL)?;
+        let busy = self.rule.as_ref().is_some_and(|r| r.demotion.is_some());
+        if !self.is_ruling() || busy {
+            let why = if busy {
+                Refusal::Busy
+            } else {
+                Refusal::NotPrimary
+            };
+            self.reply(command, Reply::Refused(why));
+            return Ok(());
+        }
+        self.seal_open()?;
+        if let Some(rule) = self.rule.as_mut() {
+            rule.demotion = Some((command, rule.sealed.epoch));
+        }
+        Ok(())
+    }
+
+    /// Clause 13: FLUSHes that wait fail, and so does a demotion.
+    pub fn flush_fail(&mut self, command: u64) -> Result {
+        self.replies.reserve(2, GFP_KERNEL)?;
+        let demotion = self.rule.as_mut().and_then(|rule| {
+            for flush in &mut rule.flushes {
+                flush.epoch = u64::MAX;
+            }
+            rule.demotion.take()
+        });
+        if let Some((command, _)) = demotion {
+            self.reply(command, Reply::Refused(Refusal::Failed));
+        }
+        self.reply(command, Reply::Done);
+        Ok(())
+    }
+
+    /// Clause 13: this store's own epochs may be given up for those of a primary that it is not
+    /// related to, or that lacks what may have been acknowledged.
+    pub fn resolve(&mut self, command: u64) -> Result {
+        self.replies.reserve(1, GFP_KERNEL)?;
+        if self.transition.is_some() {
+            self.reply(command, Reply::Refused(Refusal::Busy));
+            return Ok(());
+        }
+        if self.record.keep {
+            self.begin(Change::Keep(false), Some(command))?;
+        } else {
+            self.reply(command, Reply::Done);
+            self.look_again();
+        }
+        self.discard = true;
+        Ok(())
+    }
+
+    // Inputs: requests of the volumes.
+
+    /// Whether a write may come now: this store rules, the reign is reconciled, nothing is being
+    /// changed, and there is room.
+    pub fn serves(&self) -> bool {
+        let takes = |r: &Rule| (r.reconciled || mutant!(130)) && r.demotion.is_none();
+        self.is_ruling()
+            && self.transition.is_none()
+            && self.rule.as_ref().is_some_and(takes)
+            && self.window.entries() < self.params.window as usize
+    }
+
+    /// Takes a change of a volume. Answers its epoch and index, `EAGAIN` if none may come now.
+    pub fn write(&mut self, entry: Entry) -> Result<(u64, u32)> {
+        if !self.serves() || !entry.is_sound() {
+            return Err(EAGAIN);
+        }
+        let full = self.window.last().map_or(0, |e| e.entries.len()) >= self.epoch_limit();
+        if full && !mutant!(140) {
+            mark!(replication_epoch_full);
+            self.seal_open()?;
+        }
+        let index = self.window.add(entry)?;
+        let number = self.window.last().map_or(0, |e| e.number);
+        if let Some(rule) = self.rule.as_mut() {
+            rule.chain = chain_entry(rule.chain, &entry, self.params.hash);
+        }
+        Ok((number, index))
+    }
+
+    /// Takes a FLUSH, which covers every write before it. `EROFS` if this store does not rule.
+    pub fn flush(&mut self, tag: u64) -> Result {
+        let Some(rule) = self.rule.as_mut() else {
+            return Err(EROFS);
+        };
+        rule.flushes.reserve(1, GFP_KERNEL)?;
+        self.seal_open()?;
+        if let Some(rule) = self.rule.as_mut() {
+            let epoch = rule.sealed.epoch;
+            let _ = rule.flushes.push_within_capacity(Flush { tag, epoch });
+        }
+        Ok(())
+    }
+
+    /// Seals the open epoch, if it is old enough for the shell's taste and not empty.
+    pub fn seal(&mut self) -> Result {
+        if self.rule.is_some() && self.transition.is_none() {
+            self.seal_open()?;
+        }
+        Ok(())
+    }
+
+    // Inputs: ends of actions.
+
+    /// The end of [`Action::Persist`]. If it failed nobody knows what a later attach will find:
+    /// the set stands still until then.
+    pub fn persisted(&mut self, token: u64, ok: bool) {
+        if !ok {
+            self.fail();
+            return;
+        }
+        if let Some(transition) = self.transition.as_mut() {
+            if transition.stage == Stage::Persisting(token) {
+                transition.stage = Stage::Durable;
+            }
+        }
+    }
+
+    /// The end of the oldest [`Action::Seal`].
+    pub fn sealed(&mut self, ok: bool) {
+        let next = self.history.position().epoch + 1;
+        let position = self.window.get(next).and_then(|e| e.position);
+        match position {
+            Some(position) if ok && self.history.is_next(&position) => {
+                self.history.append(position);
+                self.trim();
+            }
+            _ => self.fail(),
+        }
+    }
+
+    /// The end of an [`Action::Stage`].
+    pub fn staged(&mut self, token: u64, result: StageResult) {
+        if result == StageResult::Failed {
+            mark!(replication_stage_failed);
+            self.event(Event::StoreFailed);
+            if let Some(nonce) = self.receiver.as_ref().map(|r| r.nonce) {
+                self.drop_session(nonce);
+            }
+        } else if let Some(receiver) = self.receiver.as_mut() {
+            receiver.staged(token, result);
+        }
+    }
+
+    /// The end of the oldest [`Action::Apply`] or [`Action::Switch`].
+    pub fn applied(&mut self, ok: bool) {
+        if !ok {
+            self.fail();
+            return;
+        }
+        let Ok(applying) = self.applying.remove(0) else {
+            return;
+        };
+        match applying {
+            Applying::Epoch(epoch) => {
+                if let Some(position) = epoch.position {
+                    self.history.append(position);
+                }
+                let count = epoch.entries.len() as u64;
+                self.window.push(epoch);
+                if let Some(receiver) = self.receiver.as_mut() {
+                    receiver.granted += count;
+                }
+            }
+            Applying::Switch(history) => {
+                self.history = history;
+                self.window.clear();
+                self.release.0 = self.history.position().epoch;
+            }
+        }
+        self.ack_due();
+        self.trim();
+    }
+
+    /// The store failed for good: nothing is taken, sent or acknowledged any more.
+    fn fail(&mut self) {
+        mark!(replication_failed);
+        if !self.failed {
+            self.failed = true;
+            self.event(Event::StoreFailed);
+        }
+        self.drop_all_sessions();
+    }
+
+    // What the parts share.
+
+    pub(super) fn next_token(&mut self) -> u64 {
+        self.token += 1;
+        self.token
+    }
+
+    pub(super) fn event(&mut self, event: Event) {
+        if self.events.len() >= EVENTS_MAX {
+            let _ = self.events.remove(0);
+        }
+        self.event_count += 1;
+        let _ = self.events.push_within_capacity((self.event_count, event));
+    }
+
+    /// Answers a command; there is room since it came.
+    pub(super) fn reply(&mut self, command: u64, reply: Reply) {
+        let _ = self.replies.push((command, reply), GFP_KERNEL);
+    }
+
+    /// A higher term is promised than the configuration's: nothing is done in this one any more.
+    pub(super) fn is_fenced(&self) -> bool {
+        self.record.promise > self.record.config.term
+    }
+
+    /// This store is primary in its configuration's term and not fenced.
+    pub(super) fn is_ruling(&self) -> bool {
+        self.is_primary() && !self.failed && (!self.is_fenced() || mutant!(128))
+    }
+
+    /// Forgets epochs: from half of the window on those that nobody who is there needs, and when it
+    /// is full also those that only asynchronous peers need.
+    pub(super) fn trim(&mut self) {
+        let (soft, hard) = (self.params.window as usize / 2, self.params.window as usize);
+        while self.window.entries() > soft || self.window.len() > WINDOW_EPOCHS_MAX {
+            let Some(first) = self.window.first() else {
+                break;
+            };
+            let durable = first <= self.history.position().epoch;
+            let open = self.window.last().is_some_and(|e| e.number == first);
+            let full = self.window.entries() >= hard || self.window.len() > WINDOW_EPOCHS_MAX;
+            if !durable || open || self.is_awaited(first) || (self.is_needed(first) && !full) {
+                break;
+            }
+            self.window.pop_front();
+            self.release.0 = self.release.0.max(first);
+            self.fall_behind(first);
+        }
+        if let Some(first) = self.window.first() {
+            self.release.0 = self.release.0.max(first - 1);
+        }
+        if mutant!(132) {
+            self.release.0 = self.history.position().epoch;
+        }
+    }
+
+    /// Whether a connected peer that FLUSHes wait for has still to acknowledge this epoch.
+    fn is_awaited(&self, epoch: u64) -> bool {
+        (0..self.peers.len())
+            .any(|at| self.must_ack(at) && self.is_streaming(at) && self.acked(at) < epoch)
+    }
+
+    /// Entries of the largest epoch that all members can take.
+    fn epoch_limit(&self) -> usize {
+        let mut limit = self.params.limits.epoch;
+        for peer in &self.peers {
+            if let Some(hello) = peer.link.as_ref().and_then(|l| l.hello.as_ref()) {
+                limit = limit.min(hello.limits.epoch);
+            }
+        }
+        limit as usize
+    }
+
+    /// Seals the open epoch if it has entries.
+    pub(super) fn seal_open(&mut self) -> Result {
+        self.window.reserve(1)?;
+        let Some(open) = self.window.last().filter(|e| e.position.is_none()) else {
+            return Ok(());
+        };
+        let (number, empty) = (open.number, open.entries.is_empty());
+        let config = &self.record.config;
+        if let (Some(rule), false) = (self.rule.as_mut(), empty) {
+            let hash = self.params.hash;
+            rule.chain = chain_seal(rule.chain, config.term, &config.reign, number, hash);
+            rule.sealed = Position {
+                term: config.term,
+                reign: config.reign,
+                epoch: number,
+                chain: rule.chain,
+            };
+            self.window.seal(rule.sealed);
+            self.window.push(Epoch {
+                number: number + 1,
+                entries: KVec::new(),
+                position: None,
+            });
+        }
+        Ok(())
+    }
+
+    /// Begins the reign of `config`, in which this store is primary, with an empty epoch.
+    pub(super) fn begin_reign(&mut self, config: &Config) -> Result {
+        let mut flushes = KVec::new();
+        self.window.reserve(2)?;
+        if let Some(rule) = self.rule.as_mut() {
+            core::mem::swap(&mut flushes, &mut rule.flushes);
+        }
+        let last = self.history.position();
+        let number = last.epoch + 1;
+        let hash = self.params.hash;
+        let chain = chain_seal(last.chain, config.term, &config.reign, number, hash);
+        let sealed = Position {
+            term: config.term,
+            reign: config.reign,
+            epoch: number,
+            chain,
+        };
+        self.window.drop_open();
+        for (number, position) in [(number, Some(sealed)), (number + 1, None)] {
+            self.window.push(Epoch {
+                number,
+                entries: KVec::new(),
+                position,
+            });
+        }
+        self.rule = Some(Rule {
+            first: number,
+            chain,
+            sealed,
+            asked: last.epoch,
+            reconciled: false,
+            flushes,
+            demotion: None,
+            suspended: false,
+        });
+        Ok(())
+    }
+
+    /// Ends the reign: FLUSHes that wait fail (clause 13).
+    pub(super) fn end_reign(&mut self) {
+        if let Some(rule) = self.rule.as_mut() {
+            for flush in &mut rule.flushes {
+                flush.epoch = u64::MAX;
+            }
+        }
+        self.window.drop_open();
+        for peer in &mut self.peers {
+            peer.joining = None;
+            if let Some(link) = peer.link.as_mut() {
+                link.sender = None;
+            }
+        }
+    }
+
+    /// The newest epoch that is durable here and acknowledged by all that FLUSHes wait for.
+    pub(super) fn committed(&self) -> u64 {
+        let sealed = self.rule.as_ref().map_or(0, |r| r.sealed.epoch);
+        let mut committed = self.history.position().epoch;
+        if mutant!(125) {
+            committed = sealed;
+        }
+        for at in 0..self.peers.len() {
+            if self.must_ack(at) {
+                committed = committed.min(self.acked(at));
+            }
+        }
+        committed.min(sealed)
+    }
+
+    /// The end of an epoch, if it is the newest durable one or in memory.
+    fn position_of(&self, epoch: u64) -> Option<Position> {
+        let last = Some(self.history.position()).filter(|p| p.epoch == epoch);
+        last.or_else(|| self.window.get(epoch).and_then(|e| e.position))
+    }
+
+    /// Whether FLUSHes may complete at all.
+    fn may_complete(&self) -> bool {
+        let enough = self.record.config.in_sync_count() >= self.record.config.min_insync as usize;
+        self.is_ruling() && self.transition.is_none() && (enough || mutant!(127))
+    }
+
+    // Outputs.
+
+    /// What is to be done next.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        if self.transition.is_none() && !self.failed && self.evaluate_all().is_err() {
+            // No memory now: what is due stays due.
+            return None;
+        }
+        self.watch();
+        if !self.replies.is_empty() {
+            if let Ok((command, reply)) = self.replies.remove(0) {
+                return Some(Action::Reply { command, reply });
+            }
+        }
+        if let Some(action) = self.poll_closing() {
+            return Some(action);
+        }
+        if self.void {
+            self.void = false;
+            return Some(Action::Void);
+        }
+        if self.failed {
+            return self.poll_flush();
+        }
+        if let Some(action) = self.poll_seal() {
+            return Some(action);
+        }
+        if let Some(action) = self.poll_transition() {
+            return Some(action);
+        }
+        if let Some(action) = self.poll_receiver() {
+            return Some(action);
+        }
+        if let Some(action) = self.poll_flush() {
+            return Some(action);
+        }
+        if self.release.0 > self.release.1 {
+            self.release.1 = self.release.0;
+            return Some(Action::Release(self.release.0));
+        }
+        self.poll_senders()
+    }
+
+    fn poll_seal(&mut self) -> Option<Action> {
+        let rule = self.rule.as_mut()?;
+        if rule.asked >= rule.sealed.epoch {
+            return None;
+        }
+        let position = self.window.get(rule.asked + 1)?.position?;
+        rule.asked += 1;
+        Some(Action::Seal(position))
+    }
+
+    fn poll_flush(&mut self) -> Option<Action> {
+        let (committed, may) = (self.committed(), self.may_complete());
+        let ended = !self.is_primary();
+        let rule = self.rule.as_mut()?;
+        let fails = |f: &Flush| f.epoch == u64::MAX;
+        let done = |f: &Flush| (may && f.epoch <= committed) || fails(f);
+        if let Some(at) = rule.flushes.iter().position(done) {
+            let flush = rule.flushes.remove(at).ok()?;
+            return Some(Action::Flushed {
+                tag: flush.tag,
+                ok: !fails(&flush) || mutant!(131),
+            });
+        }
+        if ended && rule.flushes.is_empty() {
+            self.rule = None;
+        }
+        None
+    }
+
+    /// Whether this store began the reign of the configuration in force, and it has not ended.
+    pub(super) fn is_primary(&self) -> bool {
+        let config = &self.record.config;
+        let mine = |r: &Rule| r.sealed.reign == config.reign && r.first > 0;
+        config.primary == self.params.store && self.rule.as_ref().is_some_and(mine)
+    }
+
+    /// Notices what has become true: reconciled, joinable, suspended, demoted.
+    fn watch(&mut self) {
+        if self.transition.is_some() || !self.is_ruling() {
+            return;
+        }
+        let (committed, may) = (self.committed(), self.may_complete());
+        let away = (0..self.peers.len()).any(|at| self.must_ack(at) && !self.is_streaming(at));
+        let position = self.position_of(committed);
+        let mut events = [None; 3];
+        let mut demoted = None;
+        if let Some(rule) = self.rule.as_mut() {
+            if !rule.reconciled && committed >= rule.first && may {
+                mark!(replication_reconciled);
+                rule.reconciled = true;
+                events[0] = Some(Event::Reconciled);
+            }
+            let waits = !rule.flushes.is_empty() && (away || !may);
+            if waits != rule.suspended {
+                mark!(replication_suspended);
+                rule.suspended = waits;
+                events[1] = Some(if waits {
+                    Event::FlushSuspended
+                } else {
+                    Event::FlushResumed
+                });
+            }
+            match rule.demotion {
+                Some((command, epoch))
+                    if (may && committed >= epoch && rule.flushes.is_empty()) || mutant!(133) =>
+                {
+                    mark!(replication_demoted);
+                    demoted = Some(command);
+                }
+                _ => {}
+            }
+        }
+        for at in 0..self.peers.len() {
+            let acked = self.acked(at);
+            if let Some(peer) = self.peers.get_mut(at) {
+                let store = peer.store;
+                if let Some(joining) = peer.joining.as_mut() {
+                    let there = acked >= joining.epoch && committed >= joining.epoch;
+                    let joinable = position.filter(|_| there || mutant!(114));
+                    if let (None, Some(position)) = (joining.joinable, joinable) {
+                        mark!(replication_joinable);
+                        joining.joinable = Some(position);
+                        events[2] = Some(Event::Joinable(store, position));
+                    }
+                }
+            }
+        }
+        for event in events.into_iter().flatten() {
+            self.event(event);
+        }
+        if let Some(command) = demoted {
+            let position = self.history.position();
+            self.end_reign();
+            self.rule = None;
+            self.reply(command, Reply::Demoted(position));
+            self.restate_all();
+        }
+    }
+
+    /// The next event that was not told, with its number.
+    pub fn poll_event(&mut self) -> Option<(u64, Event)> {
+        self.events.remove(0).ok()
+    }
+
+    // Getters.
+
+    /// What is so.
+    pub fn state(&self) -> State<'_> {
+        State {
+            config: &self.record.config,
+            promise: self.record.promise,
+            position: self.history.position(),
+            committed: self.position_of(self.committed()).unwrap_or(Position::ZERO),
+            reigns: self.is_ruling(),
+            serves: self.serves(),
+            flushes: self.rule.as_ref().map_or(0, |r| r.flushes.len()),
+            entries: self.window.entries() + self.receiver.as_ref().map_or(0, |r| r.entries()),
+            busy: self.transition.is_some(),
+            keep: self.record.keep,
+            applying: self.applying.len(),
+            refused: self.refused,
+        }
+    }
+
+    /// What is so with a peer.
+    pub fn peer_state(&self, store: &Id) -> Option<PeerState> {
+        let at = self.peers.iter().position(|p| p.store == *store)?;
+        let peer = self.peers.get(at)?;
+        Some(PeerState {
+            store: *store,
+            connected: self.is_streaming(at),
+            acked: self.acked(at),
+            joining: peer.joining.is_some(),
+            joinable: peer.joining.as_ref().and_then(|j| j.joinable),
+        })
+    }
+
+    /// When [`Set::tick`] has something to do.
+    pub fn next_deadline(&self) -> Option<u64> {
+        let sessions = self.peers.iter().filter_map(|p| p.link.as_ref());
+        sessions
+            .map(|l| l.asked_at.max(l.heard_at) + self.params.keepalive)
+            .min()
+    }
+}

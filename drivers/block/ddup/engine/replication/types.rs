@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Ids, positions and limits of a replica set. Everything here is `Copy` and pure.
+
+use super::super::types::{CLUSTER_SIZE, LBN_LIMIT, NAME_BYTES};
+
+/// Names a store, a set, a volume, a configuration or a reign.
+pub type Id = [u8; 16];
+
+/// Stands for "none" where an [`Id`] is stored.
+pub const NO_ID: Id = [0; 16];
+
+/// The most members of a set, those that are `out` included.
+pub const MEMBERS_MAX: usize = 16;
+/// The ids of the configurations before, newest first, that a configuration carries.
+pub const ANCESTORS_MAX: usize = 32;
+/// Reigns that a store remembers; positions of older ones count as unknown.
+pub const REIGNS_MAX: usize = 32;
+/// The most entries in one frame.
+pub const BATCH_MAX: usize = 64;
+/// The most volumes that the entries of one frame may belong to.
+pub const BATCH_VOLUMES_MAX: usize = 16;
+
+/// A point of a set's history: the end of an epoch.
+///
+/// Two stores at equal positions hold equal volumes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Position {
+    /// The primary's term.
+    pub term: u64,
+    /// Identity of its rule, random: terms can be equal only if somebody was forced, reigns never.
+    pub reign: Id,
+    /// Consecutive over all reigns; 0 is the empty history.
+    pub epoch: u64,
+    /// Checksum of all canonical records up to here.
+    pub chain: u64,
+}
+
+impl Position {
+    /// The beginning: nothing was ever written.
+    pub const ZERO: Position = Position {
+        term: 0,
+        reign: NO_ID,
+        epoch: 0,
+        chain: 0,
+    };
+}
+
+/// What an entry does to its volume. Numbers are on the wire and in the chain: preserve them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(u8)]
+pub enum Op {
+    /// One block gets content.
+    #[default]
+    Write = 1,
+    /// A range of blocks reads as zeroes.
+    Zero = 2,
+}
+
+/// One change of a volume, as it is replicated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Entry {
+    /// What is done.
+    pub op: Op,
+    /// The primary had no copy of the content before: peers cannot have one, the data goes along.
+    pub fresh: bool,
+    /// The volume.
+    pub volume: Id,
+    /// First block.
+    pub lbn: u64,
+    /// Blocks; 1 for a write.
+    pub count: u64,
+    /// Check of the content, under the set's key; 0 for zeroes.
+    pub check: u64,
+    /// Cryptographic digest of the content; zeroes for zeroes.
+    pub digest: [u8; NAME_BYTES],
+}
+
+impl Entry {
+    /// Whether a writer writes such an entry.
+    pub fn is_sound(&self) -> bool {
+        let in_range = self.count > 0
+            && self.count <= LBN_LIMIT
+            && self.lbn < LBN_LIMIT
+            && self.lbn + self.count <= LBN_LIMIT;
+        match self.op {
+            Op::Write => in_range && self.count == 1,
+            Op::Zero => in_range && !self.fresh && self.check == 0 && self.digest == [0; 24],
+        }
+    }
+
+    /// Bytes of data that follow in the frame.
+    pub fn data_bytes(&self) -> usize {
+        if self.fresh {
+            CLUSTER_SIZE
+        } else {
+            0
+        }
+    }
+}
+
+/// What a member can hold; each tells its peers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Entries that may be under way to it or staged in it.
+    pub entries: u32,
+    /// Entries of the largest epoch; at most a quarter of `entries`.
+    pub epoch: u32,
+    /// Blocks that it may ask for at once.
+    pub needs: u32,
+}
+
+impl Limits {
+    /// Whether a set can work with them.
+    pub fn are_sound(&self) -> bool {
+        (4..=1 << 20).contains(&self.entries)
+            && (1..=self.entries / 4).contains(&self.epoch)
+            && (1..=1 << 12).contains(&self.needs)
+    }
+}
+
+const _: () = {
+    assert!(NAME_BYTES == 24);
+};

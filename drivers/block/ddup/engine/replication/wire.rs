@@ -1,0 +1,745 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Frames: what goes over a session, byte by byte.
+//!
+//! `Documentation/block/ddup-protocol.rst` draws it. A frame is a header of [`HEADER_BYTES`], a body,
+//! and the data of blocks. Header and body are covered by a checksum, data by the checks of the
+//! entries that it belongs to: the engine never sees it. Any byte may be hostile: the worst that
+//! it may cause is the end of its session.
+
+use super::super::format::le;
+use super::super::types::{CHECK_MASK, CLUSTER_SIZE, NAME_BYTES};
+use super::super::Hash;
+use super::codec::{put, put_id, put_position, put_uint, Reader};
+use super::config::Config;
+use super::history::History;
+use super::types::{Entry, Id, Limits, Op, Position, BATCH_MAX, BATCH_VOLUMES_MAX};
+use kernel::prelude::*;
+
+/// Bytes of a frame before its body.
+pub const HEADER_BYTES: usize = 56;
+/// Bytes of the longest header and body.
+pub const META_BYTES_MAX: usize = 8192;
+/// Bytes of the most data in a frame.
+pub const DATA_BYTES_MAX: usize = BATCH_MAX * CLUSTER_SIZE;
+/// Seed of a frame's checksum.
+pub const SEED: u64 = 0x6464_7570_7769_7265;
+const MAGIC: u64 = 0x7770_6464;
+const VERSION: u64 = 1;
+/// Features that a peer must know; a HELLO that asks for others ends the session.
+const FEATURES_KNOWN: u64 = 0;
+const FLAG_REIGNS: u64 = 1;
+const FLAG_RESYNC: u64 = 1;
+const FLAG_FRESH: u64 = 1;
+/// Bytes of an entry in a frame, but for what neighbours share.
+pub const ENTRY_BYTES: usize = 6 + NAME_BYTES;
+/// Bytes that neighbours share.
+pub const RUN_BYTES: usize = 9;
+const RUN_MAX: usize = 64;
+/// Bytes of a block that is asked for.
+pub const NEED_BYTES: usize = 4 + 5 + 16 + NAME_BYTES;
+
+/// What each frame says of its sender; a frame whose numbers are not the receiver's is dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Envelope {
+    /// The session's nonce.
+    pub session: u64,
+    /// Term of the sender's configuration.
+    pub term: u64,
+    /// Version of the sender's configuration.
+    pub version: u64,
+    /// Serial of the replica's HELLO that this stream of entries, or what answers it, follows from.
+    pub stream: u32,
+}
+
+/// What a member says of itself when a session begins and when its configuration or state changed.
+#[derive(Debug)]
+pub struct Hello {
+    /// The sender.
+    pub store: Id,
+    /// Its incarnation.
+    pub incarnation: u64,
+    /// Rises with each HELLO of a session, from 1.
+    pub serial: u32,
+    /// It is primary and rules in the configuration's term.
+    pub reigns: bool,
+    /// Its promised term.
+    pub promise: u64,
+    /// What it can hold.
+    pub limits: Limits,
+    /// Its configuration.
+    pub config: Config,
+    /// Its durable history, which ends at its position.
+    pub history: History,
+}
+
+/// A block that a replica lacks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Need {
+    /// Which entry of the epoch.
+    pub index: u32,
+    /// The volume.
+    pub volume: Id,
+    /// The block.
+    pub lbn: u64,
+    /// Digest of its content.
+    pub digest: [u8; NAME_BYTES],
+}
+
+/// A frame's body.
+#[derive(Debug)]
+pub enum Frame {
+    /// Who speaks, and from where it can go on.
+    Hello(KBox<Hello>),
+    /// Entries of one epoch in journal order; the data of fresh ones follows in the same order.
+    Entries {
+        /// The epoch.
+        epoch: u64,
+        /// Number of the first one in it.
+        first: u32,
+        /// They are of a full compare and not of an epoch.
+        resync: bool,
+        /// The entries.
+        entries: KVec<Entry>,
+    },
+    /// The epoch, or the full compare, is complete.
+    Seal {
+        /// Its end.
+        position: Position,
+        /// Its entries.
+        entries: u32,
+        /// It ends a full compare.
+        resync: bool,
+    },
+    /// All up to here is durable at the sender.
+    Ack(Position),
+    /// Send these blocks.
+    Need {
+        /// Epoch of the entries.
+        epoch: u64,
+        /// They are of a full compare that ends with that epoch.
+        resync: bool,
+        /// The blocks.
+        needs: KVec<Need>,
+    },
+    /// A block that was asked for; its 4096 bytes follow.
+    Data {
+        /// Epoch of the entry.
+        epoch: u64,
+        /// The entry.
+        index: u32,
+        /// It is of a full compare that ends with that epoch.
+        resync: bool,
+    },
+    /// A block that was asked for has no good copy at the sender.
+    Lost {
+        /// Epoch of the entry.
+        epoch: u64,
+        /// The entry.
+        index: u32,
+        /// It is of a full compare that ends with that epoch.
+        resync: bool,
+    },
+    /// In all, this many entries may be sent in this stream.
+    Credit(u64),
+    /// Say this back.
+    Ping(u64),
+    /// What a PING said.
+    Pong(u64),
+    /// All that differs from an unknown state follows, ended by a SEAL.
+    Resync {
+        /// The state that the receiver will then have.
+        position: Position,
+        /// How it came about.
+        history: History,
+    },
+}
+
+const HELLO: u64 = 1;
+const ENTRIES: u64 = 2;
+const SEAL: u64 = 3;
+const ACK: u64 = 4;
+const NEED: u64 = 5;
+const DATA: u64 = 6;
+const LOST: u64 = 7;
+const CREDIT: u64 = 8;
+const PING: u64 = 9;
+const PONG: u64 = 10;
+const RESYNC: u64 = 11;
+
+/// Why a session ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BadFrame;
+
+/// Length of header and body, and of the data behind, from a frame's first [`HEADER_BYTES`].
+pub fn lengths(header: &[u8]) -> Result<(usize, usize), BadFrame> {
+    let length = le::uint::<4>(header, 12) as usize;
+    let data = le::uint::<4>(header, 16) as usize;
+    let sound = header.len() >= HEADER_BYTES
+        && le::uint::<4>(header, 8) == MAGIC
+        && le::uint::<1>(header, 21) == VERSION
+        && (HEADER_BYTES..=META_BYTES_MAX).contains(&length)
+        && data <= DATA_BYTES_MAX
+        && data % CLUSTER_SIZE == 0;
+    sound.then_some((length, data)).ok_or(BadFrame)
+}
+
+/// Builds header and body of a frame.
+pub fn encode(envelope: &Envelope, frame: &Frame, hash: Hash) -> Result<KVec<u8>> {
+    let mut out = KVec::with_capacity(HEADER_BYTES + 128, GFP_KERNEL)?;
+    out.resize(HEADER_BYTES, 0, GFP_KERNEL)?;
+    let mut data = 0;
+    let kind = match frame {
+        Frame::Hello(hello) => {
+            put_hello(&mut out, hello)?;
+            HELLO
+        }
+        Frame::Entries {
+            epoch,
+            first,
+            resync,
+            entries,
+        } => {
+            data = entries.iter().map(Entry::data_bytes).sum();
+            put_uint::<8>(&mut out, *epoch)?;
+            put_uint::<4>(&mut out, u64::from(*first))?;
+            put_uint::<1>(&mut out, if *resync { FLAG_RESYNC } else { 0 })?;
+            put_entries(&mut out, entries)?;
+            ENTRIES
+        }
+        Frame::Seal {
+            position,
+            entries,
+            resync,
+        } => {
+            put_position(&mut out, position)?;
+            put_uint::<4>(&mut out, u64::from(*entries))?;
+            put_uint::<4>(&mut out, if *resync { FLAG_RESYNC } else { 0 })?;
+            SEAL
+        }
+        Frame::Ack(position) => {
+            put_position(&mut out, position)?;
+            ACK
+        }
+        Frame::Need {
+            epoch,
+            resync,
+            needs,
+        } => {
+            put_uint::<8>(&mut out, *epoch)?;
+            put_uint::<2>(&mut out, needs.len() as u64)?;
+            put_uint::<2>(&mut out, if *resync { FLAG_RESYNC } else { 0 })?;
+            for need in needs {
+                put_uint::<4>(&mut out, need.index.into())?;
+                put_id(&mut out, &need.volume)?;
+                put_uint::<5>(&mut out, need.lbn)?;
+                put(&mut out, &need.digest)?;
+            }
+            NEED
+        }
+        Frame::Data {
+            epoch,
+            index,
+            resync,
+        }
+        | Frame::Lost {
+            epoch,
+            index,
+            resync,
+        } => {
+            put_uint::<8>(&mut out, *epoch)?;
+            put_uint::<4>(&mut out, u64::from(*index))?;
+            put_uint::<4>(&mut out, if *resync { FLAG_RESYNC } else { 0 })?;
+            if matches!(frame, Frame::Data { .. }) {
+                data = CLUSTER_SIZE;
+                DATA
+            } else {
+                LOST
+            }
+        }
+        Frame::Credit(number) | Frame::Ping(number) | Frame::Pong(number) => {
+            put_uint::<8>(&mut out, *number)?;
+            match frame {
+                Frame::Credit(_) => CREDIT,
+                Frame::Ping(_) => PING,
+                _ => PONG,
+            }
+        }
+        Frame::Resync { position, history } => {
+            put_position(&mut out, position)?;
+            history.write(&mut out)?;
+            RESYNC
+        }
+    };
+    let length = out.len() as u64;
+    le::put_uint::<4>(&mut out, 8, MAGIC);
+    le::put_uint::<4>(&mut out, 12, length);
+    le::put_uint::<4>(&mut out, 16, data as u64);
+    le::put_uint::<1>(&mut out, 20, kind);
+    le::put_uint::<1>(&mut out, 21, VERSION);
+    le::put_uint::<8>(&mut out, 24, envelope.session);
+    le::put_uint::<8>(&mut out, 32, envelope.term);
+    le::put_uint::<8>(&mut out, 40, envelope.version);
+    le::put_uint::<4>(&mut out, 48, envelope.stream.into());
+    let sum = hash(out.get(8..).unwrap_or(&[]), SEED);
+    le::put_uint::<8>(&mut out, 0, sum);
+    Ok(out)
+}
+
+fn put_hello(out: &mut KVec<u8>, hello: &Hello) -> Result {
+    put_uint::<8>(out, FEATURES_KNOWN)?;
+    put_id(out, &hello.store)?;
+    put_uint::<8>(out, hello.incarnation)?;
+    put_uint::<8>(out, hello.promise)?;
+    put_uint::<4>(out, hello.serial.into())?;
+    put_uint::<4>(out, if hello.reigns { FLAG_REIGNS } else { 0 })?;
+    put_uint::<4>(out, hello.limits.entries.into())?;
+    put_uint::<4>(out, hello.limits.epoch.into())?;
+    put_uint::<4>(out, hello.limits.needs.into())?;
+    put_uint::<4>(out, 0)?;
+    hello.history.write(out)?;
+    hello.config.write(out)
+}
+
+/// Whether `next` can be said in the header of the run that `last` ends.
+fn shares_run(last: &Entry, next: &Entry) -> bool {
+    last.op == Op::Write
+        && next.op == Op::Write
+        && last.fresh == next.fresh
+        && last.volume == next.volume
+        && last.lbn + 1 == next.lbn
+}
+
+fn put_entries(out: &mut KVec<u8>, entries: &[Entry]) -> Result {
+    let mut volumes: KVec<Id> = KVec::new();
+    let mut runs = 0u64;
+    for (i, entry) in entries.iter().enumerate() {
+        if !volumes.contains(&entry.volume) {
+            volumes.push(entry.volume, GFP_KERNEL)?;
+        }
+        let last = i.checked_sub(1).and_then(|i| entries.get(i));
+        runs += u64::from(!last.is_some_and(|last| shares_run(last, entry)));
+    }
+    put_uint::<1>(out, volumes.len() as u64)?;
+    put_uint::<2>(out, runs)?;
+    for volume in &volumes {
+        put_id(out, volume)?;
+    }
+    let mut count_at = 0;
+    let mut count = 0u64;
+    for (i, entry) in entries.iter().enumerate() {
+        let last = i.checked_sub(1).and_then(|i| entries.get(i));
+        if !last.is_some_and(|last| shares_run(last, entry)) {
+            let volume = volumes.iter().position(|v| *v == entry.volume);
+            put_uint::<1>(out, entry.op as u64)?;
+            put_uint::<1>(out, if entry.fresh { FLAG_FRESH } else { 0 })?;
+            put_uint::<1>(out, volume.unwrap_or(0) as u64)?;
+            count_at = out.len();
+            count = 0;
+            put_uint::<1>(out, 0)?;
+            put_uint::<5>(out, entry.lbn)?;
+        }
+        count += 1;
+        le::put_uint::<1>(out, count_at, count);
+        match entry.op {
+            Op::Write => {
+                put_uint::<6>(out, entry.check & CHECK_MASK)?;
+                put(out, &entry.digest)?;
+            }
+            Op::Zero => put_uint::<6>(out, entry.count)?,
+        }
+    }
+    Ok(())
+}
+
+/// Reads a frame's header and body. `Err` of the outer kind only for want of memory.
+pub fn decode(
+    meta: &[u8],
+    data: usize,
+    hash: Hash,
+) -> Result<core::result::Result<(Envelope, Frame), BadFrame>> {
+    let bad = Ok(Err(BadFrame));
+    let Ok((length, data_said)) = lengths(meta) else {
+        return bad;
+    };
+    if length != meta.len()
+        || data_said != data
+        || le::uint::<8>(meta, 0) != hash(meta.get(8..).unwrap_or(&[]), SEED)
+    {
+        return bad;
+    }
+    let envelope = Envelope {
+        session: le::uint::<8>(meta, 24),
+        term: le::uint::<8>(meta, 32),
+        version: le::uint::<8>(meta, 40),
+        stream: le::uint::<4>(meta, 48) as u32,
+    };
+    let reserved = le::uint::<2>(meta, 22) | le::uint::<4>(meta, 52);
+    let mut body = Reader::new(meta.get(HEADER_BYTES..).unwrap_or(&[]));
+    let frame = decode_body(le::uint::<1>(meta, 20), &mut body)?;
+    Ok(match frame {
+        Some((frame, expected)) if expected == data && reserved == 0 && body.end().is_some() => {
+            Ok((envelope, frame))
+        }
+        _ => Err(BadFrame),
+    })
+}
+
+/// A body, and how much data belongs to it.
+fn decode_body(kind: u64, body: &mut Reader<'_>) -> Result<Option<(Frame, usize)>> {
+    let number = |body: &mut Reader<'_>| body.uint::<8>();
+    let frame = match kind {
+        HELLO => return Ok(read_hello(body)?.map(|hello| (Frame::Hello(hello), 0))),
+        ENTRIES => return read_entries(body),
+        NEED => return Ok(read_needs(body)?.map(|frame| (frame, 0))),
+        RESYNC => {
+            let Some(position) = body.position() else {
+                return Ok(None);
+            };
+            let history = History::read(body)?;
+            let sound = history.filter(|h| h.position() == position);
+            return Ok(sound.map(|history| (Frame::Resync { position, history }, 0)));
+        }
+        SEAL => read_seal(body),
+        ACK => body.position().map(Frame::Ack),
+        DATA | LOST => read_block(body, kind == DATA),
+        CREDIT => number(body).map(Frame::Credit),
+        PING => number(body).map(Frame::Ping),
+        PONG => number(body).map(Frame::Pong),
+        _ => None,
+    };
+    let data = if kind == DATA { CLUSTER_SIZE } else { 0 };
+    Ok(frame.map(|frame| (frame, data)))
+}
+
+fn read_seal(body: &mut Reader<'_>) -> Option<Frame> {
+    let position = body.position()?;
+    let entries = body.uint::<4>()? as u32;
+    let flags = body.uint::<4>()?;
+    (flags & !FLAG_RESYNC == 0 && position.epoch < u64::MAX / 2).then_some(Frame::Seal {
+        position,
+        entries,
+        resync: flags & FLAG_RESYNC != 0,
+    })
+}
+
+fn read_block(body: &mut Reader<'_>, data: bool) -> Option<Frame> {
+    let (epoch, index) = (body.uint::<8>()?, body.uint::<4>()? as u32);
+    let flags = body.uint::<4>()?;
+    if flags & !FLAG_RESYNC != 0 {
+        return None;
+    }
+    let resync = flags & FLAG_RESYNC != 0;
+    Some(if data {
+        Frame::Data {
+            epoch,
+            index,
+            resync,
+        }
+    } else {
+        Frame::Lost {
+            epoch,
+            index,
+            resync,
+        }
+    })
+}
+
+fn read_hello(body: &mut Reader<'_>) -> Result<Option<KBox<Hello>>> {
+    let head = (|| {
+        let features = body.uint::<8>()?;
+        let store: Id = body.array()?;
+        let (incarnation, promise) = (body.uint::<8>()?, body.uint::<8>()?);
+        let (serial, flags) = (body.uint::<4>()? as u32, body.uint::<4>()?);
+        let limits = Limits {
+            entries: body.uint::<4>()? as u32,
+            epoch: body.uint::<4>()? as u32,
+            needs: body.uint::<4>()? as u32,
+        };
+        body.zeroes::<4>()?;
+        let sound = features & !FEATURES_KNOWN == 0
+            && flags & !FLAG_REIGNS == 0
+            && limits.are_sound()
+            && promise < u64::MAX / 2;
+        sound.then_some((store, incarnation, promise, serial, flags, limits))
+    })();
+    let Some((store, incarnation, promise, serial, flags, limits)) = head else {
+        return Ok(None);
+    };
+    let Some(history) = History::read(body)? else {
+        return Ok(None);
+    };
+    let Some(config) = Config::read(body)? else {
+        return Ok(None);
+    };
+    if promise < config.term {
+        return Ok(None);
+    }
+    Ok(Some(KBox::new(
+        Hello {
+            store,
+            incarnation,
+            serial,
+            reigns: flags & FLAG_REIGNS != 0,
+            promise,
+            limits,
+            config,
+            history,
+        },
+        GFP_KERNEL,
+    )?))
+}
+
+fn read_entries(body: &mut Reader<'_>) -> Result<Option<(Frame, usize)>> {
+    let mut entries = KVec::with_capacity(BATCH_MAX, GFP_KERNEL)?;
+    let parsed = (|| {
+        let (epoch, first) = (body.uint::<8>()?, body.uint::<4>()?);
+        let flags = body.uint::<1>()?;
+        let (volumes, runs) = (body.uint::<1>()? as usize, body.uint::<2>()?);
+        if flags & !FLAG_RESYNC != 0
+            || volumes > BATCH_VOLUMES_MAX
+            || runs == 0
+            || epoch >= u64::MAX / 2
+            || first >= u64::from(u32::MAX / 2)
+        {
+            return None;
+        }
+        let table = body.bytes(volumes * 16)?;
+        for _ in 0..runs {
+            read_run(body, table, &mut entries)?;
+        }
+        Some((epoch, first as u32, flags & FLAG_RESYNC != 0))
+    })();
+    Ok(parsed.map(|(epoch, first, resync)| {
+        let data = entries.iter().map(Entry::data_bytes).sum();
+        let frame = Frame::Entries {
+            epoch,
+            first,
+            resync,
+            entries,
+        };
+        (frame, data)
+    }))
+}
+
+/// Reads a run into `entries`, which have room for [`BATCH_MAX`].
+fn read_run(body: &mut Reader<'_>, volumes: &[u8], entries: &mut KVec<Entry>) -> Option<()> {
+    let (op, flags) = (body.uint::<1>()?, body.uint::<1>()?);
+    let volume = body.uint::<1>()? as usize * 16;
+    let volume = Reader::new(volumes.get(volume..)?).array()?;
+    let count = body.uint::<1>()?;
+    let lbn = body.uint::<5>()?;
+    let op = match op {
+        1 => Op::Write,
+        2 if count == 1 => Op::Zero,
+        _ => return None,
+    };
+    if flags & !FLAG_FRESH != 0 || !(1..=RUN_MAX as u64).contains(&count) {
+        return None;
+    }
+    for i in 0..count {
+        let mut entry = Entry {
+            op,
+            fresh: flags & FLAG_FRESH != 0,
+            volume,
+            lbn: lbn + i,
+            count: 1,
+            ..Entry::default()
+        };
+        match op {
+            Op::Write => {
+                entry.check = body.uint::<6>()?;
+                entry.digest = body.array()?;
+            }
+            Op::Zero => entry.count = body.uint::<6>()?,
+        }
+        if !entry.is_sound() || entries.len() >= BATCH_MAX {
+            return None;
+        }
+        entries.push_within_capacity(entry).ok()?;
+    }
+    Some(())
+}
+
+fn read_needs(body: &mut Reader<'_>) -> Result<Option<Frame>> {
+    let head = (|| {
+        let (epoch, count) = (body.uint::<8>()?, body.uint::<2>()? as usize);
+        let flags = body.uint::<2>()?;
+        let sound =
+            (1..=BATCH_MAX).contains(&count) && epoch < u64::MAX / 2 && flags & !FLAG_RESYNC == 0;
+        sound.then_some((epoch, count, flags & FLAG_RESYNC != 0))
+    })();
+    let Some((epoch, count, resync)) = head else {
+        return Ok(None);
+    };
+    let mut needs = KVec::with_capacity(count, GFP_KERNEL)?;
+    let parsed = (|| {
+        for _ in 0..count {
+            let need = Need {
+                index: body.uint::<4>()? as u32,
+                volume: body.array()?,
+                lbn: body.uint::<5>()?,
+                digest: body.array()?,
+            };
+            needs.push_within_capacity(need).ok()?;
+        }
+        Some(())
+    })();
+    Ok(parsed.map(|()| Frame::Need {
+        epoch,
+        resync,
+        needs,
+    }))
+}
+
+const _: () = {
+    // A duplicate without neighbours.
+    assert!(RUN_BYTES + ENTRY_BYTES <= 48);
+    assert!(HEADER_BYTES + 12 + BATCH_MAX * NEED_BYTES <= META_BYTES_MAX);
+    assert!(
+        HEADER_BYTES + 16 + BATCH_VOLUMES_MAX * 16 + BATCH_MAX * (RUN_BYTES + ENTRY_BYTES)
+            <= META_BYTES_MAX
+    );
+    assert!(
+        HEADER_BYTES + 72 + 2 + 40 * super::types::REIGNS_MAX + super::config::CONFIG_BYTES_MAX
+            <= META_BYTES_MAX
+    );
+};
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::config::tests::{config, next};
+    use super::*;
+
+    pub fn sum(bytes: &[u8], seed: u64) -> u64 {
+        let step = |h: u64, b: &u8| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3);
+        bytes.iter().fold(seed ^ 0xcbf2_9ce4_8422_2325, step)
+    }
+
+    const ENVELOPE: Envelope = Envelope {
+        session: 0x1122_3344_5566_7788,
+        term: 3,
+        version: 9,
+        stream: 2,
+    };
+
+    fn write(volume: u8, lbn: u64, fresh: bool) -> Entry {
+        Entry {
+            op: Op::Write,
+            fresh,
+            volume: [volume; 16],
+            lbn,
+            count: 1,
+            check: lbn * 77,
+            digest: [lbn as u8; 24],
+        }
+    }
+
+    fn batch(entries: &[Entry]) -> Frame {
+        Frame::Entries {
+            epoch: 5,
+            first: 7,
+            resync: false,
+            entries: super::super::codec::copy(entries).unwrap(),
+        }
+    }
+
+    fn round(frame: &Frame) -> Frame {
+        let meta = encode(&ENVELOPE, frame, sum).unwrap();
+        let (length, data) = lengths(&meta).unwrap();
+        assert_eq!(length, meta.len());
+        for cut in 0..meta.len() {
+            assert!(decode(&meta[..cut], data, sum).unwrap().is_err());
+        }
+        for at in 0..meta.len() {
+            let mut other = super::super::codec::copy(&meta).unwrap();
+            other[at] ^= 0x10;
+            assert!(decode(&other, data, sum).unwrap().is_err(), "byte {at}");
+        }
+        let (envelope, again) = decode(&meta, data, sum).unwrap().unwrap();
+        assert_eq!(envelope, ENVELOPE);
+        assert_eq!(encode(&ENVELOPE, &again, sum).unwrap()[..], meta[..]);
+        again
+    }
+
+    #[test]
+    fn frames_come_back_and_damaged_ones_do_not() {
+        let mut history = History::new().unwrap();
+        let position = Position {
+            term: 1,
+            reign: [1; 16],
+            epoch: 1,
+            chain: 4,
+        };
+        history.append(position);
+        let hello = Hello {
+            store: [1; 16],
+            incarnation: 4,
+            serial: 2,
+            reigns: true,
+            promise: 7,
+            limits: Limits {
+                entries: 64,
+                epoch: 16,
+                needs: 4,
+            },
+            config: next(&config(5)),
+            history: history.try_clone().unwrap(),
+        };
+        round(&Frame::Hello(KBox::new(hello, GFP_KERNEL).unwrap()));
+        round(&Frame::Resync { position, history });
+        round(&Frame::Ack(position));
+        round(&Frame::Seal {
+            position,
+            entries: 9,
+            resync: true,
+        });
+        round(&Frame::Data {
+            epoch: 3,
+            index: 4,
+            resync: true,
+        });
+        round(&Frame::Lost {
+            epoch: 3,
+            index: 4,
+            resync: false,
+        });
+        for frame in [Frame::Credit(1), Frame::Ping(2), Frame::Pong(3)] {
+            round(&frame);
+        }
+        let mut needs = KVec::new();
+        needs.push(Need::default(), GFP_KERNEL).unwrap();
+        round(&Frame::Need {
+            epoch: 8,
+            resync: true,
+            needs,
+        });
+    }
+
+    #[test]
+    fn entries_keep_their_order_and_duplicates_are_short() {
+        let zero = Entry {
+            op: Op::Zero,
+            volume: [2; 16],
+            lbn: 9,
+            count: 1 << 30,
+            ..Entry::default()
+        };
+        let entries = [
+            write(1, 4, true),
+            write(1, 5, true),
+            write(1, 6, false),
+            zero,
+            write(2, 7, false),
+        ];
+        match round(&batch(&entries)) {
+            Frame::Entries { entries: again, .. } => assert_eq!(again[..], entries),
+            other => panic!("{other:?}"),
+        }
+        let length = |entries: &[Entry]| encode(&ENVELOPE, &batch(entries), sum).unwrap().len();
+        let apart: [Entry; 64] = core::array::from_fn(|i| write(1, i as u64 * 2, false));
+        let near: [Entry; 64] = core::array::from_fn(|i| write(1, i as u64, false));
+        assert!(length(&apart) / 64 <= 48, "{}", length(&apart));
+        assert!(length(&near) / 64 <= 32, "{}", length(&near));
+    }
+}
