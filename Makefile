@@ -69,7 +69,16 @@ sim:		## play histories of a store with power cuts: SEED=n, or SEEDS=n or SEEDS=
 sim-mutants:	## each deliberate error of the engine has to be caught by the simulator
 	@cd tools && ../qemu/enter cargo run -q --profile checked --locked -p ddup-sim -- --mutants
 
-fuzz:		## damaged bytes for every parser of the disk format: T=seconds, TARGET=, ONLY=iteration
+sim-cluster:	## play histories of a replica set: SEED=n, or SEEDS=n or SEEDS=from..to; MUTANT=k, V=1
+	@cd tools && ../qemu/enter cargo run -q --profile checked --locked -p ddup-clustersim -- \
+		$(if $(SEED),--seed $(SEED) --minimise,--seeds $(or $(SEEDS),300)) \
+		$(if $(MUTANT),--mutant $(MUTANT)) $(if $(V),--verbose)
+
+sim-cluster-mutants:	## each deliberate error of the protocol engine has to be caught
+	@cd tools && ../qemu/enter cargo run -q --profile checked --locked -p ddup-clustersim -- \
+		--mutants --seeds 300
+
+fuzz:		## damaged bytes for every parser of disk format and protocol: T=seconds, TARGET=, ONLY=iteration
 	@cd tools && ../qemu/enter cargo run -q --profile checked --locked -p ddup-fuzz -- \
 		--seconds $(or $(T),60) $(if $(TARGET),--target $(TARGET)) $(if $(ONLY),--only $(ONLY))
 

@@ -8,6 +8,7 @@
 
 mod hostile;
 mod mutate;
+mod protocol;
 mod target;
 
 use clap::Parser;

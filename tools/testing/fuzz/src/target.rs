@@ -4,6 +4,7 @@
 
 use crate::hostile;
 use crate::mutate::damage;
+use crate::protocol;
 use ddup_engine::engine::format::journal::{self, HEADER_BYTES};
 use ddup_engine::engine::format::page::*;
 use ddup_engine::engine::format::superblock::Superblock;
@@ -66,7 +67,15 @@ impl Corpus {
 }
 
 /// The names of all targets.
-pub const TARGETS: [&str; 4] = ["superblock", "page", "journal", "store"];
+pub const TARGETS: [&str; 7] = [
+    "superblock",
+    "page",
+    "journal",
+    "frame",
+    "record",
+    "session",
+    "store",
+];
 
 /// One iteration. A panic is what we look for; an error is what we want.
 pub fn run(target: &str, corpus: &Corpus, rng: &mut Rng) -> Result<(), String> {
@@ -74,6 +83,9 @@ pub fn run(target: &str, corpus: &Corpus, rng: &mut Rng) -> Result<(), String> {
         "superblock" => superblock(corpus, rng),
         "page" => page(corpus, rng),
         "journal" => journal_block(corpus, rng),
+        "frame" => protocol::frames(rng)?,
+        "record" => protocol::slots(rng)?,
+        "session" => protocol::session(rng)?,
         "store" => store(corpus, rng)?,
         other => return Err(format!("no target {other:?}; there are {TARGETS:?}")),
     }

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Proof that the simulator can fail: each deliberate error of the protocol engine is caught.
+
+use crate::script::generate;
+use crate::world;
+use crate::MUTANTS;
+use std::ops::Range;
+use std::time::Instant;
+
+/// What is wrong in each, with the clause of the contract that it breaks.
+const NAMES: &[(u32, &str)] = &[
+    (
+        101,
+        "4, 6: a FENCE is answered before the promise is durable",
+    ),
+    (102, "4: a configuration is acted on before it is durable"),
+    (103, "3, 6: a FENCE that is not above the promise is obeyed"),
+    (
+        104,
+        "6, 10: a position is stated before what is being applied has ended",
+    ),
+    (
+        105,
+        "6, 9: a fence stops neither intake nor acknowledgements",
+    ),
+    (106, "7: a configuration for another version is taken"),
+    (107, "3, 7: a configuration below the promise is taken"),
+    (108, "7: a configuration of unknown ancestry is taken"),
+    (109, "7: a store becomes primary that was not in sync"),
+    (
+        110,
+        "7: a configuration is taken that does not name the store",
+    ),
+    (
+        111,
+        "7: a floor that the history does not contain is ignored",
+    ),
+    (112, "3: other bytes of the same version pass for the same"),
+    (113, "5: a store resumes as primary by itself"),
+    (114, "8: a peer is said to be joinable at once"),
+    (115, "8: FLUSHes do not wait for a joining peer"),
+    (
+        116,
+        "8: a peer that was joinable is dropped when it is lost",
+    ),
+    (117, "9: a new term leaves the sessions open"),
+    (118, "10: frames of an old session count"),
+    (
+        119,
+        "10: acknowledgements of an old term, version or stream count",
+    ),
+    (121, "11: a higher promise of a peer is ignored"),
+    (
+        122,
+        "11: a configuration is taken from who is not its primary",
+    ),
+    (
+        123,
+        "11: an unrelated configuration is taken, and with it the data",
+    ),
+    (
+        124,
+        "11: what may have been acknowledged is given up after force",
+    ),
+    (125, "12: a FLUSH does not wait for the local journal"),
+    (126, "12: a FLUSH does not wait for a member that is away"),
+    (127, "12: a FLUSH does not look at min_insync"),
+    (128, "12: a FLUSH completes though fenced"),
+    (129, "4: an epoch is acknowledged before it is durable"),
+    (130, "a new primary takes requests before it is reconciled"),
+    (131, "13: FLUSHes that failed are said to have succeeded"),
+    (132, "pins are let go of when an epoch is durable here"),
+    (133, "13: a demotion does not wait"),
+    (
+        134,
+        "an epoch is applied before all references are resolved",
+    ),
+    (136, "asynchronous peers get what is not committed"),
+    (137, "credit is not looked at"),
+    (
+        138,
+        "a position is believed without looking into the history",
+    ),
+    (140, "epochs grow beyond what peers can take"),
+    (141, "5, 12: acknowledgements of an earlier session count"),
+];
+
+/// Chooses the deliberate error from now on; 0 is none.
+pub fn set(number: u32) {
+    ddup_engine::engine::set_mutant(number);
+}
+
+/// Plays `seeds` with each mutant until one fails; true if each was caught.
+pub fn hunt(seeds: Range<u64>, steps: u32, only: Option<u32>) -> bool {
+    let begin = Instant::now();
+    let mut survivors = Vec::new();
+    for number in MUTANTS.iter().filter(|n| only.is_none_or(|o| o == **n)) {
+        let Some((_, name)) = NAMES.iter().find(|(n, _)| n == number) else {
+            println!("{number:>6} has no name in the table of mutants.rs");
+            survivors.push(*number);
+            continue;
+        };
+        set(*number);
+        let mut caught = None;
+        for seed in seeds.clone() {
+            if let Err(f) = world::play(&generate(seed, steps), false).1 {
+                caught = Some((seed, f.what));
+                break;
+            }
+        }
+        set(0);
+        match caught {
+            Some((seed, what)) => {
+                let what: String = what.chars().take(100).collect();
+                println!("{number:>6} {name}\n       seed {seed}: {what}");
+            }
+            None => {
+                println!("{number:>6} {name}\n       SURVIVED");
+                survivors.push(*number);
+            }
+        }
+    }
+    let all = MUTANTS
+        .iter()
+        .filter(|n| only.is_none_or(|o| o == **n))
+        .count();
+    println!(
+        "{} of {all} mutants caught in {:.0} s{}",
+        all - survivors.len(),
+        begin.elapsed().as_secs_f64(),
+        if survivors.is_empty() {
+            String::new()
+        } else {
+            format!("; survivors: {survivors:?}")
+        }
+    );
+    survivors.is_empty() && all > 0
+}

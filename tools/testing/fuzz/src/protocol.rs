@@ -1,0 +1,444 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Hostile peers: damaged frames for the decoder, and sessions in which everything is sent that a
+//! frame can say, with checksums that are right.
+
+use crate::mutate::damage;
+use crate::target::blind;
+use ddup_engine::engine::replication::action::{Action, Params, StageResult};
+use ddup_engine::engine::replication::config::{Config, Member, MemberState};
+use ddup_engine::engine::replication::history::History;
+use ddup_engine::engine::replication::record::{choose, Found, Record, Slots};
+use ddup_engine::engine::replication::set::Set;
+use ddup_engine::engine::replication::types::{Entry, Id, Limits, Op, Position};
+use ddup_engine::engine::replication::wire::{self, Envelope, Frame, Hello, Need};
+use ddup_sim::rng::Rng;
+use kernel::prelude::*;
+
+const LIMITS: Limits = Limits {
+    entries: 32,
+    epoch: 8,
+    needs: 4,
+};
+const WINDOW: u32 = 64;
+
+type Fallible<T> = std::result::Result<T, String>;
+
+fn memory<E>(_: E) -> String {
+    "no memory".into()
+}
+
+fn store(n: u64) -> Id {
+    [n as u8 + 1; 16]
+}
+
+fn config(rng: &mut Rng) -> Fallible<Config> {
+    let mut members = KVec::new();
+    for n in 0..3 {
+        let member = Member {
+            store: store(n),
+            incarnation: 0,
+            state: if n == 0 {
+                MemberState::InSync
+            } else {
+                rng.pick(&[MemberState::InSync, MemberState::Async])
+            },
+            floor: Position::ZERO,
+            confirmed: [0; 16],
+        };
+        members.push(member, GFP_KERNEL).map_err(memory)?;
+    }
+    Ok(Config {
+        set: [9; 16],
+        version: 1,
+        id: [0xc1; 16],
+        term: 1,
+        reign: [0xe1; 16],
+        primary: store(0),
+        forced: 0,
+        min_insync: 1,
+        ancestors: KVec::new(),
+        members,
+    })
+}
+
+fn successor(old: &Config, rng: &mut Rng, primary: u64) -> Fallible<Config> {
+    let mut new = old.try_clone().map_err(memory)?;
+    new.version += 1 + rng.below(2);
+    new.term += 1;
+    new.reign = [rng.draw() as u8 | 1; 16];
+    new.id = [rng.draw() as u8 | 2; 16];
+    new.primary = store(primary);
+    for member in &mut new.members {
+        if member.store == new.primary {
+            member.state = MemberState::InSync;
+        }
+    }
+    new.push_ancestor(old.id).map_err(memory)?;
+    Ok(new)
+}
+
+fn position(rng: &mut Rng, set: Option<&Set>) -> Position {
+    let state = set.map(|s| s.state());
+    let base = state.map_or(Position::ZERO, |s| s.position);
+    Position {
+        term: rng.pick(&[base.term, base.term + 1, 1, u64::MAX / 2]),
+        reign: rng.pick(&[base.reign, [0xe1; 16], [3; 16]]),
+        epoch: match rng.below(40) {
+            0 => rng.pick(&[u64::MAX, u64::MAX - 1, u64::MAX / 2]),
+            _ => base.epoch.wrapping_add(rng.below(4)).wrapping_sub(1),
+        },
+        // A checksum that is always right.
+        chain: 0,
+    }
+}
+
+fn history(rng: &mut Rng, set: Option<&Set>) -> Fallible<History> {
+    let end = position(rng, set);
+    let ends: &[Position] = if end.epoch == 0 {
+        &[]
+    } else {
+        std::slice::from_ref(&end)
+    };
+    History::from_ends(ends).map_err(memory)
+}
+
+fn entries(rng: &mut Rng) -> Fallible<KVec<Entry>> {
+    let mut entries = KVec::new();
+    for _ in 0..rng.skewed(5) {
+        let entry = Entry {
+            op: Op::Write,
+            fresh: rng.chance(1, 3),
+            volume: [1 + rng.below(3) as u8; 16],
+            lbn: rng.below(20),
+            count: 1,
+            check: rng.below(4),
+            digest: [rng.below(6) as u8; 24],
+        };
+        entries.push(entry, GFP_KERNEL).map_err(memory)?;
+    }
+    Ok(entries)
+}
+
+/// Something that a peer could say.
+fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallible<Frame> {
+    let at = position(rng, set);
+    let (epoch, index) = (at.epoch, rng.below(10) as u32);
+    let resync = rng.chance(1, 3);
+    Ok(match rng.below(14) {
+        0 | 1 => {
+            let hello = Hello {
+                store: store(peer),
+                incarnation: rng.below(3),
+                serial: 1 + rng.below(6) as u32,
+                reigns: rng.chance(3, 4),
+                promise: config.term + rng.below(3) / 2,
+                limits: LIMITS,
+                config: match rng.below(4) {
+                    0 => successor(config, rng, peer)?,
+                    _ => config.try_clone().map_err(memory)?,
+                },
+                history: history(rng, set)?,
+            };
+            Frame::Hello(KBox::new(hello, GFP_KERNEL).map_err(memory)?)
+        }
+        2..=4 => Frame::Entries {
+            epoch,
+            first: rng.pick(&[0, 0, 1, index]),
+            resync,
+            entries: entries(rng)?,
+        },
+        5 | 6 => Frame::Seal {
+            position: at,
+            entries: rng.pick(&[0, 1, 2, index]),
+            resync,
+        },
+        7 => Frame::Ack(at),
+        8 => {
+            let mut needs = KVec::new();
+            let need = Need {
+                index,
+                ..Need::default()
+            };
+            needs.push(need, GFP_KERNEL).map_err(memory)?;
+            Frame::Need {
+                epoch,
+                resync,
+                needs,
+            }
+        }
+        9 => Frame::Data {
+            epoch,
+            index,
+            resync,
+        },
+        10 => Frame::Lost {
+            epoch,
+            index,
+            resync,
+        },
+        11 => Frame::Credit(rng.draw()),
+        12 if resync => Frame::Ping(7),
+        12 => Frame::Pong(7),
+        _ => {
+            let history = history(rng, set)?;
+            Frame::Resync {
+                position: history.position(),
+                history,
+            }
+        }
+    })
+}
+
+/// Damaged frames: what is accepted says the same when it is written again.
+pub fn frames(rng: &mut Rng) -> Fallible<()> {
+    let config = config(rng)?;
+    let envelope = Envelope {
+        session: rng.draw(),
+        term: rng.below(9),
+        version: rng.below(9),
+        stream: rng.below(9) as u32,
+    };
+    let frame = frame(rng, None, &config, 1)?;
+    let mut meta = wire::encode(&envelope, &frame, blind)
+        .map_err(memory)?
+        .to_vec();
+    damage(&mut meta, rng);
+    let Ok((length, data)) = wire::lengths(&meta) else {
+        return Ok(());
+    };
+    meta.resize(length, 0);
+    if let Ok((envelope, frame)) = wire::decode(&meta, data, blind).map_err(memory)? {
+        let again = wire::encode(&envelope, &frame, blind).map_err(memory)?;
+        let Ok((length, data)) = wire::lengths(&again) else {
+            return Err("a frame that was accepted cannot be sent".into());
+        };
+        if length != again.len() || wire::decode(&again, data, blind).map_err(memory)?.is_err() {
+            return Err("a frame that was accepted is refused when sent again".into());
+        }
+    }
+    Ok(())
+}
+
+/// Damaged configuration slots.
+pub fn slots(rng: &mut Rng) -> Fallible<()> {
+    let record = Record {
+        promise: 1 + rng.below(3),
+        keep: rng.chance(1, 2),
+        config: config(rng)?,
+    };
+    let mut copies: std::vec::Vec<std::vec::Vec<u8>> = std::vec::Vec::new();
+    for copy in 0..4 {
+        let slot = record
+            .write(&store(0), 2 + copy / 2, blind)
+            .map_err(memory)?;
+        let mut slot = slot.to_vec();
+        if rng.chance(1, 2) {
+            damage(&mut slot, rng);
+        }
+        copies.push(slot);
+    }
+    let slots = [
+        [Some(&copies[0][..]), Some(&copies[1][..])],
+        [Some(&copies[2][..]), Some(&copies[3][..])],
+    ];
+    if let Slots::Record(found) = choose(&slots, &store(0), blind).map_err(memory)? {
+        if found.record.promise < found.record.config.term || !found.record.config.is_sound() {
+            return Err("a record that no writer writes".into());
+        }
+    }
+    Ok(())
+}
+
+/// Where a stream to the store under test would go on, if its peer were honest.
+#[derive(Clone, Copy, Default)]
+struct Honest {
+    stream: u32,
+    epoch: u64,
+    index: u32,
+}
+
+impl Honest {
+    /// The next frame of the stream.
+    fn frame(&mut self, rng: &mut Rng, config: &Config) -> Fallible<Frame> {
+        if rng.chance(1, 3) || self.index > 4 {
+            let position = Position {
+                term: config.term,
+                reign: config.reign,
+                epoch: self.epoch,
+                chain: 0,
+            };
+            let entries = std::mem::take(&mut self.index);
+            self.epoch += 1;
+            return Ok(Frame::Seal {
+                position,
+                entries,
+                resync: false,
+            });
+        }
+        let mut entries = entries(rng)?;
+        entries.truncate(4);
+        let first = self.index;
+        self.index += entries.len() as u32;
+        Ok(Frame::Entries {
+            epoch: self.epoch,
+            first,
+            resync: false,
+            entries,
+        })
+    }
+}
+
+/// A store among hostile peers, some of which begin as honest ones.
+pub fn session(rng: &mut Rng) -> Fallible<()> {
+    let config = config(rng)?;
+    let found = Found {
+        generation: 2,
+        record: Record {
+            promise: 1,
+            keep: rng.chance(1, 4),
+            config: config.try_clone().map_err(memory)?,
+        },
+        first: [0, 0],
+    };
+    let params = Params {
+        store: store(rng.pick(&[0, 1])),
+        incarnation: 1,
+        hash: blind,
+        limits: LIMITS,
+        window: WINDOW,
+        keepalive: 100,
+        timeout: 1000,
+    };
+    let history = History::new().map_err(memory)?;
+    let mut set = Set::attach(params, found, history, [[7; 16]; 2]).map_err(memory)?;
+    let mut honest = Honest::default();
+    work(&mut set, rng, &mut honest);
+    if params.store == store(0) && rng.chance(2, 3) {
+        let reign = successor(&config, rng, 0)?;
+        set.set_config(1, 1, reign).map_err(memory)?;
+        work(&mut set, rng, &mut honest);
+    }
+    let mut nonce = 100;
+    let mut sessions = [0; 3];
+    let mut refused = 0;
+    let lies = rng.pick(&[8, 60]);
+    for _ in 0..rng.skewed(8) {
+        let mut peer = rng.pick(&[0, 1, 2]);
+        let current = set.state().config.try_clone().map_err(memory)?;
+        let ended = set.state().refused > refused;
+        refused = set.state().refused;
+        if rng.chance(1, 40) || nonce == 100 || ended {
+            // The primary, and what it says at first is true.
+            nonce += 1;
+            peer = rng.pick(&[0, 0, 0, 2]);
+            sessions[peer as usize] = nonce;
+            let _ = set.peer(&store(peer), nonce);
+            let hello = Hello {
+                store: store(peer),
+                incarnation: 1,
+                serial: 1,
+                reigns: true,
+                promise: current.term,
+                limits: LIMITS,
+                config: current.try_clone().map_err(memory)?,
+                history: History::new().map_err(memory)?,
+            };
+            let hello = Frame::Hello(KBox::new(hello, GFP_KERNEL).map_err(memory)?);
+            let envelope = Envelope {
+                session: nonce,
+                term: current.term,
+                version: current.version,
+                stream: 1,
+            };
+            let meta = wire::encode(&envelope, &hello, blind).map_err(memory)?;
+            let _ = set.received(&store(peer), nonce, &meta, 0..0);
+            work(&mut set, rng, &mut honest);
+        }
+        if set.serves() {
+            for entry in &entries(rng)? {
+                let _ = set.write(*entry);
+            }
+            let _ = set.flush(rng.draw());
+        }
+        let follows = !rng.chance(1, lies);
+        let said = if follows {
+            peer = 0;
+            honest.frame(rng, &current)?
+        } else {
+            frame(rng, Some(&set), &current, peer)?
+        };
+        let session = sessions[peer as usize];
+        let envelope = Envelope {
+            session,
+            term: current.term,
+            version: current.version,
+            stream: if follows {
+                honest.stream
+            } else {
+                rng.pick(&[1, 2, 3])
+            },
+        };
+        let meta = wire::encode(&envelope, &said, blind).map_err(memory)?;
+        let Ok((_, data)) = wire::lengths(&meta) else {
+            continue;
+        };
+        let blocks = 1000..1000 + (data / 4096) as u64;
+        let _ = set.received(&store(peer), session, &meta, blocks);
+        if rng.chance(1, 20) {
+            set.tick(rng.below(5000));
+        }
+        work(&mut set, rng, &mut honest);
+        let held = set.state().entries;
+        if held > (WINDOW + 2 * LIMITS.entries) as usize + 64 {
+            return Err(format!("{held} entries in memory"));
+        }
+    }
+    Ok(())
+}
+
+/// Does what the set asks for, in some way; some of it stays undone for a while.
+fn work(set: &mut Set, rng: &mut Rng, honest: &mut Honest) {
+    for _ in 0..rng.pick(&[2, 20, 200]) {
+        let Some(action) = set.poll_action() else {
+            send(set, honest);
+            break;
+        };
+        match action {
+            Action::Persist { token, .. } => set.persisted(token, true),
+            Action::Seal(_) => set.sealed(true),
+            Action::Apply { .. } | Action::Switch { .. } => set.applied(true),
+            Action::Stage { token, .. } => {
+                let result = rng.pick(&[StageResult::Held, StageResult::Held, StageResult::Lacks]);
+                set.staged(token, result);
+            }
+            Action::Scan { scan, .. } => {
+                set.scanned(
+                    scan,
+                    entries(rng).unwrap_or_default(),
+                    rng.pick(&[None, Some(1)]),
+                );
+            }
+            Action::Fetch { token, .. } => set.fetched(token, rng.pick(&[None, Some(5)])),
+            _ => {}
+        }
+        if rng.chance(1, 2) {
+            send(set, honest);
+        }
+    }
+}
+
+/// Takes what the set sends; a HELLO of it begins a stream.
+fn send(set: &mut Set, honest: &mut Honest) {
+    for peer in 0..3 {
+        while let Ok(Some(outgoing)) = set.poll_send(&store(peer)) {
+            let data = outgoing.blocks.len() * 4096;
+            let decoded = wire::decode(&outgoing.meta, data, blind);
+            if let (0, Ok(Ok((_, Frame::Hello(hello))))) = (peer, decoded) {
+                honest.stream = hello.serial;
+                honest.epoch = hello.history.position().epoch + 1;
+                honest.index = 0;
+            }
+        }
+    }
+}
