@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The tables of `Documentation/block/ddup-protocol.rst`, compared with what the code writes.
+
+use ddup_engine::engine::replication::config::{Config, Member, MemberState};
+use ddup_engine::engine::replication::history::History;
+use ddup_engine::engine::replication::record::{self, Record};
+use ddup_engine::engine::replication::types::{Entry, Limits, Op, Position};
+use ddup_engine::engine::replication::wire::{self, Envelope, Frame, Hello};
+use kernel::prelude::*;
+use std::collections::BTreeMap;
+use xxhash_rust::xxh64::xxh64;
+
+fn document() -> String {
+    let folder = env!("CARGO_MANIFEST_DIR");
+    let path = format!("{folder}/../../Documentation/block/ddup-protocol.rst");
+    std::fs::read_to_string(path).unwrap()
+}
+
+/// That the bytes are what a table says, without gaps.
+fn compare(name: &str, bytes: &[u8], fields: &[(&str, &[u8])]) {
+    let document = document();
+    let title = format!(".. table:: {name}");
+    let table = document.lines().skip_while(|line| *line != title).skip(1);
+    let mut fields: BTreeMap<&str, &[u8]> = fields.iter().copied().collect();
+    let mut end = 0;
+    for line in table.take_while(|l| l.is_empty() || l.starts_with("   ")) {
+        let words: std::vec::Vec<&str> = line.split_whitespace().collect();
+        let (Some(Ok(offset)), Some(Ok(length)), Some(field)) = (
+            words.first().map(|w| w.parse::<usize>()),
+            words.get(1).map(|w| w.parse::<usize>()),
+            words.get(2),
+        ) else {
+            continue;
+        };
+        assert_eq!(offset, end, "{name}: gap or overlap before {field}");
+        end += length;
+        let stored = &bytes[offset..end];
+        if *field == "reserved" {
+            assert!(stored.iter().all(|b| *b == 0), "{name}: at {offset}");
+            continue;
+        }
+        let expected = fields.remove(field);
+        let expected = expected.unwrap_or_else(|| panic!("{name}: nothing known of {field}"));
+        assert!(expected.len() <= length, "{name}: {field} is too short");
+        let (value, rest) = stored.split_at(expected.len());
+        assert_eq!(value, expected, "{name}: {field}");
+        assert!(rest.iter().all(|b| *b == 0), "{name}: {field}");
+    }
+    assert!(end > 0, "the document has no table {name:?}");
+    assert_eq!(end, bytes.len(), "{name}: length");
+    assert!(fields.is_empty(), "{name} lacks {:?}", fields.keys());
+}
+
+const POSITION: Position = Position {
+    term: 0x0102_0304_0506_0708,
+    reign: [0x22; 16],
+    epoch: 0x1112_1314_1516_1718,
+    chain: 0x2122_2324_2526_2728,
+};
+
+fn position_bytes() -> std::vec::Vec<u8> {
+    let mut bytes = POSITION.term.to_le_bytes().to_vec();
+    bytes.extend(POSITION.reign);
+    bytes.extend(POSITION.epoch.to_le_bytes());
+    bytes.extend(POSITION.chain.to_le_bytes());
+    bytes
+}
+
+fn config() -> Config {
+    let mut config = Config {
+        set: [0x31; 16],
+        version: 0x3233,
+        id: [0x34; 16],
+        term: 0x35,
+        reign: [0x36; 16],
+        primary: [0x37; 16],
+        forced: 2,
+        min_insync: 0x39,
+        ancestors: KVec::new(),
+        members: KVec::new(),
+    };
+    config.ancestors.push([0x3a; 16], GFP_KERNEL).unwrap();
+    let member = Member {
+        store: [0x37; 16],
+        incarnation: 0x3b3c,
+        state: MemberState::InSync,
+        floor: POSITION,
+        confirmed: [0x3d; 16],
+    };
+    config.members.push(member, GFP_KERNEL).unwrap();
+    config
+}
+
+fn number(name: &str) -> u64 {
+    let document = document();
+    let at = document.find(name).unwrap();
+    let digits = document[..at].rsplit_once("0x").unwrap().1;
+    u64::from_str_radix(&digits[..16], 16).unwrap()
+}
+
+fn framed(frame: &Frame) -> std::vec::Vec<u8> {
+    let envelope = Envelope {
+        session: 0x4142,
+        term: 0x43,
+        version: 0x44,
+        stream: 0x45,
+    };
+    wire::encode(&envelope, frame, xxh64).unwrap().to_vec()
+}
+
+#[test]
+fn positions_configurations_and_slots_are_as_documented() {
+    let seal = framed(&Frame::Ack(POSITION));
+    let fields: [(&str, &[u8]); 4] = [
+        ("term", &POSITION.term.to_le_bytes()),
+        ("reign", &[0x22; 16]),
+        ("epoch", &POSITION.epoch.to_le_bytes()),
+        ("chain", &POSITION.chain.to_le_bytes()),
+    ];
+    compare("Position", &seal[56..], &fields);
+
+    let bytes = config().bytes().unwrap();
+    let fields: [(&str, &[u8]); 10] = [
+        ("set", &[0x31; 16]),
+        ("version", &[0x33, 0x32]),
+        ("id", &[0x34; 16]),
+        ("term", &[0x35]),
+        ("reign", &[0x36; 16]),
+        ("primary", &[0x37; 16]),
+        ("forced", &[2]),
+        ("min_insync", &[0x39]),
+        ("ancestors", &[1]),
+        ("members", &[1]),
+    ];
+    compare("Configuration", &bytes[..96], &fields);
+    assert_eq!(bytes[96..112], [0x3a; 16]);
+    let floor = position_bytes();
+    let fields: [(&str, &[u8]); 5] = [
+        ("store", &[0x37; 16]),
+        ("incarnation", &[0x3c, 0x3b]),
+        ("state", &[1]),
+        ("floor", &floor),
+        ("confirmed", &[0x3d; 16]),
+    ];
+    compare("Member", &bytes[112..], &fields);
+
+    let kept = Record {
+        promise: 0x51,
+        keep: true,
+        config: config(),
+    };
+    let slot = kept.write(&[0x52; 16], 0x53, xxh64).unwrap();
+    assert_eq!(record::SEED, number(" for a\nconfiguration slot"));
+    let sum = xxh64(&slot[16..], record::SEED).to_le_bytes();
+    let fields: [(&str, &[u8]); 7] = [
+        ("magic", b"ddup\x8b\xf7cf"),
+        ("checksum", &sum),
+        ("version", &[1]),
+        ("store", &[0x52; 16]),
+        ("generation", &[0x53]),
+        ("promise", &[0x51]),
+        ("flags", &[1]),
+    ];
+    compare("Slot", &slot[..72], &fields);
+    assert_eq!(slot[72..72 + bytes.len()], bytes[..]);
+}
+
+#[test]
+fn frames_are_as_documented() {
+    let mut entries = KVec::new();
+    let write = Entry {
+        op: Op::Write,
+        fresh: true,
+        volume: [0x61; 16],
+        lbn: 0x6263,
+        count: 1,
+        check: 0x64,
+        digest: [0x65; 24],
+    };
+    entries.push(write, GFP_KERNEL).unwrap();
+    let frame = framed(&Frame::Entries {
+        epoch: 5,
+        first: 6,
+        resync: false,
+        entries,
+    });
+    assert_eq!(wire::SEED, number(" for a frame"));
+    let sum = xxh64(&frame[8..], wire::SEED).to_le_bytes();
+    let length = (frame.len() as u32).to_le_bytes();
+    let fields: [(&str, &[u8]); 10] = [
+        ("checksum", &sum),
+        ("magic", &[0x64, 0x64, 0x70, 0x77]),
+        ("length", &length),
+        ("data", &[0, 0x10]),
+        ("type", &[2]),
+        ("version", &[1]),
+        ("session", &[0x42, 0x41]),
+        ("term", &[0x43]),
+        ("config", &[0x44]),
+        ("stream", &[0x45]),
+    ];
+    compare("Frame", &frame[..56], &fields);
+    // Epoch, first, flags, volumes, runs, one volume.
+    assert_eq!(
+        frame[56..72],
+        [5, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 1, 1, 0]
+    );
+    assert_eq!(frame[72..88], [0x61; 16]);
+    let fields: [(&str, &[u8]); 5] = [
+        ("operation", &[1]),
+        ("flags", &[1]),
+        ("volume", &[0]),
+        ("count", &[1]),
+        ("lbn", &[0x63, 0x62]),
+    ];
+    compare("Run", &frame[88..97], &fields);
+    assert_eq!(frame[97..103], [0x64, 0, 0, 0, 0, 0]);
+    assert_eq!(frame[103..], [0x65; 24]);
+
+    let hello = Hello {
+        store: [0x71; 16],
+        incarnation: 0x72,
+        serial: 0x73,
+        reigns: true,
+        promise: 0x74,
+        limits: Limits {
+            entries: 0x75,
+            epoch: 0x16,
+            needs: 0x17,
+        },
+        config: config(),
+        history: History::new().unwrap(),
+    };
+    let frame = framed(&Frame::Hello(KBox::new(hello, GFP_KERNEL).unwrap()));
+    let fields: [(&str, &[u8]); 9] = [
+        ("features", &[]),
+        ("store", &[0x71; 16]),
+        ("incarnation", &[0x72]),
+        ("promise", &[0x74]),
+        ("serial", &[0x73]),
+        ("flags", &[1]),
+        ("entries", &[0x75]),
+        ("epoch", &[0x16]),
+        ("needs", &[0x17]),
+    ];
+    compare("HELLO", &frame[56..120], &fields);
+    assert_eq!(frame[120..122], [0, 0]);
+    assert_eq!(frame[122..], config().bytes().unwrap()[..]);
+}
