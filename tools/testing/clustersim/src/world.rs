@@ -105,6 +105,7 @@ enum Event {
     Complete(usize, u64),
     Staged(usize, u64, u64, StageResult),
     Fetched(usize, u64, u64, Option<Content>),
+    ScanOpened(usize, u64, u64),
     Scanned(usize, u64, u64, u64, u32),
     Tick(usize, u64),
     Manage,
@@ -698,7 +699,7 @@ impl World {
         for block in &outgoing.blocks {
             blocks.push(match block {
                 Block::Fetched(handle) => self.nodes[n].blocks.remove(handle).unwrap_or(BAD),
-                Block::Pinned(digest) => {
+                Block::Pinned { digest, .. } => {
                     let content = store::content(digest);
                     if !self.nodes[n]
                         .store
@@ -855,6 +856,7 @@ impl World {
                 token,
                 entry,
                 source,
+                ..
             } => self.stage(n, token, entry, source)?,
             Action::Void => self.nodes[n].store.staged.clear(),
             Action::Apply {
@@ -909,12 +911,9 @@ impl World {
             Action::Release(epoch) => {
                 self.nodes[n].store.pins.retain(|e, _| *e > epoch);
             }
-            Action::ScanOpen { scan, position } => {
-                let store = &mut self.nodes[n].store;
-                if store.tip != position {
-                    return Err(format!("(10) node {n} scans a state that it has not"));
-                }
-                store.scans.insert(scan, store.durable.clone());
+            Action::ScanOpen { scan } => {
+                let time = self.disk_time();
+                self.at(time, Event::ScanOpened(n, life, scan));
             }
             Action::Scan { scan, cursor, max } => {
                 let time = self.disk_time();
@@ -1403,6 +1402,24 @@ impl World {
                 }
                 let handle = found.map(|_| handle);
                 self.with(n, |set| set.fetched(token, handle));
+                return self.pump(n);
+            }
+            Event::ScanOpened(n, life, scan) if alive(self, n, life) => {
+                let opened = self.with(n, |set| -> kernel::error::Result<bool> {
+                    let history = set.history().try_clone()?;
+                    set.scan_opened(scan, Some(&history))
+                });
+                match opened {
+                    Some(Ok(true)) => {
+                        let store = &mut self.nodes[n].store;
+                        store.scans.insert(scan, store.durable.clone());
+                    }
+                    Some(Err(_)) => {
+                        let time = self.disk_time();
+                        self.at(time, Event::ScanOpened(n, life, scan));
+                    }
+                    _ => {}
+                }
                 return self.pump(n);
             }
             Event::Scanned(n, life, scan, cursor, max) if alive(self, n, life) => {

@@ -412,6 +412,10 @@ fn work(set: &mut Set, rng: &mut Rng, honest: &mut Honest) {
                 let result = rng.pick(&[StageResult::Held, StageResult::Held, StageResult::Lacks]);
                 set.staged(token, result);
             }
+            Action::ScanOpen { scan } => {
+                let history = set.history().try_clone().ok().filter(|_| rng.chance(9, 10));
+                let _ = set.scan_opened(scan, history.as_ref());
+            }
             Action::Scan { scan, .. } => {
                 set.scanned(
                     scan,

@@ -57,6 +57,8 @@ pub enum Action {
         entry: Entry,
         /// Where its content is.
         source: Source,
+        /// It is of a full compare, which [`Action::Switch`] ends, and of no epoch.
+        resync: bool,
     },
     /// Whatever is staged and was not told to be applied is void: let go of it.
     Void,
@@ -83,12 +85,10 @@ pub enum Action {
     },
     /// Content that only epochs up to this one refer to may be let go of.
     Release(u64),
-    /// Freeze the durable state as of `position` for `Action::Scan`.
+    /// Freeze a state that is the end of an epoch, for `Action::Scan`. `Set::scan_opened`.
     ScanOpen {
         /// Names the scan.
         scan: u64,
-        /// The newest durable position.
-        position: Position,
     },
     /// Give the next mapped blocks of a frozen state. `Set::scanned`.
     Scan {
@@ -111,8 +111,10 @@ pub enum Action {
         lbn: u64,
         /// Its content.
         digest: [u8; NAME_BYTES],
-        /// The frozen state that it belongs to, or else the epoch that pins it.
+        /// The frozen state that it belongs to.
         scan: Option<u64>,
+        /// Else the epoch that pins it, and which of its entries.
+        pinned: (u64, u32),
     },
     /// A FLUSH ended: true if everything before it is where it has to be.
     Flushed {
@@ -198,8 +200,17 @@ pub struct Outgoing {
 pub enum Block {
     /// What a fetch has read.
     Fetched(u64),
-    /// Content that an epoch of the window pins.
-    Pinned([u8; NAME_BYTES]),
+    /// Content of an entry of an epoch in the window, which pins it.
+    Pinned {
+        /// The epoch.
+        epoch: u64,
+        /// Which of its entries.
+        index: u32,
+        /// The content.
+        digest: [u8; NAME_BYTES],
+        /// Its check.
+        check: u64,
+    },
 }
 
 /// What a store runs a set with.

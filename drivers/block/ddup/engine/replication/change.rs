@@ -116,7 +116,7 @@ impl Set {
         Ok(())
     }
 
-    fn ends_term(&self, change: &Change) -> bool {
+    pub(super) fn ends_term(&self, change: &Change) -> bool {
         match change {
             Change::Fence { .. } => true,
             Change::Adopt { config, .. } => config.term > self.record.config.term,

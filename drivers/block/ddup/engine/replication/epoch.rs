@@ -48,7 +48,7 @@ pub struct Epoch {
     /// Its number.
     pub number: u64,
     /// Its entries in journal order.
-    pub entries: KVec<Entry>,
+    pub entries: KVVec<Entry>,
     /// Its end; `None` while a primary adds to it.
     pub position: Option<Position>,
 }
@@ -62,6 +62,8 @@ pub struct Epoch {
 pub struct Window {
     epochs: KVec<Epoch>,
     entries: usize,
+    /// Room for the entries of the next epoch that is opened.
+    spare: KVVec<Entry>,
 }
 
 impl Window {
@@ -101,6 +103,33 @@ impl Window {
         Ok(self.epochs.reserve(count, GFP_KERNEL)?)
     }
 
+    /// Makes room for `count` entries of the open epoch in all, and of the one behind it.
+    pub fn reserve_entries(&mut self, count: usize) -> Result {
+        self.epochs.reserve(2, GFP_KERNEL)?;
+        if self.spare.capacity() < count {
+            let more = count - self.spare.len();
+            self.spare.reserve(more, GFP_KERNEL)?;
+        }
+        let Some(open) = self.epochs.last_mut().filter(|e| e.position.is_none()) else {
+            return Ok(());
+        };
+        if open.entries.capacity() < count && open.entries.len() < count {
+            let more = count - open.entries.len();
+            open.entries.reserve(more, GFP_KERNEL)?;
+        }
+        Ok(())
+    }
+
+    /// Opens the next epoch, for which there is room.
+    pub fn open(&mut self, number: u64) {
+        let entries = core::mem::take(&mut self.spare);
+        self.push(Epoch {
+            number,
+            entries,
+            position: None,
+        });
+    }
+
     /// Appends an epoch, for which there is room; forgets the others if it is not the next one.
     pub fn push(&mut self, epoch: Epoch) {
         let next = self.last().map(|e| e.number + 1);
@@ -122,8 +151,17 @@ impl Window {
 
     /// Closes the open epoch.
     pub fn seal(&mut self, position: Position) {
-        if let Some(open) = self.epochs.last_mut() {
-            open.position = Some(position);
+        let Some(open) = self.epochs.last_mut() else {
+            return;
+        };
+        open.position = Some(position);
+        // A short epoch keeps no long buffer, if there is memory for another.
+        if open.entries.len() < open.entries.capacity() / 2 && self.spare.capacity() == 0 {
+            let mut exact = KVVec::new();
+            if exact.extend_from_slice(&open.entries, GFP_KERNEL).is_ok() {
+                self.spare = core::mem::replace(&mut open.entries, exact);
+                self.spare.clear();
+            }
         }
     }
 
@@ -157,7 +195,7 @@ mod tests {
     fn epoch(number: u64, entries: usize) -> Epoch {
         Epoch {
             number,
-            entries: KVec::from_elem(Entry::default(), entries, GFP_KERNEL).unwrap(),
+            entries: KVVec::from_elem(Entry::default(), entries, GFP_KERNEL).unwrap(),
             position: Some(Position::ZERO),
         }
     }

@@ -316,6 +316,7 @@ impl Receiver {
                         token: epoch.token + u64::from(epoch.base) + at as u64,
                         entry: staged.entry,
                         source,
+                        resync: epoch.compare.is_some(),
                     });
                 }
             }
@@ -345,7 +346,7 @@ impl Receiver {
             let _ = self.epochs.remove(0);
             return Ok(Some((action, Applying::Switch(kept))));
         }
-        let mut entries = KVec::with_capacity(epoch.entries.len(), GFP_KERNEL)?;
+        let mut entries = KVVec::with_capacity(epoch.entries.len(), GFP_KERNEL)?;
         for staged in &epoch.entries {
             let _ = entries.push_within_capacity(staged.entry);
         }

@@ -55,6 +55,8 @@ pub(super) enum At {
     Epoch { number: u64, index: u32 },
     /// A full compare is to begin.
     Behind,
+    /// The store was asked for a frozen state, which is not older than this epoch.
+    Opening { since: u64 },
     /// It is under way.
     Compare(Compare),
 }
@@ -102,7 +104,11 @@ impl Sender {
     /// compared with a later state.
     fn needs(&self, epoch: u64) -> bool {
         let has = self.scan.map_or(0, |(_, p)| p.epoch).max(self.acked);
-        has < epoch && !matches!(self.at, At::Behind)
+        match self.at {
+            At::Behind => false,
+            At::Opening { since } => since < epoch,
+            At::Epoch { .. } | At::Compare(_) => has < epoch,
+        }
     }
 
     /// The first entries of `entries` that fit a frame and the credit.
@@ -237,6 +243,68 @@ impl Set {
         }
     }
 
+    /// The end of an [`Action::ScanOpen`]: where the history of the frozen state ends, or `None` if
+    /// there is none. False: it is not wanted any more. `ENOMEM` changes nothing.
+    pub fn scan_opened(&mut self, scan: u64, history: Option<&History>) -> Result<bool> {
+        let first = self.window.first();
+        for at in 0..self.peers.len() {
+            let Some(sender) = self.sender_mut(at) else {
+                continue;
+            };
+            let opens = matches!(sender.at, At::Opening { .. });
+            if !opens || sender.scan.is_none_or(|(s, _)| s != scan) {
+                continue;
+            }
+            let next = history.map(|h| h.position().epoch + 1);
+            let follows = next.filter(|next| first.is_some_and(|first| first <= *next));
+            let (Some(history), Some(_)) = (history, follows) else {
+                // What comes behind it is forgotten already.
+                sender.scan = None;
+                sender.at = At::Behind;
+                self.scans.retain(|s| *s != scan);
+                return Ok(false);
+            };
+            let (position, history) = (history.position(), history.try_clone()?);
+            sender.scan = Some((scan, position));
+            sender.at = At::Compare(Compare {
+                position,
+                history,
+                begun: false,
+                cursor: 0,
+                index: 0,
+                batch: KVec::new(),
+                asked: false,
+                ended: false,
+            });
+            return Ok(true);
+        }
+        self.scans.retain(|s| *s != scan);
+        Ok(false)
+    }
+
+    /// A frozen state is gone before its time: the compare begins anew.
+    pub fn scan_lost(&mut self, scan: u64) {
+        self.scans.retain(|s| *s != scan);
+        for at in 0..self.peers.len() {
+            let Some(sender) = self.sender_mut(at) else {
+                continue;
+            };
+            if sender.scan.is_none_or(|(s, _)| s != scan) {
+                continue;
+            }
+            mark!(replication_scan_lost);
+            sender.scan = None;
+            if matches!(sender.at, At::Opening { .. } | At::Compare(_)) {
+                sender.at = At::Behind;
+            }
+            for fetch in &mut sender.fetches {
+                if fetch.scan == Some(scan) {
+                    fetch.state = FetchState::Lost;
+                }
+            }
+        }
+    }
+
     /// The end of an [`Action::Scan`]: mapped blocks, and from where to go on; `None` at the end.
     pub fn scanned(&mut self, scan: u64, entries: KVec<Entry>, next: Option<u64>) {
         for at in 0..self.peers.len() {
@@ -292,30 +360,20 @@ impl Set {
                     lbn: fetch.lbn,
                     digest: fetch.digest,
                     scan: fetch.scan,
+                    pinned: (fetch.epoch, fetch.index),
                 });
             }
             match &mut sender.at {
                 At::Behind => {
                     self.scans.reserve(1, GFP_KERNEL).ok()?;
-                    let history = self.history.try_clone().ok()?;
                     mark!(replication_compare_sent);
                     sender.scan = Some((token, position));
-                    sender.at = At::Compare(Compare {
-                        position,
-                        history,
-                        begun: false,
-                        cursor: 0,
-                        index: 0,
-                        batch: KVec::new(),
-                        asked: false,
-                        ended: false,
-                    });
+                    sender.at = At::Opening {
+                        since: position.epoch,
+                    };
                     self.token = token;
                     let _ = self.scans.push_within_capacity(token);
-                    return Some(Action::ScanOpen {
-                        scan: token,
-                        position,
-                    });
+                    return Some(Action::ScanOpen { scan: token });
                 }
                 At::Compare(compare) => {
                     let wants = compare.batch.is_empty() && !compare.asked && !compare.ended;
@@ -328,7 +386,7 @@ impl Set {
                         });
                     }
                 }
-                At::Epoch { .. } => {}
+                At::Epoch { .. } | At::Opening { .. } => {}
             }
         }
         None
@@ -382,7 +440,7 @@ impl Set {
             return Self::outgoing(meta, blocks);
         }
         match &sender.at {
-            At::Behind => Ok(None),
+            At::Behind | At::Opening { .. } => Ok(None),
             At::Epoch { number, index } => {
                 let (number, index) = (*number, *index);
                 let Some(epoch) = window.get(number) else {
@@ -401,8 +459,13 @@ impl Set {
                     }
                     let count = entries.len() as u32;
                     let mut blocks = KVec::with_capacity(BATCH_MAX, GFP_KERNEL)?;
-                    for entry in entries.iter().filter(|e| e.fresh) {
-                        let _ = blocks.push_within_capacity(Block::Pinned(entry.digest));
+                    for (entry, at) in entries.iter().zip(index..).filter(|(e, _)| e.fresh) {
+                        let _ = blocks.push_within_capacity(Block::Pinned {
+                            epoch: number,
+                            index: at,
+                            digest: entry.digest,
+                            check: entry.check,
+                        });
                     }
                     let frame = Frame::Entries {
                         epoch: number,

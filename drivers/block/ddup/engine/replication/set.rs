@@ -348,17 +348,65 @@ impl Set {
         if !self.serves() || !entry.is_sound() {
             return Err(EAGAIN);
         }
-        let full = self.window.last().map_or(0, |e| e.entries.len()) >= self.epoch_limit();
-        if full && !mutant!(140) {
+        self.make_room(1)?;
+        self.seal_if_full(1);
+        self.record(entry).ok_or(EAGAIN)
+    }
+
+    /// Makes room for `count` entries in all that are on their way to [`Set::record`]: at most
+    /// [`Set::epoch_limit`].
+    pub fn make_room(&mut self, count: usize) -> Result {
+        let limit = self.epoch_limit();
+        self.window.reserve_entries(limit.max(count))
+    }
+
+    /// Seals the open epoch if `count` more entries would make it too large. There is room.
+    pub fn seal_if_full(&mut self, count: usize) {
+        let len = self.window.last().map_or(0, |e| e.entries.len());
+        if len + count > self.epoch_limit() && !mutant!(140) {
             mark!(replication_epoch_full);
-            self.seal_open()?;
+            self.seal_now();
         }
-        let index = self.window.add(entry)?;
-        let number = self.window.last().map_or(0, |e| e.number);
+    }
+
+    /// Takes a change of a volume, for which there is room, and answers its epoch and index. `None`
+    /// if the reign ends or has ended: it is no part of the history.
+    pub fn record(&mut self, entry: Entry) -> Option<(u64, u32)> {
+        let ends = |t: &Transition| self.ends_term(&t.change);
+        if !self.is_ruling() || self.transition.as_ref().is_some_and(ends) {
+            return None;
+        }
+        let rule = self.rule.as_mut().filter(|r| r.demotion.is_none())?;
+        let index = self.window.add(entry).ok()?;
+        rule.chain = chain_entry(rule.chain, &entry, self.params.hash);
+        Some((self.window.last().map_or(0, |e| e.number), index))
+    }
+
+    /// The next epoch of this reign whose end is to be made durable, after all of its entries and
+    /// before any other: [`Set::poll_action`] asks for what was not fetched here.
+    pub fn next_seal(&mut self) -> Option<Position> {
+        let rule = self.rule.as_mut()?;
+        if rule.asked >= rule.sealed.epoch {
+            return None;
+        }
+        let position = self.window.get(rule.asked + 1)?.position?;
+        rule.asked += 1;
+        Some(position)
+    }
+
+    /// The store failed for good.
+    pub fn store_failed(&mut self) {
+        self.fail();
+    }
+
+    /// The store is to be detached: sessions end, FLUSHes that wait fail.
+    pub fn shut(&mut self) {
+        self.drop_all_sessions();
         if let Some(rule) = self.rule.as_mut() {
-            rule.chain = chain_entry(rule.chain, &entry, self.params.hash);
+            for flush in &mut rule.flushes {
+                flush.epoch = u64::MAX;
+            }
         }
-        Ok((number, index))
     }
 
     /// Takes a FLUSH, which covers every write before it. `EROFS` if this store does not rule.
@@ -528,7 +576,7 @@ impl Set {
     }
 
     /// Entries of the largest epoch that all members can take.
-    fn epoch_limit(&self) -> usize {
+    pub fn epoch_limit(&self) -> usize {
         let mut limit = self.params.limits.epoch;
         for peer in &self.peers {
             if let Some(hello) = peer.link.as_ref().and_then(|l| l.hello.as_ref()) {
@@ -541,8 +589,14 @@ impl Set {
     /// Seals the open epoch if it has entries.
     pub(super) fn seal_open(&mut self) -> Result {
         self.window.reserve(1)?;
+        self.seal_now();
+        Ok(())
+    }
+
+    /// The same; there is room for one more epoch.
+    fn seal_now(&mut self) {
         let Some(open) = self.window.last().filter(|e| e.position.is_none()) else {
-            return Ok(());
+            return;
         };
         let (number, empty) = (open.number, open.entries.is_empty());
         let config = &self.record.config;
@@ -556,13 +610,8 @@ impl Set {
                 chain: rule.chain,
             };
             self.window.seal(rule.sealed);
-            self.window.push(Epoch {
-                number: number + 1,
-                entries: KVec::new(),
-                position: None,
-            });
+            self.window.open(number + 1);
         }
-        Ok(())
     }
 
     /// Begins the reign of `config`, in which this store is primary, with an empty epoch.
@@ -583,13 +632,12 @@ impl Set {
             chain,
         };
         self.window.drop_open();
-        for (number, position) in [(number, Some(sealed)), (number + 1, None)] {
-            self.window.push(Epoch {
-                number,
-                entries: KVec::new(),
-                position,
-            });
-        }
+        self.window.push(Epoch {
+            number,
+            entries: KVVec::new(),
+            position: Some(sealed),
+        });
+        self.window.open(number + 1);
         self.rule = Some(Rule {
             first: number,
             chain,
@@ -690,13 +738,7 @@ impl Set {
     }
 
     fn poll_seal(&mut self) -> Option<Action> {
-        let rule = self.rule.as_mut()?;
-        if rule.asked >= rule.sealed.epoch {
-            return None;
-        }
-        let position = self.window.get(rule.asked + 1)?.position?;
-        rule.asked += 1;
-        Some(Action::Seal(position))
+        self.next_seal().map(Action::Seal)
     }
 
     fn poll_flush(&mut self) -> Option<Action> {
@@ -794,6 +836,11 @@ impl Set {
     }
 
     // Getters.
+
+    /// The positions that this store went through, durably.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
 
     /// What is so.
     pub fn state(&self) -> State<'_> {

@@ -15,7 +15,7 @@ pub const MEMBERS_MAX: usize = 16;
 /// The ids of the configurations before, newest first, that a configuration carries.
 pub const ANCESTORS_MAX: usize = 32;
 /// Reigns that a store remembers; positions of older ones count as unknown.
-pub const REIGNS_MAX: usize = 32;
+pub const REIGNS_MAX: usize = 24;
 /// The most entries in one frame.
 pub const BATCH_MAX: usize = 64;
 /// The most volumes that the entries of one frame may belong to.
