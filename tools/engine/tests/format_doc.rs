@@ -317,6 +317,8 @@ fn the_entries_of_pages_are_as_documented() {
         levels: 6,
         root: p,
         keeps: Some(0x51_5253_5455_5657),
+        shadow: true,
+        map: 0x6162_6364,
     };
     Table::read("Volume entry").compare(
         &entry(256, |page| volume.write(page, 0)),
@@ -328,9 +330,10 @@ fn the_entries_of_pages_are_as_documented() {
             ("parent_generation", n(volume.parent_generation.0.into())),
             ("origin", n(volume.origin.into())),
             ("levels", n(6)),
-            ("flags", n(1)),
+            ("flags", n(3)),
             ("root", bytes_of(p)),
             ("keeps", n(0x51_5253_5455_5657)),
+            ("map", n(0x6162_6364)),
         ],
     );
     let punch = PunchEntry {

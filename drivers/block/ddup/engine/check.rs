@@ -200,7 +200,7 @@ fn write_page(f: &mut fmt::Formatter<'_>, id: &PageId) -> fmt::Result {
         tree::PUNCHES => f.write_str("pending discards")?,
         tree::SELECT => f.write_str("segment table's selector")?,
         tree::SEGMENTS => f.write_str("segment table")?,
-        volume => write!(f, "map of volume {volume}")?,
+        map => write!(f, "map {map}")?,
     }
     write!(f, ", level {level}, page {index},")
 }
@@ -457,7 +457,7 @@ impl<'a> Checker<'a> {
                 }
                 true
             };
-            self.walk(volume.id, volume.root, volume.levels, &mut visit)?;
+            self.walk(volume.map, volume.root, volume.levels, &mut visit)?;
         }
         let checkpoint = self.superblock.checkpoint;
         let clusters = self.superblock.layout.clusters;
@@ -578,7 +578,9 @@ impl<'a> Checker<'a> {
             let Ok(Some(volume)) = VolumeEntry::read(page, slot) else {
                 return false;
             };
-            if volume.id >= checkpoint.next_volume || volumes.iter().any(|v| v.id == volume.id) {
+            let same = |v: &VolumeEntry| v.id == volume.id || v.map == volume.map;
+            let highest = volume.id.max(volume.map);
+            if highest >= checkpoint.next_volume || volumes.iter().any(same) {
                 return false;
             }
             if volumes.push(volume, GFP_KERNEL).is_err() {

@@ -168,6 +168,21 @@ impl Checkpointer {
             .any(|&(start, end)| start < to && end > from)
     }
 
+    /// Two volumes have exchanged their maps.
+    pub(super) fn exchange_punches(&mut self, slots: (usize, usize)) {
+        for (start, end) in self.punches.iter_mut() {
+            let (slot, lbn) = key_parts(*start);
+            let to = match slot {
+                slot if slot == slots.0 => slots.1,
+                slot if slot == slots.1 => slots.0,
+                _ => continue,
+            };
+            let count = *end - *start;
+            *start = key(to, lbn);
+            *end = *start + count;
+        }
+    }
+
     /// What it shows of itself.
     pub(super) fn show(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         lines!(out,
@@ -262,17 +277,9 @@ impl Store {
         if !self.prepare_change() {
             return false;
         }
-        let mut punches = KVec::new();
-        let room = punches.reserve(self.overlay.punches(), GFP_KERNEL);
-        if room.is_err() {
+        let Some(punches) = self.punches_of_cut() else {
             return false;
-        }
-        self.overlay.for_each_punch(|start, end| {
-            if mutant!(28) {
-                return;
-            }
-            let _ = punches.push_within_capacity((start, end));
-        });
+        };
         let identity = self.identity();
         let Reservation { points, deltas, .. } = self.reserved;
         if !self.journal.can_cut() || self.overlay.freeze(points, deltas).is_err() {
@@ -317,6 +324,28 @@ impl Store {
         self.open_since = None;
         self.apply_change(birth);
         true
+    }
+
+    /// The punches that the checkpoint begins with. `None`: no memory.
+    fn punches_of_cut(&self) -> Option<KVec<(u64, u64)>> {
+        let replaces = &self.replaces;
+        let mut punches = KVec::new();
+        let count = self.overlay.punches() + replaces.len();
+        punches.reserve(count, GFP_KERNEL).ok()?;
+        self.overlay.for_each_punch(|start, end| {
+            let slot = key_parts(start).0;
+            if mutant!(28) || replaces.iter().any(|&(volume, _)| volume == slot) {
+                return;
+            }
+            let _ = punches.push_within_capacity((start, end));
+        });
+        // Of a map that another one replaces all goes.
+        for &(slot, _) in replaces.iter().filter(|_| !mutant!(69)) {
+            let blocks = self.volumes.get(slot).map_or(0, |v| v.blocks);
+            let first = key(slot, Lbn(0));
+            let _ = punches.push_within_capacity((first, first + blocks));
+        }
+        Some(punches)
     }
 
     /// Merges some leaves by `merge`, which answers the key to go on from, or `None` to wait.
@@ -670,7 +699,7 @@ impl Store {
         match id {
             tree::NAMES => Some(self.names),
             tree::COUNTS => Some(self.counts),
-            _ => self.map(self.volumes.iter().position(|v| v.id == id)?),
+            _ => self.map(self.volumes.iter().position(|v| v.map == id)?),
         }
     }
 
@@ -755,7 +784,7 @@ impl Store {
             tree::NAMES => self.names.root = pointer,
             tree::COUNTS => self.counts.root = pointer,
             _ => {
-                if let Some(volume) = self.volumes.iter_mut().find(|v| v.id == id) {
+                if let Some(volume) = self.volumes.iter_mut().find(|v| v.map == id) {
                     volume.root = pointer;
                 }
             }
@@ -807,14 +836,16 @@ impl Store {
         for &(start, end) in self.checkpointer.punches.iter() {
             let (slot, lbn) = key_parts(start);
             let entry = PunchEntry {
-                volume: self.volumes.get(slot).map_or(0, |v| v.id),
+                volume: self.owner_to_be(slot),
                 start: lbn,
                 count: end - start,
             };
             let _ = punched.push_within_capacity(entry);
         }
-        for volume in self.volumes.iter().filter(|v| v.is_there()) {
-            let _ = entries.push_within_capacity(*volume);
+        for slot in 0..self.volumes.len() {
+            if let Some(entry) = self.entry_to_be(slot).filter(|v| v.is_there()) {
+                let _ = entries.push_within_capacity(entry);
+            }
         }
         let root = self.write_blob(tree::VOLUMES, 0, &entries, VOLUME_LEAF, |e, page, slot| {
             VolumeEntry::write(e, page, slot)
@@ -1164,6 +1195,7 @@ impl Store {
         self.journal.release(cut.head, cut.join.sequence);
         self.journal_blocked = false;
         self.overlay.thaw();
+        self.exchange_maps();
         self.wake_metadata_waiters();
         self.checkpointer.stage = Stage::Idle;
         self.checkpointer.final_done = cut.clean;

@@ -90,7 +90,8 @@ impl Store {
 
     /// One step of the reaper: at most one leaf, or one stretch in which nothing is mapped.
     pub(super) fn reaper_step(&mut self) -> bool {
-        if self.mode != Mode::Attached || self.overlay.punches() == 0 {
+        let none = self.overlay.punches() == 0 || self.maps_change_places();
+        if self.mode != Mode::Attached || none {
             return false;
         }
         let Some((start, end)) = self

@@ -129,6 +129,8 @@ pub fn format<E>(
         levels: levels_for(blocks, MAP_LEAF),
         root: Pointer::NULL,
         keeps: None,
+        shadow: false,
+        map: 1,
     };
     volume.write(&mut buf, 0);
     let volumes = put(

@@ -74,6 +74,7 @@ mod rebuild;
 mod recover;
 mod recycle;
 mod saved;
+mod shadow;
 mod state;
 mod supply;
 mod tree;
@@ -173,10 +174,24 @@ pub enum VolumeChange {
         /// Its size from now on.
         blocks: u64,
     },
-    /// The volume goes, and what only it holds.
+    /// The volume, or the shadow, goes, and what only it holds.
     Remove {
+        /// Its slot.
+        slot: u32,
+    },
+    /// A shadow of a volume: a volume of the same size and UUID that [`Engine::volume`] does not
+    /// show ([`Engine::shadow`] does), and that takes requests by its slot as others do.
+    Shadow {
+        /// Slot of the volume.
+        of: u32,
+    },
+    /// What the shadow maps becomes what the volume maps, and its size; what the volume mapped
+    /// goes, and the shadow with it. [`Engine::replace_volumes`] is for several at once.
+    Replace {
         /// Slot of the volume.
         slot: u32,
+        /// Slot of its shadow.
+        shadow: u32,
     },
 }
 
@@ -450,7 +465,15 @@ impl Engine {
             .and_then(|store| store.volume_info(slot))
     }
 
-    /// Slots that volumes have; some may be vacant.
+    /// The shadow in a slot, with the UUID of the volume that it is to replace. Of those that a crash
+    /// or a detach left the owner has to dispose.
+    pub fn shadow(&self, slot: u32) -> Option<VolumeInfo> {
+        self.store
+            .as_ref()
+            .and_then(|store| store.shadow_info(slot))
+    }
+
+    /// Slots that volumes and shadows have; some may be vacant.
     pub fn volume_slots(&self) -> u32 {
         self.store
             .as_ref()
@@ -468,12 +491,26 @@ impl Engine {
     /// the volume. Blocks that go, and a new volume, take no requests from here on.
     ///
     /// `EBUSY`: another change is under way, the volume is still being shrunk, or a request is in
-    /// flight where blocks go. `ENOENT`: there is no such volume. `EINVAL`: not such a size, or it
-    /// is the last volume. `ENOSPC`: as many as there may be, or no room. `EROFS`: read-only.
+    /// flight where blocks go. `ENOENT`: there is no such volume. `EINVAL`: not such a size, it is
+    /// the last volume, or not a shadow of that volume. `ENOSPC`: as many as there may be, or no
+    /// room. `EROFS`: read-only.
     pub fn change_volume(&mut self, now: Millis, change: VolumeChange) -> Result<u32> {
         let store = self.store.as_mut().ok_or(ENODEV)?;
         store.now = store.now.max(now);
         store.change_volume(change)
+    }
+
+    /// Begins to replace volumes by their shadows, all at one cut: pairs of the slots of both. Ends
+    /// in one [`Action::VolumeChanged`], with the slot of the first volume, which this answers.
+    ///
+    /// From here until then the volumes take only reads, which see the old state, and the shadows
+    /// nothing. A crash before it is durable leaves both as they were. Errors are those of
+    /// [`Engine::change_volume`]; requests in flight on a shadow, and changes of a volume, are in
+    /// the way.
+    pub fn replace_volumes(&mut self, now: Millis, pairs: &[(u32, u32)]) -> Result<u32> {
+        let store = self.store.as_mut().ok_or(ENODEV)?;
+        store.now = store.now.max(now);
+        store.replace_volumes(pairs)
     }
 
     /// Says who is told of events from here on, if anybody.

@@ -349,6 +349,26 @@ impl Overlay {
         Ok(())
     }
 
+    /// The map in slot `shadow` has taken the place of the one in slot `volume`, of `blocks` blocks,
+    /// all of which are to go from slot `shadow`. Neither has a point. There is room for a punch.
+    pub fn exchange(&mut self, volume: usize, shadow: usize, blocks: u64) -> Result {
+        let (to, from) = (key(volume, Lbn(0)), key(shadow, Lbn(0)));
+        self.punches.remove_range(to, to + LBN_LIMIT, |_, _| {});
+        let mut at = from;
+        while let Some((start, end)) = self.punches.next_from(at) {
+            if start >= from + LBN_LIMIT {
+                break;
+            }
+            self.punches.remove(start);
+            self.punches.insert(start - from + to, end - from + to)?;
+            mark!(punch_goes_with_its_map);
+            at = start + 1;
+        }
+        self.punches.insert(from, from + blocks)?;
+        self.exposed[0] += 1;
+        Ok(())
+    }
+
     /// What it shows of itself.
     pub(super) fn show(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         lines!(out,

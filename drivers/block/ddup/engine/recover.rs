@@ -617,7 +617,8 @@ impl Recovery {
             let parts = self.parts()?;
             if which == 0 {
                 let volume = VolumeEntry::read(&buf, slot).ok().flatten().ok_or(bad)?;
-                let known = parts.volumes.iter().any(|v| v.id == volume.id);
+                let same = |v: &VolumeEntry| v.id == volume.id || v.map == volume.map;
+                let known = parts.volumes.iter().any(same);
                 if known || volume.root.place.0 >= store_clusters {
                     return Err(bad);
                 }

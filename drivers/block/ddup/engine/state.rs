@@ -198,6 +198,8 @@ pub struct Store {
     pub(super) volumes: KVec<VolumeEntry>,
     /// A change of them.
     pub(super) change: Option<Change>,
+    /// With that, the volumes that their shadows are to replace: slots of both.
+    pub(super) replaces: KVec<(usize, usize)>,
     pub(super) names: Tree,
     pub(super) counts: Tree,
     /// Map entries that own a cluster, as of the last merge.
@@ -343,6 +345,7 @@ impl Store {
                 superblock,
                 volumes,
                 change: None,
+                replaces: KVec::new(),
                 names,
                 counts,
                 owner_count,
@@ -531,6 +534,9 @@ impl Store {
         if request.count == 0 || end > size || too_many || !content_fits {
             return Err(Status::Range);
         }
+        if kind != OpKind::Read && self.is_being_replaced(request.volume as usize) {
+            return Err(Status::Range);
+        }
         if kind != OpKind::Read && self.mode != Mode::Attached {
             return Err(if self.config.read_only {
                 Status::ReadOnly
@@ -626,7 +632,7 @@ impl Store {
     pub(super) fn map(&self, slot: usize) -> Option<Tree> {
         let volume = self.volumes.get(slot)?;
         Some(Tree {
-            id: volume.id,
+            id: volume.map,
             root: volume.root,
             levels: volume.levels,
             leaf: MAP_LEAF,
@@ -818,7 +824,13 @@ impl Store {
 
     /// The volume in a slot.
     pub(super) fn volume_info(&self, slot: u32) -> Option<VolumeInfo> {
-        let volume = self.shown(slot as usize)?;
+        self.present(slot).filter(|v| v.is_shown())?;
+        self.info_of(slot)
+    }
+
+    /// The volume or shadow in a slot.
+    pub(super) fn info_of(&self, slot: u32) -> Option<VolumeInfo> {
+        let volume = self.present(slot)?;
         Some(VolumeInfo {
             id: volume.id,
             uuid: volume.uuid,

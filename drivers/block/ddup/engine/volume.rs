@@ -11,13 +11,14 @@
 //! its cursor. The first checkpoint that finds no such punch left ends the shrink: the map gets as
 //! many levels as the size needs, or, if nothing stays, the volume has no entry any more.
 //!
-//! A volume is known by its *slot*, which it keeps while the store is attached.
+//! A volume is known by its *slot*, which it keeps while the store is attached. `shadow.rs` has how
+//! its map is replaced by another one.
 
 use super::cache::{SlotState, Tree};
 use super::format::page::{levels_for, Pointer, VolumeEntry, MAP_LEAF};
 use super::mark::mark;
 use super::mutant::mutant;
-use super::op::{Phase, Reservation};
+use super::op::{Phase, Request, Reservation};
 use super::overlay::key;
 use super::recover::FailReason;
 use super::state::{Mode, Store};
@@ -35,7 +36,7 @@ pub struct Change {
     what: VolumeChange,
     slot: usize,
     /// It is part of the checkpoint that is being made.
-    cut: bool,
+    pub(super) cut: bool,
 }
 
 impl Store {
@@ -45,12 +46,7 @@ impl Store {
     /// flight where blocks go. `ENOENT`: there is no such volume. `EINVAL`: not such a size, or it is
     /// the last volume. `ENOSPC`: as many as there may be, or no room for pages. `EROFS`.
     pub(super) fn change_volume(&mut self, what: VolumeChange) -> Result<u32> {
-        if self.mode != Mode::Attached {
-            return Err(EROFS);
-        }
-        if self.change.is_some() {
-            return Err(EBUSY);
-        }
+        self.may_change()?;
         let slot = match what {
             VolumeChange::Create { blocks, .. } => {
                 check_size(blocks)?;
@@ -58,15 +54,15 @@ impl Store {
             }
             VolumeChange::Resize { slot, blocks } => {
                 check_size(blocks)?;
-                let volume = self.shown(slot as usize).ok_or(ENOENT)?;
+                let volume = self.present(slot).ok_or(ENOENT)?;
                 if volume.keeps.is_some() || self.is_used(slot, blocks) {
                     return Err(EBUSY);
                 }
                 slot as usize
             }
             VolumeChange::Remove { slot } => {
-                self.shown(slot as usize).ok_or(ENOENT)?;
-                if self.volumes.iter().filter(|v| v.is_shown()).count() == 1 {
+                let shown = self.present(slot).ok_or(ENOENT)?.is_shown();
+                if shown && self.volumes.iter().filter(|v| v.is_shown()).count() == 1 {
                     return Err(EINVAL);
                 }
                 if self.is_used(slot, 0) {
@@ -74,7 +70,31 @@ impl Store {
                 }
                 slot as usize
             }
+            VolumeChange::Shadow { of } => {
+                let volume = self.shown(of as usize).ok_or(ENOENT)?;
+                if volume.keeps.is_some() {
+                    return Err(EBUSY);
+                }
+                self.vacant_slot()?
+            }
+            VolumeChange::Replace { slot, shadow } => {
+                return self.replace_volumes(&[(slot, shadow)]);
+            }
         };
+        self.begin_change(what, slot)
+    }
+
+    /// Whether a change may begin.
+    pub(super) fn may_change(&self) -> Result {
+        match (self.mode, &self.change) {
+            (Mode::Attached, None) => Ok(()),
+            (Mode::Attached, Some(_)) => Err(EBUSY),
+            _ => Err(EROFS),
+        }
+    }
+
+    /// Begins a change that may be made.
+    pub(super) fn begin_change(&mut self, what: VolumeChange, slot: usize) -> Result<u32> {
         let want = Reservation {
             pages: CHANGE_PAGES,
             ..Reservation::default()
@@ -91,9 +111,14 @@ impl Store {
         Ok(slot as u32)
     }
 
-    /// The volume of a slot, unless it is being removed.
+    /// The volume of a slot, unless it is being removed or is a shadow.
     pub(super) fn shown(&self, slot: usize) -> Option<&VolumeEntry> {
         self.volumes.get(slot).filter(|v| v.is_shown())
+    }
+
+    /// The volume or shadow of a slot, unless it is being removed.
+    pub(super) fn present(&self, slot: u32) -> Option<&VolumeEntry> {
+        self.volumes.get(slot as usize).filter(|v| v.is_present())
     }
 
     /// A slot for one more volume; there is memory for it.
@@ -109,13 +134,15 @@ impl Store {
     }
 
     /// Whether a request is in flight that touches the volume from block `from` on.
-    fn is_used(&self, slot: u32, from: u64) -> bool {
+    pub(super) fn is_used(&self, slot: u32, from: u64) -> bool {
+        self.is_used_by(slot, |r| r.lbn.0 + r.count > from)
+    }
+
+    /// Whether such a request is in flight on the volume.
+    pub(super) fn is_used_by(&self, slot: u32, such: impl Fn(&Request) -> bool) -> bool {
         (0..self.config.queue_depth)
             .filter_map(|tag| self.ops.get(tag))
-            .any(|op| {
-                let r = &op.request;
-                op.phase != Phase::Idle && r.volume == slot && r.lbn.0 + r.count > from
-            })
+            .any(|op| op.phase != Phase::Idle && op.request.volume == slot && such(&op.request))
     }
 
     /// Blocks of a volume that requests may touch.
@@ -125,9 +152,12 @@ impl Store {
             Some(change) if change.slot == slot => match change.what {
                 // Nothing new comes where blocks go.
                 VolumeChange::Resize { blocks, .. } => size.min(blocks),
-                VolumeChange::Create { .. } | VolumeChange::Remove { .. } => 0,
+                VolumeChange::Replace { .. } => self.blocks_replaced(slot, size),
+                VolumeChange::Create { .. }
+                | VolumeChange::Remove { .. }
+                | VolumeChange::Shadow { .. } => 0,
             },
-            _ => size,
+            _ => self.blocks_replaced(slot, size),
         }
     }
 
@@ -143,8 +173,9 @@ impl Store {
         };
         let blocks = self.volumes.get(change.slot).map_or(0, |v| v.blocks);
         let from = match change.what {
-            VolumeChange::Resize { blocks: stay, .. } if stay < blocks => stay,
-            VolumeChange::Remove { .. } => 0,
+            VolumeChange::Resize { blocks: stay, .. } if stay < blocks => Some(stay),
+            VolumeChange::Remove { .. } => Some(0),
+            VolumeChange::Replace { .. } => None,
             _ => return true,
         };
         let Reservation {
@@ -153,10 +184,15 @@ impl Store {
             punches,
             ..
         } = self.reserved;
-        let room = self.overlay.reserve(points, deltas, punches + 2);
+        let more = 2 + self.replaces.len();
+        let room = self.overlay.reserve(points, deltas, punches + more);
         if room.is_err() {
             return false;
         }
+        // A map that is replaced is punched when the other one is there.
+        let Some(from) = from else {
+            return true;
+        };
         mutant!(64)
             || self
                 .overlay
@@ -174,23 +210,20 @@ impl Store {
         let (slot, what) = (change.slot, change.what);
         match what {
             VolumeChange::Create { uuid, blocks } => {
-                let entry = VolumeEntry {
-                    id: next,
-                    uuid,
-                    blocks,
-                    generation,
-                    parent_generation: Generation(0),
-                    origin: 0,
-                    levels: levels_for(blocks, MAP_LEAF),
-                    root: Pointer::NULL,
-                    keeps: None,
-                };
-                match self.volumes.get_mut(slot) {
-                    Some(vacant) => *vacant = entry,
-                    // There is room: it was made sure of.
-                    None => drop(self.volumes.push_within_capacity(entry)),
-                }
+                let entry = new_volume(next, uuid, blocks, generation);
+                self.put_volume(slot, entry);
             }
+            VolumeChange::Shadow { of } => {
+                let of = self.volumes.get(of as usize).copied();
+                let (uuid, blocks) = of.map_or(([0; 16], 1), |v| (v.uuid, v.blocks));
+                let entry = VolumeEntry {
+                    shadow: true,
+                    ..new_volume(next, uuid, blocks, generation)
+                };
+                mark!(shadow_comes);
+                self.put_volume(slot, entry);
+            }
+            VolumeChange::Replace { .. } => self.cut_replaces(),
             VolumeChange::Resize { blocks, .. } => {
                 if let Some(v) = self.volumes.get_mut(slot).filter(|v| blocks < v.blocks) {
                     v.keeps = Some(blocks);
@@ -207,6 +240,14 @@ impl Store {
         }
     }
 
+    fn put_volume(&mut self, slot: usize, entry: VolumeEntry) {
+        match self.volumes.get_mut(slot) {
+            Some(vacant) => *vacant = entry,
+            // There is room: it was made sure of.
+            None => drop(self.volumes.push_within_capacity(entry)),
+        }
+    }
+
     /// The id of the next volume.
     pub(super) fn next_volume(&self) -> u32 {
         let known = self.volumes.iter().map(|v| v.id + 1).max().unwrap_or(0);
@@ -217,6 +258,7 @@ impl Store {
     pub(super) fn end_change(&mut self, ok: bool) {
         if let Some(change) = self.change.filter(|change| change.cut || !ok) {
             self.change = None;
+            self.end_replaces(change.cut);
             mark!(volume_changed);
             self.act(Action::VolumeChanged {
                 slot: change.slot as u32,
@@ -384,6 +426,23 @@ impl Store {
     }
 }
 
+/// A volume without content.
+fn new_volume(id: u32, uuid: [u8; 16], blocks: u64, generation: Generation) -> VolumeEntry {
+    VolumeEntry {
+        id,
+        uuid,
+        blocks,
+        generation,
+        parent_generation: Generation(0),
+        origin: 0,
+        levels: levels_for(blocks, MAP_LEAF),
+        root: Pointer::NULL,
+        keeps: None,
+        shadow: false,
+        map: id,
+    }
+}
+
 fn check_size(blocks: u64) -> Result {
     match (1..=LBN_LIMIT).contains(&blocks) {
         true => Ok(()),
@@ -403,6 +462,8 @@ impl VolumeEntry {
         levels: 1,
         root: Pointer::NULL,
         keeps: None,
+        shadow: false,
+        map: 0,
     };
 
     /// Whether the slot has a volume.
@@ -410,8 +471,13 @@ impl VolumeEntry {
         self.id != 0
     }
 
-    /// Whether it is a volume that is not being removed.
-    pub(super) fn is_shown(&self) -> bool {
+    /// Whether it is a volume or shadow that is not being removed.
+    pub(super) fn is_present(&self) -> bool {
         self.is_there() && self.keeps != Some(0)
+    }
+
+    /// Whether it is a volume that is not being removed, and no shadow.
+    pub(super) fn is_shown(&self) -> bool {
+        self.is_present() && !self.shadow
     }
 }

@@ -10,7 +10,7 @@ use ddup_engine::engine::check::{check, Finding, PageSource, Summary};
 use ddup_engine::engine::mkfs::{self, Params, Step};
 use ddup_engine::engine::{
     Action, BlockContent, Check, Cluster, Config, DataResult, Engine, FailReason,
-    FingerprintAlgorithm, Knobs, Lbn, Name, OpKind, Request, Status,
+    FingerprintAlgorithm, Knobs, Lbn, Name, OpKind, Request, Status, VolumeChange,
 };
 use kernel::prelude::Result;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -57,6 +57,10 @@ pub struct Shell {
     pub engine: Engine,
     pub disk: Disk,
     pub now: u64,
+    /// Slot of the volume that requests go to.
+    pub volume: u32,
+    /// How the last change of a volume ended.
+    pub changed: Option<bool>,
     writes: HashMap<u32, Vec<u64>>,
     pub reads: HashMap<u32, Vec<Option<u64>>>,
     pub done: HashMap<u32, Status>,
@@ -155,6 +159,8 @@ impl Shell {
             engine,
             disk,
             now: 1,
+            volume: 0,
+            changed: None,
             writes: HashMap::new(),
             reads: HashMap::new(),
             done: HashMap::new(),
@@ -289,7 +295,7 @@ impl Shell {
             }
             Action::Started => self.started = true,
             Action::Failed(reason) => self.failed = Some(reason),
-            Action::VolumeChanged { .. } => {}
+            Action::VolumeChanged { ok, .. } => self.changed = Some(ok),
             Action::Detached(ok) => {
                 assert_eq!(ok, self.failed.is_none());
                 self.detached = true;
@@ -301,7 +307,7 @@ impl Shell {
         let request = Request {
             tag: 0,
             kind,
-            volume: 0,
+            volume: self.volume,
             lbn: Lbn(lbn),
             count,
             fua: false,
@@ -331,7 +337,7 @@ impl Shell {
         let request = Request {
             tag,
             kind: OpKind::Write,
-            volume: 0,
+            volume: self.volume,
             lbn: Lbn(lbn),
             count: ids.len() as u64,
             fua: false,
@@ -347,6 +353,27 @@ impl Shell {
             self.now += 5;
             self.turn();
         }
+    }
+
+    /// Makes a change of the volumes; answers the slot.
+    pub fn change(&mut self, change: VolumeChange) -> u32 {
+        let slot = self.engine.change_volume(self.now, change).unwrap();
+        self.await_change();
+        slot
+    }
+
+    /// Lets a change of the volumes that was begun come to its end.
+    pub fn await_change(&mut self) {
+        self.changed = None;
+        for _ in 0..10_000 {
+            self.turn();
+            if let Some(ok) = self.changed {
+                assert!(ok);
+                return;
+            }
+            self.now += 1;
+        }
+        panic!("a change does not end");
     }
 
     pub fn write(&mut self, lbn: u64, ids: &[u64]) -> Status {

@@ -182,6 +182,8 @@ fn entries_of_each_kind_come_back_and_leave_their_neighbours_alone() {
             levels: levels_for(blocks, MAP_LEAF),
             root: pointer(&mut random),
             keeps: (slot % 2 == 1).then(|| random.below(blocks)),
+            shadow: slot % 3 == 1,
+            map: 1 + random.below(1000) as u32,
         };
         entry.write(&mut page, slot);
         assert_eq!(VolumeEntry::read(&page, slot), Ok(Some(entry)));

@@ -183,6 +183,8 @@ impl Device {
             levels: map.pages.len() as u8,
             root: map.root(),
             keeps: None,
+            shadow: false,
+            map: VOLUME,
         };
         let place = superblock.checkpoint.volumes.place.0;
         if let Some(page) = self.written.get_mut(&place) {

@@ -422,10 +422,17 @@ pub struct VolumeEntry {
     pub root: Pointer,
     /// Blocks that stay, if the others are being released; 0: the volume is being removed.
     pub keeps: Option<u64>,
+    /// It is built beside the volume with the same UUID, to take its place, and shown to nobody.
+    pub shadow: bool,
+    /// The tree that the pages of its map say they are of: a map that took the place of another
+    /// one keeps its pages.
+    pub map: u32,
 }
 
 /// Flag of a volume: it is being shrunk, or removed.
 const VOLUME_SHRINKS: u64 = 1;
+/// Flag of a volume: it is a shadow.
+const VOLUME_IS_SHADOW: u64 = 2;
 
 impl VolumeEntry {
     /// Blocks that can be read and written.
@@ -436,8 +443,9 @@ impl VolumeEntry {
     /// Entry `slot` (below [`VOLUME_LEAF`]) of a leaf; `None` if no volume has this id.
     pub fn read(page: &[u8], slot: u64) -> Result<Option<VolumeEntry>, PageError> {
         let at = HEADER_BYTES + slot as usize * VOLUME_BYTES;
+        let (id, flags) = (le::uint::<4>(page, at) as u32, le::uint::<1>(page, at + 45));
         let entry = VolumeEntry {
-            id: le::uint::<4>(page, at) as u32,
+            id,
             uuid: le::bytes(page, at + 8),
             blocks: le::uint::<8>(page, at + 24),
             generation: Generation(le::uint::<4>(page, at + 32) as u32),
@@ -445,8 +453,12 @@ impl VolumeEntry {
             origin: le::uint::<4>(page, at + 40) as u32,
             levels: le::uint::<1>(page, at + 44) as u8,
             root: Pointer::read(page, at + 48),
-            keeps: (le::uint::<1>(page, at + 45) & VOLUME_SHRINKS != 0)
-                .then(|| le::uint::<8>(page, at + 80)),
+            keeps: (flags & VOLUME_SHRINKS != 0).then(|| le::uint::<8>(page, at + 80)),
+            shadow: flags & VOLUME_IS_SHADOW != 0,
+            map: match le::uint::<4>(page, at + 88) as u32 {
+                0 => id,
+                map => map,
+            },
         };
         if entry.id == 0 {
             return Ok(None);
@@ -454,7 +466,8 @@ impl VolumeEntry {
         let levels = usize::from(entry.levels);
         if entry.blocks == 0
             || entry.blocks > LBN_LIMIT
-            || entry.id >= tree::FIRST
+            || entry.id.max(entry.map) >= tree::FIRST
+            || flags & !(VOLUME_SHRINKS | VOLUME_IS_SHADOW) != 0
             || entry.keeps.is_some_and(|keeps| keeps >= entry.blocks)
             || levels != usize::from(levels_for(entry.blocks, MAP_LEAF))
         {
@@ -475,9 +488,14 @@ impl VolumeEntry {
         le::put_uint::<4>(page, at + 40, self.origin.into());
         le::put_uint::<1>(page, at + 44, self.levels.into());
         self.root.write(page, at + 48);
+        let mut flags = u64::from(self.shadow) * VOLUME_IS_SHADOW;
         if let Some(keeps) = self.keeps {
-            le::put_uint::<1>(page, at + 45, VOLUME_SHRINKS);
+            flags |= VOLUME_SHRINKS;
             le::put_uint::<8>(page, at + 80, keeps);
+        }
+        le::put_uint::<1>(page, at + 45, flags);
+        if self.map != self.id {
+            le::put_uint::<4>(page, at + 88, self.map.into());
         }
     }
 }

@@ -46,19 +46,24 @@ pub fn maps(device: &Device, superblock: &Superblock) -> Maps {
     });
     let mut runs = Vec::new();
     for volume in volumes {
-        walk.tree(volume.id, volume.root, volume.levels, &mut |index, page| {
-            for slot in 0..MAP_LEAF {
-                let entry = MapEntry::read(page, slot);
-                if entry.is_mapped() {
-                    add(
-                        &mut runs,
-                        volume.id,
-                        index * MAP_LEAF + slot,
-                        entry.cluster.0,
-                    );
+        walk.tree(
+            volume.map,
+            volume.root,
+            volume.levels,
+            &mut |index, page| {
+                for slot in 0..MAP_LEAF {
+                    let entry = MapEntry::read(page, slot);
+                    if entry.is_mapped() {
+                        add(
+                            &mut runs,
+                            volume.id,
+                            index * MAP_LEAF + slot,
+                            entry.cluster.0,
+                        );
+                    }
                 }
-            }
-        });
+            },
+        );
     }
     Maps {
         runs,
