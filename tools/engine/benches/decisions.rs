@@ -56,6 +56,7 @@ impl Bench {
             name_key: 1,
             check_key: 2,
             hash,
+            member: None,
         };
         mkfs::format::<()>(&params, &mut |step| {
             if let Step::Write(cluster, bytes) = step {

@@ -11,6 +11,7 @@ use ddup_engine::engine::format::page::{PunchEntry, SegmentEntry, SegmentKind, V
 use ddup_engine::engine::format::page::{COUNT_LEAF, MAP_LEAF, NAME_LEAF, PUNCH_LEAF};
 use ddup_engine::engine::format::page::{HEADER_BYTES, SEGMENT_PAGE, SELECT_PAGE, VOLUME_LEAF};
 use ddup_engine::engine::format::superblock::{Checkpoint, Join, Superblock};
+use ddup_engine::engine::replication::types::Position;
 use ddup_engine::engine::types::{Check, Generation, Lbn, Name, CLUSTER_SIZE};
 use ddup_engine::engine::{Cluster, FingerprintAlgorithm};
 use std::collections::BTreeMap;
@@ -128,10 +129,18 @@ fn the_superblock_is_as_documented() {
         chain: 0x3738_393a_3b3c_3d3e,
     };
     joins[31].chain = 0x41;
+    let mut ends = [Position::ZERO; 24];
+    ends[0] = Position {
+        term: 0xc1,
+        reign: [0xc2; 16],
+        epoch: 0xc3c4,
+        chain: 0xc5c6_c7c8_c9ca_cbcc,
+    };
+    ends[23].chain = 0xd1;
     let mut select = [Pointer::NULL; 28];
     select[0] = pointer(0x5100);
     select[27] = pointer(0x5200);
-    let superblock = Superblock {
+    let mut superblock = Superblock {
         uuid: UUID,
         label: [0x61; 64],
         generation: 0x0807_0605_0403_0201,
@@ -164,6 +173,9 @@ fn the_superblock_is_as_documented() {
         select,
         joins,
         join_count: 32,
+        member: true,
+        history: ends,
+        history_count: 24,
     };
     let mut block = vec![0; CLUSTER_SIZE];
     superblock.write(&mut block, xxh64);
@@ -182,6 +194,18 @@ fn the_superblock_is_as_documented() {
     );
     let joins = block[joins_at..joins_at + 1024].to_vec();
     assert_eq!(joins[1016], 0x41);
+    let history_at = table.rows.iter().find(|row| row.2 == "history").unwrap().0;
+    Table::read("End of a reign").compare(
+        &block[history_at..history_at + 40],
+        &[
+            ("term", n(0xc1)),
+            ("reign", vec![0xc2; 16]),
+            ("epoch", n(0xc3c4)),
+            ("chain", n(0xc5c6_c7c8_c9ca_cbcc)),
+        ],
+    );
+    let history = block[history_at..history_at + 960].to_vec();
+    assert_eq!(history[952], 0xd1);
     table.compare(
         &block,
         &[
@@ -190,7 +214,7 @@ fn the_superblock_is_as_documented() {
             ("version", n(1)),
             ("compat", n(0)),
             ("ro_compat", n(superblock.read_only_features)),
-            ("incompat", n(0)),
+            ("incompat", n(1)),
             ("uuid", UUID.to_vec()),
             ("generation", n(superblock.generation)),
             ("incarnation", n(superblock.incarnation)),
@@ -229,8 +253,16 @@ fn the_superblock_is_as_documented() {
             ("select", select),
             ("join_count", n(32)),
             ("joins", joins),
+            ("history_count", n(24)),
+            ("history", history),
         ],
     );
+    // In a store that is in no replica set these are zeroes.
+    let mut block = vec![0; CLUSTER_SIZE];
+    superblock.member = false;
+    superblock.write(&mut block, xxh64);
+    assert_eq!(block[40], 0);
+    assert!(block[history_at - 8..].iter().all(|byte| *byte == 0));
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn content(id: u64) -> BlockContent {
     }
 }
 
-fn golden_params() -> Params {
+fn golden_params() -> Params<'static> {
     let mut label = [0; 64];
     label[..6].copy_from_slice(b"golden");
     Params {

@@ -25,6 +25,7 @@ use super::format::page::{BITMAP_BYTES, BITMAP_PAGE, COUNT_LEAF, FANOUT, HEADER_
 use super::format::page::{NAME_LEAF, PUNCH_LEAF, SEGMENT_PAGE, SELECT_PAGE, VOLUME_LEAF};
 use super::format::superblock::{Superblock, SuperblockError};
 use super::index::{bucket_of, tag};
+use super::replication::record::Record;
 use super::types::{Check, Cluster, Name, CHECK_MASK, CLUSTER_SIZE, SEGMENT_CLUSTERS};
 use super::{Action, Buf, Config, DataResult, Engine, FailReason, Knobs};
 use core::fmt;
@@ -45,6 +46,20 @@ pub enum Finding {
         place: Cluster,
         /// Why.
         error: SuperblockError,
+    },
+    /// A copy of a configuration slot is not intact.
+    ConfigSlot {
+        /// Its place.
+        place: Cluster,
+        /// Nothing was written there, though the store is a member of a replica set.
+        empty: bool,
+    },
+    /// The history ends in a term that no member was promised.
+    HistoryTerm {
+        /// That of the history.
+        term: u64,
+        /// The highest that the configuration slots know.
+        promise: u64,
     },
     /// The store is attached read-only, or not at all, for this reason.
     Attach {
@@ -123,6 +138,17 @@ impl fmt::Display for Finding {
                     SuperblockError::Field => f.write_str("a field holds an impossible value"),
                 }
             }
+            Self::ConfigSlot { place, empty } => {
+                write!(f, "configuration slot at cluster {}: ", place.0)?;
+                f.write_str(match empty {
+                    true => "empty, in a member of a replica set",
+                    false => "checksum mismatch, read error, or of another store or slot",
+                })
+            }
+            Self::HistoryTerm { term, promise } => write!(
+                f,
+                "the history ends in term {term}, but no term above {promise} was promised"
+            ),
             Self::Attach { reason } => write!(f, "cannot be attached for writing: {reason}"),
             Self::Page { id, place, error } => {
                 write_page(f, id)?;
@@ -297,6 +323,9 @@ pub fn check(
             }
         }
     }
+    if let Some(member) = newest.as_ref().filter(|s| s.member) {
+        findings += check_slots(source, member, hash, &mut buf, report)?;
+    }
     // A damaged page of the segment table or of a list is found again below, in its place.
     let mut reason = try_attach(source, device_clusters, hash)?;
     let features = newest.as_ref().map_or(0, |s| s.read_only_features);
@@ -381,6 +410,42 @@ fn walk_all(
     table_read();
     checker.run()?;
     Ok(checker.summary)
+}
+
+/// Checks the configuration slots of a member of a replica set, and answers the findings.
+fn check_slots(
+    source: &mut dyn PageSource,
+    superblock: &Superblock,
+    hash: Hash,
+    buf: &mut [u8],
+    report: &mut dyn FnMut(Finding),
+) -> Result<u64> {
+    let mut findings = 0;
+    let mut promise = None;
+    for number in 0..4 {
+        let slot = number % 2;
+        let layout = (number >= 2).then_some(&superblock.layout);
+        let place = Layout::superblock(2 + slot, layout);
+        let readable = source.read(place, buf).is_ok();
+        let record = match readable {
+            true => Record::read(buf, &superblock.uuid, hash)?,
+            false => None,
+        };
+        match record.filter(|(generation, _)| generation % 2 == slot) {
+            Some((_, record)) => promise = promise.max(Some(record.promise)),
+            None => {
+                let empty = readable && buf.iter().all(|byte| *byte == 0);
+                findings += 1;
+                report(Finding::ConfigSlot { place, empty });
+            }
+        }
+    }
+    let term = superblock.history()?.position().term;
+    if let Some(promise) = promise.filter(|promise| *promise < term) {
+        findings += 1;
+        report(Finding::HistoryTerm { term, promise });
+    }
+    Ok(findings)
 }
 
 /// Attaches the store read-only, and answers what stands against an attach for writing.

@@ -1,25 +1,49 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Making a store: the blocks of an empty one with one volume.
+//! Making a store: the blocks of an empty one, with its volumes.
 
 use super::format::index::SavedIndex;
 use super::format::layout::{Layout, SELECT_PAGES_MAX, STORE_CLUSTERS_MIN};
+use super::format::page::VOLUME_LEAF;
 use super::format::page::{self, levels_for, tree, Hash, PageId, Pointer, SegmentEntry};
 use super::format::page::{SegmentKind, VolumeEntry, HEADER_BYTES, MAP_LEAF, SEGMENT_PAGE};
 use super::format::superblock::{Checkpoint, Join, Superblock};
 use super::format::{journal, le};
+use super::replication::record::Record;
+use super::replication::types::{Id, Position, NO_ID, REIGNS_MAX};
 use super::types::{Cluster, FingerprintAlgorithm, Generation, SEGMENT_CLUSTERS};
 use super::types::{CLUSTER_SIZE, JOINS_MAX, LBN_LIMIT};
 use super::Buf;
 use kernel::prelude::*;
 
 /// Slots at the start of the store, and again behind the segment table: two of the superblock,
-/// and two that are kept for configurations and hold zeroes.
+/// and two for configurations, which hold zeroes in a store that is in no replica set.
 const FIXED_SLOTS: u64 = 4;
+
+/// The most volumes that a member begins with.
+pub const VOLUMES_AT_FORMAT_MAX: usize = VOLUME_LEAF as usize;
+
+/// A volume of a replica set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Volume {
+    /// Names it in all stores of the set.
+    pub uuid: Id,
+    /// Its blocks.
+    pub blocks: u64,
+}
+
+/// What makes a new store a member of a replica set. Its `check_key` is the set's.
+#[derive(Clone, Copy, Debug)]
+pub struct MemberParams<'a> {
+    /// The configuration that it begins with, which need not name it, and the promise.
+    pub record: &'a Record,
+    /// The set's volumes; without any it begins with its own first one.
+    pub volumes: &'a [Volume],
+}
 
 /// What a new store is to be.
 #[derive(Clone, Copy, Debug)]
-pub struct Params {
+pub struct Params<'a> {
     /// Clusters of the device.
     pub clusters: u64,
     /// Clusters of the journal ring; 0 chooses.
@@ -40,6 +64,8 @@ pub struct Params {
     pub check_key: u64,
     /// XXH64.
     pub hash: Hash,
+    /// It becomes a member of a replica set, which is for good.
+    pub member: Option<MemberParams<'a>>,
 }
 
 /// One step of making a store, to be done in order.
@@ -58,8 +84,14 @@ pub enum MkfsError<E> {
         /// The fewest clusters.
         min: u64,
     },
-    /// The volume has more blocks than are supported.
+    /// A volume has more blocks than are supported, or none.
     VolumeSize,
+    /// There are more volumes than [`VOLUMES_AT_FORMAT_MAX`], or two have the same UUID.
+    Volumes,
+    /// A member needs a cryptographic fingerprint: between stores it names content.
+    Fingerprint,
+    /// No store believes a record like that of the member.
+    Record,
     /// Out of memory.
     Memory,
     /// The device failed.
@@ -68,7 +100,7 @@ pub enum MkfsError<E> {
 
 /// Makes a store by `step`. An interrupted run leaves a device that can't be attached.
 pub fn format<E>(
-    params: &Params,
+    params: &Params<'_>,
     step: &mut dyn FnMut(Step<'_>) -> Result<(), E>,
 ) -> Result<Superblock, MkfsError<E>> {
     let size = MkfsError::Size {
@@ -79,8 +111,17 @@ pub fn format<E>(
         0 => layout.clusters - layout.fixed_segments() * SEGMENT_CLUSTERS,
         given => given,
     };
-    if blocks > LBN_LIMIT {
-        return Err(MkfsError::VolumeSize);
+    let own = [Volume {
+        uuid: params.volume_uuid,
+        blocks,
+    }];
+    let volumes = match params.member {
+        Some(MemberParams { volumes, .. }) if !volumes.is_empty() => volumes,
+        _ => &own,
+    };
+    check_volumes(volumes)?;
+    if params.member.is_some() && !params.fingerprint.is_cryptographic() {
+        return Err(MkfsError::Fingerprint);
     }
     let zeroes: Buf =
         KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL).map_err(|_| MkfsError::Memory)?;
@@ -119,21 +160,23 @@ pub fn format<E>(
             checkpoint: 1,
         })
     };
-    let volume = VolumeEntry {
-        id: 1,
-        uuid: params.volume_uuid,
-        blocks,
-        generation: birth,
-        parent_generation: Generation(0),
-        origin: 0,
-        levels: levels_for(blocks, MAP_LEAF),
-        root: Pointer::NULL,
-        keeps: None,
-        shadow: false,
-        map: 1,
-    };
-    volume.write(&mut buf, 0);
-    let volumes = put(
+    for (slot, volume) in volumes.iter().enumerate() {
+        let entry = VolumeEntry {
+            id: slot as u32 + 1,
+            uuid: volume.uuid,
+            blocks: volume.blocks,
+            generation: birth,
+            parent_generation: Generation(0),
+            origin: 0,
+            levels: levels_for(volume.blocks, MAP_LEAF),
+            root: Pointer::NULL,
+            keeps: None,
+            shadow: false,
+            map: slot as u32 + 1,
+        };
+        entry.write(&mut buf, slot as u64);
+    }
+    let volume_table = put(
         &mut buf,
         PageId {
             tree: tree::VOLUMES,
@@ -197,17 +240,33 @@ pub fn format<E>(
             number: 1,
             generation: Generation(1),
             attached_seconds: 0,
-            next_volume: 2,
-            volume_count: 1,
+            next_volume: volumes.len() as u32 + 1,
+            volume_count: volumes.len() as u64,
             punch_count: 0,
-            volumes,
+            volumes: volume_table,
             ..Checkpoint::default()
         },
         index: SavedIndex::default(),
         select,
         joins,
         join_count: 1,
+        member: params.member.is_some(),
+        history: [Position::ZERO; REIGNS_MAX],
+        history_count: 0,
     };
+    if let Some(member) = params.member {
+        // As of the superblocks: an intact generation in each slot.
+        for generation in [2, 3] {
+            let slot = slot_of(member.record, params, generation)?;
+            let number = 2 + generation % 2;
+            for place in [
+                Layout::superblock(number, None),
+                Layout::superblock(number, Some(&layout)),
+            ] {
+                write(Step::Write(place, &slot))?;
+            }
+        }
+    }
     // Both slots hold an intact generation from the start.
     for generation in [1, 2] {
         write(Step::Flush)?;
@@ -220,6 +279,30 @@ pub fn format<E>(
     }
     write(Step::Flush)?;
     Ok(superblock)
+}
+
+fn check_volumes<E>(volumes: &[Volume]) -> Result<(), MkfsError<E>> {
+    let is_possible = |v: &Volume| (1..=LBN_LIMIT).contains(&v.blocks);
+    if !volumes.iter().all(is_possible) {
+        return Err(MkfsError::VolumeSize);
+    }
+    let same = |v: &Volume| volumes.iter().filter(|o| o.uuid == v.uuid).count() > 1;
+    let unnamed = |v: &Volume| v.uuid == NO_ID;
+    if volumes.len() > VOLUMES_AT_FORMAT_MAX || volumes.iter().any(|v| same(v) || unnamed(v)) {
+        return Err(MkfsError::Volumes);
+    }
+    Ok(())
+}
+
+/// A configuration slot, which an attach will believe.
+fn slot_of<E>(record: &Record, params: &Params<'_>, generation: u64) -> Result<Buf, MkfsError<E>> {
+    let slot = record.write(&params.uuid, generation, params.hash);
+    let slot = slot.map_err(|_| MkfsError::Memory)?;
+    match Record::read(&slot, &params.uuid, params.hash) {
+        Ok(Some(_)) => Ok(slot),
+        Ok(None) => Err(MkfsError::Record),
+        Err(_) => Err(MkfsError::Memory),
+    }
 }
 
 fn segment_entry(segment: u64, layout: &Layout, pages: u64) -> SegmentEntry {

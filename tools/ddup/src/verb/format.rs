@@ -13,7 +13,7 @@ use crate::{
 };
 use ddup_engine::engine::{
     format::layout::STORE_CLUSTERS_MIN,
-    mkfs::{self, MkfsError, Params, Step},
+    mkfs::{self, MkfsError, Params, Step, VOLUMES_AT_FORMAT_MAX},
     types::FingerprintAlgorithm,
 };
 use serde::Serialize;
@@ -88,6 +88,7 @@ pub(super) fn format(args: &FormatArgs) -> Result<Formatted<'_>> {
         name_key: u64::from_ne_bytes(store::random()?),
         check_key: u64::from_ne_bytes(store::random()?),
         hash: store::hash,
+        member: None,
     };
     let superblock = mkfs::format(&params, &mut |step| match step {
         Step::Write(cluster, bytes) => device.write(cluster.0, bytes),
@@ -104,6 +105,19 @@ pub(super) fn format(args: &FormatArgs) -> Result<Formatted<'_>> {
             ),
         ),
         MkfsError::VolumeSize => Error::new(Exit::Usage, "the volume is too large"),
+        MkfsError::Fingerprint => Error::new(
+            Exit::Usage,
+            "a member of a replica set needs a cryptographic fingerprint, which names content \
+             between stores: give --fingerprint=blake2b or --fingerprint=sha256",
+        ),
+        MkfsError::Volumes => Error::new(
+            Exit::Usage,
+            format!("a replica begins with {VOLUMES_AT_FORMAT_MAX} volumes at most"),
+        ),
+        MkfsError::Record => Error::new(
+            Exit::Usage,
+            "the configuration of the replica set is none that a store believes",
+        ),
         MkfsError::Memory => Error::new(Exit::Failed, "out of memory"),
         MkfsError::Device(error) => write_failed(&error),
     })?;

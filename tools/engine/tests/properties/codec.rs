@@ -9,6 +9,7 @@ use ddup_engine::engine::format::layout::Layout;
 use ddup_engine::engine::format::page::*;
 use ddup_engine::engine::format::superblock::{Checkpoint, SuperblockError};
 use ddup_engine::engine::format::superblock::{Join, Superblock};
+use ddup_engine::engine::replication::types::{Position, REIGNS_MAX};
 use ddup_engine::engine::types::*;
 
 const STORE: u64 = 1 << 20;
@@ -321,17 +322,35 @@ fn superblock(random: &mut Random) -> Superblock {
     }
     let mut select = [Pointer::NULL; 28];
     select[0] = pointer(random);
+    let fingerprint = [
+        FingerprintAlgorithm::Blake2b,
+        FingerprintAlgorithm::Sha256,
+        FingerprintAlgorithm::Xxh64,
+    ][random.below(3) as usize];
+    let member = fingerprint.is_cryptographic() && random.below(2) == 0;
+    let mut history = [Position::ZERO; REIGNS_MAX];
+    let mut history_count = 0;
+    if member {
+        history_count = random.below(REIGNS_MAX as u64 + 1) as usize;
+        let (mut term, mut epoch) = (0, 0);
+        for end in &mut history[..history_count] {
+            term += random.below(9);
+            epoch += 1 + random.below(1 << 40);
+            *end = Position {
+                term,
+                reign: random.bytes(),
+                epoch,
+                chain: random.draw(),
+            };
+        }
+    }
     Superblock {
         uuid: random.bytes(),
         label: random.bytes(),
         generation: random.below(1 << 50),
         incarnation,
         layout,
-        fingerprint: [
-            FingerprintAlgorithm::Blake2b,
-            FingerprintAlgorithm::Sha256,
-            FingerprintAlgorithm::Xxh64,
-        ][random.below(3) as usize],
+        fingerprint,
         name_key: random.draw(),
         check_key: random.draw(),
         clean: random.below(2) == 0,
@@ -358,6 +377,9 @@ fn superblock(random: &mut Random) -> Superblock {
         select,
         joins,
         join_count,
+        member,
+        history,
+        history_count,
     }
 }
 

@@ -118,6 +118,7 @@ impl Device {
             name_key: 1,
             check_key: 2,
             hash: no_hash,
+            member: None,
         };
         let superblock = mkfs::format::<()>(&params, &mut |step| {
             if let Step::Write(cluster, bytes) = step {

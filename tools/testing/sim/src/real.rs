@@ -115,6 +115,7 @@ impl Store for Real {
             name_key: setup.fingerprints.key,
             check_key: setup.fingerprints.key,
             hash: setup.hash,
+            member: None,
         };
         let mut step = |step: mkfs::Step<'_>| -> Result<(), ()> {
             match step {

@@ -7,6 +7,8 @@
 //! power cuts leave at least one intact copy in each slot, and a slot without one was damaged
 //! otherwise.
 
+use super::super::replication::history::{self, History};
+use super::super::replication::types::{Position, REIGNS_MAX};
 use super::super::types::{Cluster, FingerprintAlgorithm, Generation};
 use super::super::types::{
     CLUSTER_LIMIT, CLUSTER_SHIFT, CLUSTER_SIZE, JOINS_MAX, JOURNAL_BLOCK_CLUSTERS_MAX, NAME_BYTES,
@@ -16,6 +18,7 @@ use super::index::{SavedIndex, CHUNK_CLUSTERS};
 use super::layout::{Layout, SELECT_PAGES_MAX};
 use super::le;
 use super::page::{Hash, Pointer, FANOUT, POINTER_BYTES, PUNCH_LEAF};
+use kernel::error::Result as KernelResult;
 
 const MAGIC: [u8; 8] = *b"ddup\x8b\xf7st";
 /// The format's version; a different one is refused.
@@ -25,7 +28,9 @@ const SEED: u64 = 0x6464_7570_7375_7065;
 /// Feature bits of this version, as in ext4: unknown `compat` bits are ignored, unknown
 /// `ro_compat` bits allow only a read-only attach, unknown `incompat` bits none.
 const RO_COMPAT_KNOWN: u64 = 0;
-const INCOMPAT_KNOWN: u64 = 0;
+const INCOMPAT_KNOWN: u64 = INCOMPAT_MEMBER;
+/// The store is a member of a replica set: its journal holds epochs, its configuration slots count.
+const INCOMPAT_MEMBER: u64 = 1;
 
 const AT_SUM: usize = 8;
 const AT_VERSION: usize = 16;
@@ -51,6 +56,8 @@ const AT_ROOTS: usize = 640;
 const AT_SELECT: usize = 1024;
 const AT_JOINS: usize = 2048;
 const JOIN_BYTES: usize = 32;
+const AT_HISTORY: usize = 3080;
+const POSITION_BYTES: usize = 40;
 const FLAG_CLEAN: u64 = 1;
 
 /// Why a superblock copy was not believed.
@@ -141,6 +148,12 @@ pub struct Superblock {
     pub joins: [Join; JOINS_MAX],
     /// How many of `joins` are in use.
     pub join_count: usize,
+    /// The store is a member of a replica set: the configuration slots say of which.
+    pub member: bool,
+    /// Of a member: where each of its newest reigns ended, as of the checkpoint.
+    pub history: [Position; REIGNS_MAX],
+    /// How many of `history` are in use.
+    pub history_count: usize,
 }
 
 impl Superblock {
@@ -154,13 +167,34 @@ impl Superblock {
         self.joins.get(..self.join_count).unwrap_or(&[])
     }
 
+    fn history_ends(&self) -> &[Position] {
+        self.history.get(..self.history_count).unwrap_or(&[])
+    }
+
+    /// Of a member: the history of its checkpoint.
+    pub fn history(&self) -> KernelResult<History> {
+        History::from_ends(self.history_ends())
+    }
+
+    /// Sets that, by the ends of its reigns; the oldest give way.
+    pub fn set_history(&mut self, ends: &[Position]) {
+        let newest = ends.get(ends.len().saturating_sub(REIGNS_MAX)..);
+        let newest = newest.unwrap_or(&[]);
+        self.history = [Position::ZERO; REIGNS_MAX];
+        self.history_count = newest.len();
+        for (to, from) in self.history.iter_mut().zip(newest) {
+            *to = *from;
+        }
+    }
+
     /// Encodes into a zeroed block of one cluster.
     pub fn write(&self, block: &mut [u8], hash: Hash) {
         le::put(block, 0, &MAGIC);
         le::put_uint::<8>(block, AT_VERSION, VERSION);
         le::put_uint::<8>(block, AT_COMPAT, 0);
         le::put_uint::<8>(block, AT_RO_COMPAT, self.read_only_features);
-        le::put_uint::<8>(block, AT_INCOMPAT, INCOMPAT_KNOWN);
+        let incompat = if self.member { INCOMPAT_MEMBER } else { 0 };
+        le::put_uint::<8>(block, AT_INCOMPAT, incompat);
         le::put(block, AT_UUID, &self.uuid);
         le::put_uint::<8>(block, AT_GENERATION, self.generation);
         le::put_uint::<8>(block, AT_INCARNATION, self.incarnation);
@@ -210,6 +244,12 @@ impl Superblock {
             le::put_uint::<8>(block, at + 8, join.sequence);
             le::put_uint::<8>(block, at + 16, join.offset);
             le::put_uint::<8>(block, at + 24, join.chain);
+        }
+        if self.member {
+            le::put_uint::<8>(block, AT_HISTORY, self.history_count as u64);
+            for (i, end) in self.history_ends().iter().enumerate() {
+                write_position(block, AT_HISTORY + 8 + i * POSITION_BYTES, end);
+            }
         }
         let sum = hash(block.get(16..).unwrap_or(&[]), SEED);
         le::put_uint::<8>(block, AT_SUM, sum);
@@ -261,6 +301,15 @@ impl Superblock {
                 chain: le::uint::<8>(block, at + 24),
             };
         }
+        let member = le::uint::<8>(block, AT_INCOMPAT) & INCOMPAT_MEMBER != 0;
+        let mut history = [Position::ZERO; REIGNS_MAX];
+        let mut history_count = 0;
+        if member {
+            history_count = le::uint::<8>(block, AT_HISTORY).min(REIGNS_MAX as u64 + 1) as usize;
+            for (i, end) in history.iter_mut().take(history_count).enumerate() {
+                *end = read_position(block, AT_HISTORY + 8 + i * POSITION_BYTES);
+            }
+        }
         let superblock = Superblock {
             uuid: le::bytes(block, AT_UUID),
             label: le::bytes(block, AT_LABEL),
@@ -294,6 +343,9 @@ impl Superblock {
             select,
             joins,
             join_count: le::uint::<8>(block, AT_JOINS).min(JOINS_MAX as u64 + 1) as usize,
+            member,
+            history,
+            history_count,
         };
         if superblock.is_sound() {
             Ok(superblock)
@@ -332,6 +384,14 @@ impl Superblock {
             && self.index.chunks <= self.layout.clusters / CHUNK_CLUSTERS
             && self.index.buckets < u64::MAX / 2
             && self.index.named <= self.layout.clusters
+            && (!self.member || self.is_sound_member())
+    }
+
+    /// Between stores only a cryptographic digest names content.
+    fn is_sound_member(&self) -> bool {
+        self.fingerprint.is_cryptographic()
+            && self.history_count <= REIGNS_MAX
+            && history::are_ends(self.history_ends())
     }
 
     /// Where generation `self.generation` is written: the first and the distant copy.
@@ -344,9 +404,26 @@ impl Superblock {
     }
 }
 
+fn write_position(block: &mut [u8], at: usize, position: &Position) {
+    le::put_uint::<8>(block, at, position.term);
+    le::put(block, at + 8, &position.reign);
+    le::put_uint::<8>(block, at + 24, position.epoch);
+    le::put_uint::<8>(block, at + 32, position.chain);
+}
+
+fn read_position(block: &[u8], at: usize) -> Position {
+    Position {
+        term: le::uint::<8>(block, at),
+        reign: le::bytes(block, at + 8),
+        epoch: le::uint::<8>(block, at + 24),
+        chain: le::uint::<8>(block, at + 32),
+    }
+}
+
 const _: () = {
+    assert!(AT_HISTORY == AT_JOINS + 8 + JOINS_MAX * JOIN_BYTES);
+    assert!(AT_HISTORY + 8 + REIGNS_MAX * POSITION_BYTES <= CLUSTER_SIZE);
     assert!(AT_SELECT + SELECT_PAGES_MAX * POINTER_BYTES <= AT_JOINS);
-    assert!(AT_JOINS + 8 + JOINS_MAX * JOIN_BYTES <= CLUSTER_SIZE);
     assert!(AT_ROOTS + 4 * POINTER_BYTES <= AT_SELECT);
     assert!(AT_ENCRYPTION + 64 <= AT_CHECKPOINT);
     assert!(AT_INDEX + 4 * 8 <= AT_ROOTS);

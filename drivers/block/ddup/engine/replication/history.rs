@@ -116,10 +116,7 @@ impl History {
             let mut bytes = Reader::new(reader.bytes(count * REIGN_BYTES)?);
             for _ in 0..count {
                 let end = bytes.position()?;
-                let last = history.position();
-                let ascends = end.epoch > last.epoch && end.term >= last.term;
-                let possible = end.epoch < u64::MAX / 2 && end.term < u64::MAX / 2;
-                if !ascends || !possible || end.reign == NO_ID || end.reign == last.reign {
+                if !may_follow(&history.position(), &end) {
                     return None;
                 }
                 history.ends.push_within_capacity(end).ok()?;
@@ -138,6 +135,20 @@ impl History {
             .extend_from_slice(newest.unwrap_or(&[]), GFP_KERNEL)?;
         Ok(history)
     }
+}
+
+/// Whether a reign may end at `end` if the one before it ended at `last`.
+fn may_follow(last: &Position, end: &Position) -> bool {
+    let ascends = end.epoch > last.epoch && end.term >= last.term;
+    let possible = end.epoch < u64::MAX / 2 && end.term < u64::MAX / 2;
+    ascends && possible && end.reign != NO_ID && end.reign != last.reign
+}
+
+/// Whether a history may consist of reigns that ended so, oldest first.
+pub fn are_ends(ends: &[Position]) -> bool {
+    let mut last = Position::ZERO;
+    ends.iter()
+        .all(|end| may_follow(&core::mem::replace(&mut last, *end), end))
 }
 
 #[cfg(test)]
