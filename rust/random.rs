@@ -21,6 +21,14 @@ pub fn u64() -> u64 {
     u64::from_ne_bytes(bytes)
 }
 
+/// `N` random bytes.
+pub fn bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+
+    fill(&mut bytes);
+    bytes
+}
+
 /// Fills `bytes`.
 pub fn fill(bytes: &mut [u8]) {
     // SAFETY: `bytes` is valid for its length.

@@ -265,6 +265,7 @@ impl Store {
             queue_depth: SLOTS,
             cache_pages: u32::try_from(options.cache_bytes >> CLUSTER_SHIFT)?.max(64),
             index_bytes: options.index_bytes,
+            fresh: [kstage::random::bytes(), kstage::random::bytes()],
             points_max: POINTS_MAX,
             hash: kstage::hash::xxh64,
             knobs: Knobs::default(),
@@ -1096,6 +1097,12 @@ impl Store {
                 }
                 Ok(())
             }
+            Action::StageWrite { .. }
+            | Action::StageDrop { .. }
+            | Action::FetchBlock { .. }
+            | Action::SetReply { .. }
+            | Action::ClosePeer { .. }
+            | Action::Role { .. } => Ok(()),
             Action::Started => {
                 inner.phase = Phase::Started;
                 self.started.complete_all();

@@ -71,6 +71,7 @@ impl Bench {
             queue_depth: DEPTH,
             cache_pages,
             index_bytes: 256 << 20,
+            fresh: [[0; 16]; 2],
             points_max: 131_072,
             hash,
             knobs: Knobs::default(),

@@ -822,7 +822,7 @@ fn findings_are_told_in_words() {
     assert_eq!(
         findings(&disk)[0].to_string(),
         format!(
-            "map of volume 1, level 0, page 1, at cluster {}: checksum mismatch or read error",
+            "map 1, level 0, page 1, at cluster {}: checksum mismatch or read error",
             leaf.1 .0
         )
     );

@@ -309,6 +309,7 @@ fn records(disk: &Disk) -> BTreeMap<&'static str, u32> {
                 Record::Discard { .. } => "discard",
                 Record::Retire { .. } => "retire",
                 Record::Quarantine { .. } => "quarantine",
+                Record::Seal(_) => "seal",
             };
             *found.entry(kind).or_default() += 1;
             byte = next;

@@ -13,7 +13,7 @@ fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
     };
     for entry in entries.flatten() {
         let path = entry.path();
-        // The protocol engine has a simulator of its own.
+        // Replica sets have simulators of their own.
         if path.file_name().is_some_and(|name| name == "replication") {
             continue;
         }
@@ -25,6 +25,9 @@ fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
         }
     }
 }
+
+/// Mutants of what only members of a replica set do.
+const OF_MEMBERS: std::ops::Range<u32> = 80..100;
 
 /// What stands between `open` and `)`, outside of comments.
 fn arguments<'a>(text: &'a str, open: &str) -> Vec<&'a str> {
@@ -51,14 +54,16 @@ fn main() {
     for file in files {
         let text = fs::read_to_string(&file).unwrap_or_default();
         for name in arguments(&text, "mark!(") {
-            if name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            let of_member = name.starts_with("member_");
+            if !of_member && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
                 marks.insert(name.to_string());
             }
         }
         mutants.extend(
             arguments(&text, "mutant!(")
                 .iter()
-                .filter_map(|n| n.parse::<u32>().ok()),
+                .filter_map(|n| n.parse::<u32>().ok())
+                .filter(|n| !OF_MEMBERS.contains(n)),
         );
     }
     let slots: BTreeSet<u64> = marks.iter().map(|m| slot(m)).collect();

@@ -11,6 +11,7 @@
 use super::format::journal::{map_bytes_max, SMALL_RECORD_MAX};
 use super::format::page::{PUNCH_LEAF, VOLUME_LEAF};
 use super::mark::mark;
+use super::member::entries_of;
 use super::op::{OpKind, Phase, Reservation};
 use super::overlay::PUNCHES_MAX;
 use super::state::Store;
@@ -36,6 +37,11 @@ impl Store {
         let op = self.ops.get(tag)?;
         let levels = self.volumes.get(op.request.volume as usize)?.levels;
         let count = op.request.count;
+        let points_max = self.discard_points_max(tag);
+        let entries = match self.member.is_some() && op.stage.is_none() {
+            true => entries_of(op.request.kind, count),
+            false => 0,
+        };
         Some(match op.request.kind {
             OpKind::Write => Reservation {
                 bytes: map_bytes_max(count as usize),
@@ -43,13 +49,15 @@ impl Store {
                 deltas: count as usize,
                 punches: count as usize,
                 pages: self.overlay.worst_pages(count, levels),
+                entries,
             },
-            _ if count <= DISCARD_POINTS_MAX => Reservation {
+            _ if count <= points_max => Reservation {
                 bytes: 2 * SMALL_RECORD_MAX,
                 points: count as usize,
                 deltas: 0,
                 punches: 2,
                 pages: self.overlay.worst_pages(count, levels),
+                entries,
             },
             _ => Reservation {
                 bytes: SMALL_RECORD_MAX,
@@ -57,8 +65,18 @@ impl Store {
                 deltas: 0,
                 punches: 2,
                 pages: 2,
+                entries,
             },
         })
+    }
+
+    /// Up to how many blocks a discard becomes points. Of a peer's stream it is one: an entry must
+    /// not need more room than another.
+    pub(super) fn discard_points_max(&self, tag: Tag) -> u64 {
+        match self.ops.get(tag).is_some_and(|op| op.stage.is_some()) {
+            true => 1,
+            false => DISCARD_POINTS_MAX,
+        }
     }
 
     /// The most pages that one checkpoint may have to rewrite.
@@ -169,7 +187,10 @@ impl Store {
         if overlay_room.is_err() || self.locks.reserve(blocks).is_err() {
             return Admission::Later;
         }
-        if self.holds.reserve(blocks).is_err() {
+        if self.holds.reserve(self.holds.len() + blocks).is_err() {
+            return Admission::Later;
+        }
+        if want.entries > 0 && !self.admit_entries(want.entries) {
             return Admission::Later;
         }
         if !self.journal.reserve(want.bytes, true) {
@@ -185,6 +206,7 @@ impl Store {
         self.reserved.deltas += want.deltas;
         self.reserved.punches += want.punches;
         self.reserved.pages += want.pages;
+        self.reserved.entries += want.entries;
         if let Some(op) = self.ops.get_mut(tag) {
             op.reservation = want;
         }
@@ -203,6 +225,7 @@ impl Store {
         self.reserved.deltas -= had.deltas;
         self.reserved.punches -= had.punches;
         self.reserved.pages -= had.pages;
+        self.reserved.entries -= had.entries;
     }
 }
 

@@ -460,6 +460,7 @@ fn try_attach(
         queue_depth: 1,
         cache_pages: 64,
         index_bytes: 64,
+        fresh: [[0; 16]; 2],
         points_max: 1024,
         hash,
         knobs: Knobs::default(),

@@ -32,6 +32,7 @@ use super::mutant::mutant;
 use super::op::Reservation;
 use super::overlay::{key, key_parts, Delta, PUNCHES_MAX};
 use super::recover::FailReason;
+use super::replication::types::{Position, REIGNS_MAX};
 use super::show::{lines, Maybe, Plain};
 use super::state::{IoToken, Mode, Store};
 use super::tree::Page;
@@ -104,6 +105,8 @@ pub struct Checkpointer {
     /// Places of the volume table's and the punches' pages.
     places: [KVec<Cluster>; 2],
     punches: KVec<(u64, u64)>,
+    /// Where a member's history ends at the cut.
+    history: KVec<Position>,
     next: Option<KBox<Superblock>>,
     /// The final checkpoint of a detach is durable.
     final_done: bool,
@@ -131,6 +134,7 @@ impl Checkpointer {
             spare: KVec::with_capacity(2 * WRITES_MAX as usize, GFP_KERNEL)?,
             places,
             punches: KVec::new(),
+            history: KVec::with_capacity(REIGNS_MAX + 1, GFP_KERNEL)?,
             next: None,
             final_done: false,
         })
@@ -166,6 +170,11 @@ impl Checkpointer {
         self.punches
             .iter()
             .any(|&(start, end)| start < to && end > from)
+    }
+
+    /// Punches of the checkpoint that was made last, by key.
+    pub(super) fn punches(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.punches.iter().copied()
     }
 
     /// Two volumes have exchanged their maps.
@@ -274,6 +283,11 @@ impl Store {
             self.mode == Mode::Detaching && self.ops.in_flight == 0 && !self.recycler.is_busy();
         // If it fails now, for want of memory or of a journal buffer, it is tried again soon.
         self.checkpointer.want();
+        // A checkpoint never holds a part of an epoch.
+        if !mutant!(87) && !self.seal_epoch() {
+            mark!(member_cut_waits_for_seal);
+            return false;
+        }
         if !self.prepare_change() {
             return false;
         }
@@ -293,6 +307,14 @@ impl Store {
         if mutant!(22) {
             self.journal.release(head, 0);
         }
+        let mut history = core::mem::take(&mut self.checkpointer.history);
+        history.clear();
+        for end in self.history_at_cut().iter().flat_map(|h| h.ends()) {
+            // There is room for as many as a history has.
+            let _ = history.push_within_capacity(*end);
+        }
+        self.checkpointer.history = history;
+        self.scans_at_cut();
         let now = self.now;
         let c = &mut self.checkpointer;
         let birth = c.generation;
@@ -935,6 +957,9 @@ impl Store {
         let mut next = KBox::new(Superblock::clone(&self.superblock), GFP_KERNEL).ok()?;
         next.generation += 1;
         next.clean = cut.clean;
+        if self.member.is_some() {
+            next.set_history(&self.checkpointer.history);
+        }
         next.joins = [Join::default(); JOINS_MAX];
         next.joins[0] = cut.join;
         next.join_count = 1;
@@ -1206,6 +1231,7 @@ impl Store {
             pages: self.stats.pages_written,
         });
         self.end_change(true);
+        self.scans_at_durable();
         self.checkpointer.spare.truncate(WRITES_MAX as usize);
     }
 

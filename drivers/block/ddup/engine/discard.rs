@@ -8,7 +8,6 @@
 //! holds the punches that are left together with what came of the others, so after a crash it
 //! starts again from there.
 
-use super::admit::DISCARD_POINTS_MAX;
 use super::format::journal::{self as codec, Record, SMALL_RECORD_MAX};
 use super::format::page::{MapEntry, MAP_LEAF};
 use super::mark::mark;
@@ -25,6 +24,9 @@ const REAPER_FEW: u64 = 8;
 impl Store {
     /// Makes a range read as zeroes.
     pub(super) fn run_discard(&mut self, tag: Tag) {
+        if self.stage_zeroes(tag) {
+            return;
+        }
         let Some((request, status)) = self.ops.get(tag).map(|op| (op.request, op.status)) else {
             return;
         };
@@ -32,22 +34,29 @@ impl Store {
             return self.finish(tag, status);
         }
         let slot = request.volume as usize;
+        if !self.record_zeroes(slot, request.lbn, request.count) {
+            return self.finish(tag, Status::Io);
+        }
+        self.append_zeroes(tag, slot, request.lbn, request.count);
+        if self.ops.get(tag).is_some_and(|op| op.request.fua) {
+            return self.wait_for_commit(tag);
+        }
+        self.finish(tag, Status::Ok);
+    }
+
+    /// Journals and applies that a range reads as zeroes.
+    pub(super) fn append_zeroes(&mut self, tag: Tag, slot: usize, lbn: Lbn, count: u64) {
         let Some((volume, levels)) = self.volumes.get(slot).map(|v| (v.id, v.levels)) else {
-            return self.finish(tag, Status::Range);
+            return;
         };
-        self.stats.blocks_discarded += request.count;
+        self.stats.blocks_discarded += count;
         let mut applied = Ok(());
-        if request.count > DISCARD_POINTS_MAX {
+        if count > self.discard_points_max(tag) {
             mark!(discard_becomes_punch);
-            let record = Record::Discard {
-                volume,
-                lbn: request.lbn,
-                count: request.count,
-            };
-            self.append_small(tag, &record);
-            applied = self.overlay.punch(slot, request.lbn, request.count);
+            self.append_small(tag, &Record::Discard { volume, lbn, count });
+            applied = self.overlay.punch(slot, lbn, count);
         } else {
-            let (mut lbn, end) = (request.lbn.0, request.lbn.0 + request.count);
+            let (mut lbn, end) = (lbn.0, lbn.0 + count);
             while lbn < end {
                 let leaf_end = ((lbn / MAP_LEAF + 1) * MAP_LEAF).min(end);
                 let record = Record::Unmap {
@@ -67,10 +76,6 @@ impl Store {
         if applied.is_err() {
             self.fail(FailReason::Promise);
         }
-        if self.ops.get(tag).is_some_and(|op| op.request.fua) {
-            return self.wait_for_commit(tag);
-        }
-        self.finish(tag, Status::Ok);
     }
 
     fn append_small(&mut self, tag: Tag, record: &Record<'_>) {

@@ -24,6 +24,9 @@ impl Store {
         if self.failed.is_some() && !self.config.read_only {
             return self.finish(tag, Status::Io);
         }
+        if self.member.is_some() {
+            return self.flush_set(tag);
+        }
         let last = self.journal.last_sequence();
         if last <= self.journal.durable() || mutant!(4) {
             mark!(flush_without_news);
@@ -37,6 +40,9 @@ impl Store {
 
     /// Lets a request wait until the journal block that it names is durable.
     pub(super) fn wait_for_commit(&mut self, tag: Tag) {
+        if self.member.is_some() {
+            return self.flush_set(tag);
+        }
         let Some(op) = self.ops.get_mut(tag) else {
             return;
         };
@@ -140,6 +146,7 @@ impl Store {
         while let Some(tag) = self.ops.unpark(&mut self.committing) {
             self.finish(tag, Status::Ok);
         }
+        self.ends_durable();
         let durable = self.journal.durable();
         let mut waiting = core::mem::take(&mut self.commit_wait);
         let mut done = WaitList::new();
@@ -165,6 +172,8 @@ impl Store {
             .open_since
             .is_some_and(|at| self.now >= at + self.config.knobs.commit_interval);
         if due {
+            // What is not sealed would not count.
+            self.seal_epoch();
             self.open_since = None;
             self.journal.want_vouched(self.journal.last_sequence());
             mark!(commit_interval_ends);

@@ -53,8 +53,6 @@ pub mod mark;
 #[cfg(not(MODULE))]
 pub mod mkfs;
 pub mod overlay;
-// Not in the driver yet; `--cfg replication` compiles it for the kernel all the same.
-#[cfg(any(not(MODULE), replication))]
 pub mod replication;
 pub mod show;
 pub mod sorted;
@@ -66,6 +64,7 @@ mod checkpoint;
 mod discard;
 mod flush;
 mod journal;
+mod member;
 mod mutant;
 mod op;
 mod pin;
@@ -73,8 +72,11 @@ mod read;
 mod rebuild;
 mod recover;
 mod recycle;
+mod resync;
 mod saved;
+mod scan;
 mod shadow;
+mod stage;
 mod state;
 mod supply;
 mod tree;
@@ -91,9 +93,11 @@ pub use self::types::{Check, Cluster, FingerprintAlgorithm, Lbn, Millis, Name, S
 
 use self::event::Observer;
 use self::recover::Recovery;
+use self::replication::{set::Set, types::Id};
 use self::show::{Object, RequestState, SegmentCounts, SlotCounts};
 use self::state::Store;
 use core::fmt;
+use core::ops::Range;
 use kernel::prelude::*;
 
 /// A metadata buffer: a multiple of 4096 bytes, at most 64 KiB.
@@ -116,6 +120,8 @@ pub struct Config {
     pub points_max: u32,
     /// XXH64 of this side.
     pub hash: Hash,
+    /// Random ids: for what a member of a set may have to begin.
+    pub fresh: [Id; 2],
     /// What can be changed while attached.
     pub knobs: Knobs,
 }
@@ -193,6 +199,52 @@ pub enum VolumeChange {
         /// Slot of its shadow.
         shadow: u32,
     },
+}
+
+/// A command of the authority to a member of a set; the clauses are those of the contract.
+#[derive(Debug)]
+pub enum SetCommand {
+    /// Clause 6: refuse terms below this one.
+    Fence {
+        /// The term.
+        term: u64,
+    },
+    /// Clause 7: the next configuration, if the one in force has version `expect`.
+    SetConfig {
+        /// That version.
+        expect: u64,
+        /// The next one.
+        config: KBox<replication::config::Config>,
+    },
+    /// Clause 8: FLUSHes wait for this peer too.
+    Join {
+        /// The peer.
+        peer: Id,
+    },
+    /// Clause 13: hand everything over and stop being primary.
+    Demote,
+    /// Clause 13: FLUSHes that wait fail.
+    FlushFail,
+    /// Clause 13: the own history may be given up.
+    Resolve,
+}
+
+/// A frame for a peer.
+#[derive(Debug)]
+pub struct Sending {
+    /// Header and body.
+    pub meta: KVec<u8>,
+    /// The blocks that follow, 4096 bytes each.
+    pub blocks: KVec<SendBlock>,
+}
+
+/// A block that is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SendBlock {
+    /// What [`Action::FetchBlock`] has read under this token; it is dropped when it was sent.
+    Fetched(u64),
+    /// A cluster, to be read and held against its check. If it fails, the session must end.
+    Cluster(Cluster, Check),
 }
 
 /// How a data I/O ended.
@@ -330,6 +382,50 @@ pub enum Action {
         slot: u32,
         /// Whether it was made.
         ok: bool,
+    },
+    /// Write a block that came from a peer to a cluster. Ends in [`Engine::data_done`] for block 0
+    /// of the tag. The block stays until [`Action::StageDrop`].
+    StageWrite {
+        /// The block of an epoch that is being staged; no request of the shell has this tag.
+        tag: Tag,
+        /// The block that came.
+        handle: u64,
+        /// To where.
+        cluster: Cluster,
+    },
+    /// A block that came from a peer is not needed any more.
+    StageDrop {
+        /// The block.
+        handle: u64,
+    },
+    /// Read a cluster for a peer and hold it against its check. Ends in [`Engine::fetched`]; the block
+    /// stays until it was sent.
+    FetchBlock {
+        /// Names the block from here on.
+        token: u64,
+        /// From where.
+        cluster: Cluster,
+        /// What the content must match.
+        check: Check,
+    },
+    /// The answer to [`Engine::set_command`].
+    SetReply {
+        /// The command.
+        command: u64,
+        /// The answer.
+        reply: replication::action::Reply,
+    },
+    /// Shut this session's connection; nothing of it is taken any more.
+    ClosePeer {
+        /// The peer.
+        store: replication::types::Id,
+        /// The session.
+        nonce: u64,
+    },
+    /// Whether the volumes of a member take requests from here on: at first they do not.
+    Role {
+        /// They do: this store is primary, and its reign is reconciled.
+        serves: bool,
     },
     /// The store is attached; requests may come.
     Started,
@@ -493,9 +589,13 @@ impl Engine {
     /// `EBUSY`: another change is under way, the volume is still being shrunk, or a request is in
     /// flight where blocks go. `ENOENT`: there is no such volume. `EINVAL`: not such a size, it is
     /// the last volume, or not a shadow of that volume. `ENOSPC`: as many as there may be, or no
-    /// room. `EROFS`: read-only.
+    /// room. `EROFS`: read-only. `EPERM`: the store is a member of a replica set.
     pub fn change_volume(&mut self, now: Millis, change: VolumeChange) -> Result<u32> {
         let store = self.store.as_mut().ok_or(ENODEV)?;
+        if store.member.is_some() {
+            // All stores of a set have the same volumes.
+            return Err(EPERM);
+        }
         store.now = store.now.max(now);
         store.change_volume(change)
     }
@@ -511,6 +611,80 @@ impl Engine {
         let store = self.store.as_mut().ok_or(ENODEV)?;
         store.now = store.now.max(now);
         store.replace_volumes(pairs)
+    }
+
+    /// Where the history of a member ends, for all that is in its journal; also if it is attached
+    /// read-only. After [`Action::Started`].
+    pub fn member_position(&self) -> Option<replication::types::Position> {
+        let store = self.store.as_ref()?;
+        let member = store.member.as_ref().map(|m| m.appended.position());
+        member.or(store.read_only_position)
+    }
+
+    /// This store's part in its replica set, if it is in one.
+    pub fn set(&self) -> Option<&Set> {
+        Some(self.store.as_ref()?.member.as_ref()?.set())
+    }
+
+    /// A command of the authority, which ends in [`Action::SetReply`] with its number. `ENOENT`: the
+    /// store is in no set. `ENOMEM`.
+    pub fn set_command(&mut self, now: Millis, number: u64, command: SetCommand) -> Result {
+        let store = self.store.as_mut().ok_or(ENODEV)?;
+        store.now = store.now.max(now);
+        store.set_command(number, command)
+    }
+
+    /// There is a connection to a member of the set; both ends were given the same nonce, never used
+    /// before. An older session of this peer ends. `ENOENT`: no member. `EIO`: the store failed.
+    pub fn peer_connected(&mut self, now: Millis, peer: &Id, nonce: u64) -> Result {
+        let store = self.store.as_mut().ok_or(ENODEV)?;
+        store.now = store.now.max(now);
+        store.peer_connected(peer, nonce)
+    }
+
+    /// A connection is gone.
+    pub fn peer_lost(&mut self, now: Millis, peer: &Id, nonce: u64) {
+        if let Some(store) = self.store.as_mut() {
+            store.now = store.now.max(now);
+            store.peer_lost(peer, nonce);
+        }
+    }
+
+    /// A frame came in a session: its header and body, and the handles of its blocks, whose bytes are
+    /// as their digests and checks say. True: the blocks were taken, and each will be dropped. An
+    /// error ends the session.
+    pub fn peer_received(
+        &mut self,
+        now: Millis,
+        peer: &Id,
+        nonce: u64,
+        meta: &[u8],
+        blocks: Range<u64>,
+    ) -> Result<bool> {
+        let store = self.store.as_mut().ok_or(ENODEV)?;
+        store.now = store.now.max(now);
+        store.peer_received(peer, nonce, meta, blocks)
+    }
+
+    /// The next frame of a session, if there is one: asked for when its socket has room. `ENOMEM`:
+    /// later. `EPIPE`: the session is over.
+    pub fn poll_send(&mut self, now: Millis, peer: &Id, nonce: u64) -> Result<Option<Sending>> {
+        let store = self.store.as_mut().ok_or(ENODEV)?;
+        store.now = store.now.max(now);
+        store.poll_send(peer, nonce)
+    }
+
+    /// The answer to [`Action::FetchBlock`]: whether the block was read and matches its check.
+    pub fn fetched(&mut self, now: Millis, token: u64, ok: bool) {
+        if let Some(store) = self.store.as_mut() {
+            store.now = store.now.max(now);
+            store.fetched(token, ok);
+        }
+    }
+
+    /// What happened to the set that was not told yet, with a number that only rises.
+    pub fn poll_set_event(&mut self) -> Option<(u64, replication::action::Event)> {
+        self.store.as_mut()?.poll_set_event()
     }
 
     /// Says who is told of events from here on, if anybody.

@@ -6,6 +6,7 @@
 //! for a commit, or of those that can run. Blocks that wait for a twin (the same new content in
 //! another request) hang on that twin and not in a list.
 
+use super::stage::StageOp;
 use super::types::{Check, Cluster, Lbn, Millis, Name, Status, Tag};
 use kernel::prelude::*;
 
@@ -72,6 +73,8 @@ pub enum BlockState {
     Ready,
     /// `cluster` holds its content, which this request wrote; not journaled yet.
     ReadyFresh,
+    /// The same, of an epoch whose entries are journaled at once; `cluster` is held.
+    Staged,
     /// All is done.
     Done,
     /// It will not be done; the op's status says why.
@@ -138,6 +141,8 @@ pub struct Reservation {
     pub punches: usize,
     /// Pages that a checkpoint may rewrite for it.
     pub pages: u64,
+    /// Entries of the open epoch of a replica set.
+    pub entries: usize,
 }
 
 /// A request in flight.
@@ -168,6 +173,8 @@ pub struct Op {
     pub since: Millis,
     /// The shell's name of it in events, 0 if it has none.
     pub key: u64,
+    /// It is no request, but stages an entry of an epoch.
+    pub stage: Option<StageOp>,
     queued: bool,
     next: u32,
 }
@@ -238,12 +245,18 @@ impl Ops {
                 epoch: 0,
                 since: 0,
                 key: 0,
+                stage: None,
                 queued: false,
                 next: NIL,
             };
             ops.push(op, GFP_KERNEL)?;
         }
         Ok(Ops { ops, in_flight: 0 })
+    }
+
+    /// Tags are below this.
+    pub fn depth(&self) -> u32 {
+        self.ops.len() as u32
     }
 
     /// The op of a tag.

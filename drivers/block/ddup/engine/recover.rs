@@ -21,8 +21,12 @@ use super::format::page::{HEADER_BYTES, PUNCH_LEAF, SEGMENT_PAGE, SELECT_PAGE, V
 use super::format::superblock::{Join, Superblock, SuperblockError};
 use super::journal::Journal;
 use super::mark::mark;
+use super::member::Member;
 use super::mutant::mutant;
 use super::overlay::Overlay;
+use super::replication::history::History;
+use super::replication::record::{self, Slots};
+use super::replication::types::Position;
 use super::space::{Bits, Space};
 use super::state::{IoToken, Parts, Store};
 use super::types::{
@@ -68,6 +72,8 @@ pub enum FailReason {
         /// The sequence that is missing.
         sequence: u64,
     },
+    /// The configuration slots of a member of a replica set are damaged, or empty.
+    ConfigSlots,
     /// A journal block holds a record that does not fit the store.
     JournalRecord {
         /// The sequence of its block.
@@ -125,6 +131,7 @@ impl fmt::Display for FailReason {
                     "journal block {sequence} holds a record that does not fit the store"
                 )
             }
+            Self::ConfigSlots => f.write_str("the configuration of its replica set is damaged"),
             Self::Inconsistent(what) => write!(f, "inconsistent store: {what}"),
             Self::Read(place) => write!(f, "read error at cluster {}", place.0),
             Self::Journal => f.write_str("the journal can't be written"),
@@ -141,6 +148,8 @@ impl fmt::Display for FailReason {
 const TABLE_CHUNK: u64 = 16;
 /// Tries to read what there is only one of.
 const READ_TRIES: u32 = 3;
+/// Bytes of the records of one epoch: of the largest one by far.
+const UNSEALED_BYTES_MAX: usize = 1 << 20;
 /// Blocks of the largest unmap record.
 const UNMAP_MAX: u64 = page::MAP_LEAF;
 
@@ -150,6 +159,8 @@ enum Stage {
     Near,
     /// The distant copies.
     Distant,
+    /// The first (false) or the distant copies of both configuration slots.
+    Slots(bool),
     /// A page that says which place of the pages of the segment table counts.
     Select(u64),
     /// Pages of the segment table, of place 0, and then of place 1.
@@ -181,6 +192,8 @@ pub struct Recovery {
     reading: (Cluster, usize),
     tries: u32,
     copies: [Result<KBox<Superblock>, SuperblockError>; 4],
+    /// Copies of the configuration slots that could be read: both slots each.
+    slots: [Option<Buf>; 2],
     parts: Option<Scanned>,
     reason: Option<FailReason>,
     over: bool,
@@ -199,6 +212,10 @@ struct Scanned {
     doubtful: Option<Doubtful>,
     /// The saved index, which this attach takes out of the superblock.
     saved: SavedIndex,
+    /// Of a member of a replica set: the positions that what was applied leads to.
+    history: Option<History>,
+    /// Its records that count when a seal follows.
+    unsealed: Buf,
 }
 
 /// Where the journal scan stands.
@@ -235,6 +252,7 @@ impl Recovery {
             reading: (Cluster(0), 2),
             tries: 0,
             copies: [const { Err(SuperblockError::Magic) }; 4],
+            slots: [None, None],
             parts: None,
             reason: None,
             over: false,
@@ -302,7 +320,7 @@ impl Recovery {
                 Stage::Flush => return self.refuse(FailReason::Flush),
                 _ if self.tries < READ_TRIES => return self.submit_read(buf),
                 // A copy that can't be read counts as damaged; there are others.
-                Stage::Near | Stage::Distant => {}
+                Stage::Near | Stage::Distant | Stage::Slots(_) => {}
                 _ => return self.refuse(FailReason::Read(self.reading.0)),
             }
         }
@@ -310,6 +328,7 @@ impl Recovery {
         let step = match stage {
             Stage::Near => self.near(&buf, ok),
             Stage::Distant => self.distant(&buf, ok),
+            Stage::Slots(distant) => self.keep_slots(distant, buf, ok),
             Stage::Select(index) => self.select(index, &buf),
             Stage::Table(page, None) => self.table_second(page, buf),
             Stage::Table(page, Some(first)) => self.table(page, &first, &buf),
@@ -387,7 +406,14 @@ impl Recovery {
             .and_then(|space| Ok(KBox::new(space, GFP_KERNEL)?))
             .map_err(|_| FailReason::Memory)?;
         let at = superblock.joins[0];
+        let history = match superblock.member {
+            true => Some(superblock.history().map_err(|_| FailReason::Memory)?),
+            false => None,
+        };
+        let is_member = history.is_some();
         self.parts = Some(Scanned {
+            history,
+            unsealed: KVec::new(),
             space,
             volumes: KVec::new(),
             overlay: Overlay::new(store),
@@ -401,7 +427,60 @@ impl Recovery {
             },
             superblock,
         });
-        self.next_select(0)
+        match is_member {
+            true => self.read_slots(false),
+            false => self.next_select(0),
+        }
+    }
+
+    /// Reads copies of both configuration slots, which lie side by side.
+    fn read_slots(&mut self, distant: bool) -> Result<(), FailReason> {
+        let layout = self.parts()?.superblock.layout;
+        self.stage = Stage::Slots(distant);
+        self.read(Layout::superblock(2, distant.then_some(&layout)), 2);
+        Ok(())
+    }
+
+    fn keep_slots(&mut self, distant: bool, buf: Buf, ok: bool) -> Result<(), FailReason> {
+        if let Some(slots) = self.slots.get_mut(usize::from(distant)) {
+            *slots = ok.then_some(buf);
+        }
+        match distant {
+            false => self.read_slots(true),
+            true => self.next_select(0),
+        }
+    }
+
+    /// The membership in a replica set, if the store is in one and may be written.
+    fn membership(&mut self) -> Result<Option<KBox<Member>>, FailReason> {
+        let [near, distant] = &self.slots;
+        let of = |slot: usize| {
+            let range = slot * CLUSTER_SIZE..(slot + 1) * CLUSTER_SIZE;
+            [near, distant].map(|slots| slots.as_ref().and_then(|s| s.get(range.clone())))
+        };
+        let copies = [of(0), of(1)];
+        let Some(parts) = self.parts.as_mut() else {
+            return Err(FailReason::Promise);
+        };
+        let Some(history) = parts.history.take() else {
+            return Ok(None);
+        };
+        let memory = |_| FailReason::Memory;
+        let found = match record::choose(&copies, &parts.superblock.uuid, self.config.hash) {
+            Ok(Slots::Record(found)) => found,
+            Ok(Slots::Empty | Slots::Damaged) => return Err(FailReason::ConfigSlots),
+            Err(_) => return Err(FailReason::Memory),
+        };
+        if self.config.read_only || self.reason.is_some() {
+            return Ok(None);
+        }
+        let levels = parts.volumes.iter().map(|v| v.levels).max().unwrap_or(1);
+        let entry_pages = parts.overlay.worst_pages(1, levels);
+        let pages_max = super::admit::pages_max(parts.superblock.layout.clusters);
+        let pages = (entry_pages, pages_max);
+        Member::new(&self.config, &parts.superblock, found, history, pages)
+            .map(Some)
+            .map_err(memory)
     }
 
     /// Whether a copy is intact, and of this store: 0 and 1 are the first ones of the slots, 2 and 3
@@ -665,6 +744,11 @@ impl Recovery {
                 if let Err(reason) = replay_doubtful(parts) {
                     self.reason.get_or_insert(reason);
                     return self.end_scan();
+                }
+                // What an older incarnation left unsealed is void, whatever follows.
+                if !parts.unsealed.is_empty() && !mutant!(85) {
+                    mark!(member_unsealed_is_void);
+                    parts.unsealed.clear();
                 }
                 // What follows here in an older incarnation is void.
                 if !mutant!(19) {
@@ -964,6 +1048,14 @@ impl Recovery {
     }
 
     fn hand_over(&mut self, journal_blocked: bool) -> Result<(), FailReason> {
+        let position = self.parts()?.history.as_ref().map(|h| h.position());
+        let member = match self.membership() {
+            Ok(member) => member,
+            Err(reason) => {
+                self.reason.get_or_insert(reason);
+                None
+            }
+        };
         let Scanned {
             superblock,
             space,
@@ -973,6 +1065,8 @@ impl Recovery {
             scan,
             saved,
             doubtful: _,
+            history: _,
+            unsealed: _,
         } = self.parts.take().ok_or(FailReason::Promise)?;
         let start = Cluster(JOURNAL_START);
         let ring = superblock.layout.journal_clusters;
@@ -991,6 +1085,8 @@ impl Recovery {
             blob_places: places,
             reason: self.reason,
             journal_blocked,
+            member,
+            position,
         });
         let mut store = store.map_err(memory)?;
         if let Some(reason) = self.reason {
@@ -1132,12 +1228,72 @@ fn replay_doubtful(parts: &mut Scanned) -> Result<(), FailReason> {
 fn replay(parts: &mut Scanned, block: &[u8], end: usize, sequence: u64) -> Result<(), FailReason> {
     let bad = FailReason::JournalRecord { sequence };
     let clusters = parts.superblock.layout.clusters;
-    let birth = parts.superblock.checkpoint.generation;
     let mut at = codec::HEADER_BYTES;
     while let Some((record, next)) =
         codec::read_record(block, at, end, clusters).map_err(|_| bad)?
     {
+        let bytes = block.get(at..next).ok_or(bad)?;
         at = next;
+        match record {
+            Record::Seal(position) => replay_seal(parts, position, bad)?,
+            _ if parts.history.is_some() && waits_for_seal(&parts.volumes, &record) => {
+                if parts.unsealed.len() + bytes.len() > UNSEALED_BYTES_MAX {
+                    return Err(bad);
+                }
+                let unsealed = &mut parts.unsealed;
+                unsealed
+                    .extend_from_slice(bytes, GFP_KERNEL)
+                    .map_err(|_| FailReason::Memory)?;
+            }
+            record => replay_record(parts, record, bad)?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether a record of a member counts only when a seal follows.
+fn waits_for_seal(volumes: &[VolumeEntry], record: &Record<'_>) -> bool {
+    match record {
+        // What is written to a shadow is local.
+        Record::Map { volume, .. }
+        | Record::Unmap { volume, .. }
+        | Record::Discard { volume, .. } => {
+            !mutant!(86) && !volumes.iter().any(|v| v.id == *volume && v.shadow)
+        }
+        Record::Retire { .. } | Record::Quarantine { .. } | Record::Seal(_) => false,
+    }
+}
+
+/// The end of an epoch: what was read of it counts.
+fn replay_seal(parts: &mut Scanned, position: Position, bad: FailReason) -> Result<(), FailReason> {
+    let clusters = parts.superblock.layout.clusters;
+    let unsealed = core::mem::take(&mut parts.unsealed);
+    let mut at = 0;
+    while let Some((record, next)) =
+        codec::read_record(&unsealed, at, unsealed.len(), clusters).map_err(|_| bad)?
+    {
+        at = next;
+        replay_record(parts, record, bad)?;
+    }
+    parts.unsealed = unsealed;
+    parts.unsealed.clear();
+    let history = parts.history.as_mut().ok_or(bad)?;
+    if !history.is_next(&position) {
+        return Err(bad);
+    }
+    mark!(member_replay_seal);
+    history.append(position);
+    Ok(())
+}
+
+/// Applies a record to the overlay.
+fn replay_record(
+    parts: &mut Scanned,
+    record: Record<'_>,
+    bad: FailReason,
+) -> Result<(), FailReason> {
+    let birth = parts.superblock.checkpoint.generation;
+    {
         let Scanned {
             overlay,
             space,
@@ -1232,6 +1388,7 @@ fn replay(parts: &mut Scanned, block: &[u8], end: usize, sequence: u64) -> Resul
                 mark!(replay_quarantine);
                 overlay.quarantine(cluster).map_err(memory)?;
             }
+            Record::Seal(_) => return Err(bad),
         }
         if !overlay.is_of_two_sets() {
             return Err(bad);

@@ -207,6 +207,12 @@ impl Store {
         if self.load_keeps_junk(self.recycler.pressed) {
             return false;
         }
+        if self.is_frozen() {
+            if !self.recycler.pressed {
+                return false;
+            }
+            self.end_frozen();
+        }
         self.recycler.stage = Stage::Scan;
         self.recycler.since = self.now;
         self.recycler.left = self.superblock.layout.clusters + SEGMENT_CLUSTERS;
@@ -250,6 +256,10 @@ impl Store {
     /// Retires the junk in `from..to`, which lies in one leaf of each tree. `None`: wait for a
     /// page; false: no room.
     fn retire_stretch(&mut self, from: u64, to: u64) -> Option<bool> {
+        // What a frozen state refers to may have become junk since.
+        if self.is_frozen() {
+            return Some(true);
+        }
         let counts = match self.page(&self.counts.clone(), from, 0) {
             Page::Here(slot) => slot,
             Page::Absent(_) => return Some(true),

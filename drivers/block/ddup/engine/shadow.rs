@@ -105,6 +105,11 @@ impl Store {
         !self.replaces.is_empty() && self.change.is_some_and(|change| change.cut)
     }
 
+    /// Whether the cut that is being made lets maps exchange their places.
+    pub(super) fn replaces_at_cut(&self) -> bool {
+        !self.replaces.is_empty() && self.change_waits()
+    }
+
     /// At the cut: what this set holds of both maps is part of it.
     pub(super) fn cut_replaces(&mut self) {
         self.reserved.punches += self.replaces.len();
@@ -165,7 +170,7 @@ impl Store {
                 // There was room for it.
                 self.fail(FailReason::Promise);
             }
-            mark!(volume_replaced);
+            mark!(map_replaced);
         }
     }
 

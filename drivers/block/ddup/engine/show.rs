@@ -34,6 +34,8 @@ pub enum Object {
     Recycler,
     /// The checkpoint that is kept for somebody.
     Pin,
+    /// The membership in a replica set.
+    Member,
 }
 
 /// A request in flight.
@@ -191,6 +193,7 @@ impl Store {
                 );
                 self.recycler.show(out)
             }
+            Object::Member => self.show_member(out),
             Object::Pin => match &self.pin {
                 Some(pin) => pin.show(out),
                 None => {

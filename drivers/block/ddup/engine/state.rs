@@ -14,14 +14,17 @@ use super::format::page::{tree, VolumeEntry, COUNT_LEAF, MAP_LEAF, NAME_LEAF};
 use super::format::superblock::Superblock;
 use super::index::Index;
 use super::journal::{Identity, Journal};
+use super::member::Member;
 use super::op::{Ops, Phase, Request, Reservation, WaitList};
 use super::overlay::Overlay;
 use super::pin::Pin;
 use super::recover::FailReason;
 use super::recycle::Recycler;
+use super::replication::types::Position;
 use super::saved::Copier;
 use super::sorted::SortedMap;
 use super::space::Space;
+use super::stage::STAGE_TAGS;
 use super::types::{Cluster, FingerprintAlgorithm, Millis, Name, Status, Tag};
 use super::types::{REQUEST_BLOCKS_MAX, SEGMENT_CLUSTERS};
 use super::volume::Change;
@@ -43,6 +46,10 @@ pub enum IoToken {
     Journal,
     /// A copy of the superblock.
     Superblock(u8),
+    /// A copy of a configuration slot.
+    ConfigSlot,
+    /// A page of a frozen state.
+    FrozenPage,
     /// A chunk of the saved index.
     IndexChunk,
     /// A discard of the recycler.
@@ -184,7 +191,7 @@ pub enum Mode {
 const ACTIONS_MAX: usize = 8192;
 
 /// What could not go on for want of memory or room is tried again after this, in milliseconds.
-const RETRY_INTERVAL: Millis = 10;
+pub(super) const RETRY_INTERVAL: Millis = 10;
 
 /// The state of an attached store.
 pub struct Store {
@@ -269,6 +276,10 @@ pub struct Store {
     /// The journal may not be written before the next checkpoint is durable.
     pub(super) journal_blocked: bool,
     pub(super) failed: Option<FailReason>,
+    /// Its membership in a replica set.
+    pub(super) member: Option<KBox<Member>>,
+    /// Where the history of a member that is attached read-only ends.
+    pub(super) read_only_position: Option<Position>,
     pub(super) stats: Counters,
     /// Who is told of events.
     pub(super) observer: Option<Observer>,
@@ -295,6 +306,10 @@ pub struct Parts {
     pub(super) blob_places: [KVec<Cluster>; 2],
     pub(super) reason: Option<FailReason>,
     pub(super) journal_blocked: bool,
+    /// Its membership in a replica set, if it is in one and may be written.
+    pub(super) member: Option<KBox<Member>>,
+    /// Else where the history of a member ends.
+    pub(super) position: Option<Position>,
 }
 
 impl Store {
@@ -327,6 +342,10 @@ impl Store {
             Mode::Attached
         };
         let index = Index::new(config.index_bytes)?;
+        let stage_tags = match parts.member.is_some() {
+            true => STAGE_TAGS,
+            false => 0,
+        };
         let usable = !read_only && parts.saved.buckets == index.buckets();
         let saved = match usable {
             true => parts.saved,
@@ -349,7 +368,7 @@ impl Store {
                 names,
                 counts,
                 owner_count,
-                ops: Ops::new(config.queue_depth)?,
+                ops: Ops::new(config.queue_depth + stage_tags)?,
                 ready: WaitList::new(),
                 admission: WaitList::new(),
                 space_wait: WaitList::new(),
@@ -386,6 +405,8 @@ impl Store {
                 space_retry: 0,
                 journal_retries: 0,
                 failed: parts.reason,
+                member: parts.member,
+                read_only_position: parts.position,
                 stats: Counters::default(),
                 observer: None,
                 detach_wanted: false,
@@ -436,9 +457,10 @@ impl Store {
                 self.run(tag);
                 continue;
             }
+            self.member_step();
             self.commit();
             self.end_detach();
-            if self.actions_len == 0 {
+            if self.actions_len == 0 && self.ready.is_empty() {
                 return None;
             }
         }
@@ -519,6 +541,9 @@ impl Store {
         if !idle || matches!(self.mode, Mode::Detaching | Mode::Detached) {
             return Err(Status::Io);
         }
+        if self.is_refusing() {
+            return Err(Status::Io);
+        }
         if kind == OpKind::Flush {
             return Ok(());
         }
@@ -547,7 +572,7 @@ impl Store {
         Ok(())
     }
 
-    fn prepare_op(&mut self, request: Request, contents: &[BlockContent]) -> bool {
+    pub(super) fn prepare_op(&mut self, request: Request, contents: &[BlockContent]) -> bool {
         use super::op::{Block, BlockState, NO_TWIN};
         let Some(op) = self.ops.get_mut(request.tag) else {
             return false;
@@ -584,6 +609,7 @@ impl Store {
         op.reservation = Reservation::default();
         op.since = self.now;
         op.key = 0;
+        op.stage = None;
         if request.kind == OpKind::Read {
             op.epoch = self.read_epoch;
             if let Some(reads) = self.reads.get_mut(self.read_epoch) {
@@ -666,6 +692,8 @@ impl Store {
             IoToken::PageWrite(_) | IoToken::LoosePage(_) | IoToken::Superblock(_) => {
                 self.checkpoint_io_done(token, buf, ok)
             }
+            IoToken::ConfigSlot => self.slot_done(buf, ok),
+            IoToken::FrozenPage => self.frozen_page_done(buf, ok),
             IoToken::IndexChunk => self.copier.io_done(buf, ok),
             IoToken::Discard | IoToken::RecyclerFlush => self.recycler_io_done(token, ok),
         }
@@ -678,6 +706,7 @@ impl Store {
             self.wake_page_waiters();
         }
         self.end_pin_if_due();
+        self.member_tick();
         if !self.is_writable() {
             return false;
         }
@@ -724,6 +753,7 @@ impl Store {
         let at = |deadline: Option<Millis>| deadline.unwrap_or(Millis::MAX);
         let next = at(pages)
             .min(at(pin))
+            .min(at(self.member_deadline()))
             .min(at(commit))
             .min(at(checkpoint))
             .min(at(retry))
@@ -773,6 +803,7 @@ impl Store {
         self.checkpointer.stop();
         self.act(Action::Failed(reason));
         self.end_change(false);
+        self.fail_member();
         let waiting = [
             &mut self.admission,
             &mut self.space_wait,
@@ -808,6 +839,7 @@ impl Store {
     /// Starts to make everything durable.
     pub(super) fn detach(&mut self) {
         self.detach_wanted = true;
+        self.shut_member();
         if self.mode == Mode::Attached {
             self.mode = Mode::Detaching;
         }
@@ -862,6 +894,11 @@ impl Store {
             punches: self.overlay.punches() as u64,
             ..self.stats
         }
+    }
+
+    /// Whether there is room for what the set may ask for next.
+    pub(super) fn actions_room(&self) -> bool {
+        self.actions_len < ACTIONS_MAX / 2
     }
 
     /// Takes a hold on a cluster: it is neither retired nor reused.

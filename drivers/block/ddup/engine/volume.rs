@@ -140,8 +140,10 @@ impl Store {
 
     /// Whether such a request is in flight on the volume.
     pub(super) fn is_used_by(&self, slot: u32, such: impl Fn(&Request) -> bool) -> bool {
-        (0..self.config.queue_depth)
+        (0..self.ops.depth())
             .filter_map(|tag| self.ops.get(tag))
+            // What is staged waits for a switch, and so touches nothing before it.
+            .filter(|op| op.stage.is_none_or(|stage| stage.is_local()))
             .any(|op| op.phase != Phase::Idle && op.request.volume == slot && such(&op.request))
     }
 
@@ -260,6 +262,7 @@ impl Store {
             self.change = None;
             self.end_replaces(change.cut);
             mark!(volume_changed);
+            self.resync_change_ended(change.slot as u32, ok);
             self.act(Action::VolumeChanged {
                 slot: change.slot as u32,
                 ok,

@@ -52,12 +52,17 @@ struct Run {
 impl Store {
     /// Takes each block of a write as far as it gets.
     pub(super) fn run_write(&mut self, tag: Tag) {
+        if self.ends_void(tag) || self.is_lacking(tag) {
+            return;
+        }
         let count = self.ops.get(tag).map_or(0, |op| op.blocks.len() as u32);
+        let refuses = self.failed.is_some()
+            || self.is_refusing() && self.ops.get(tag).is_some_and(|op| op.stage.is_none());
         let mut run = Run::default();
         for block in 0..count {
             let state = self.ops.block(tag, block).map(|b| b.state);
             let step = match state {
-                Some(BlockState::Start | BlockState::NoCluster) if self.failed.is_some() => {
+                Some(BlockState::Start | BlockState::NoCluster) if refuses => {
                     self.fail_block(tag, block, Status::Io);
                     Step::Next
                 }
@@ -206,7 +211,14 @@ impl Store {
         if let Some(owner_id) = self.locks.get(name.hash()) {
             let (owner_tag, owner_block) = block_of(owner_id);
             if let Some(owner) = self.ops.block_mut(owner_tag, owner_block) {
-                if owner.content.name == name {
+                let staged = (owner.state == BlockState::Staged).then_some(owner.cluster);
+                if let (true, Some(cluster)) = (owner.content.name == name, staged) {
+                    if self.may_share_staged(tag) {
+                        mark!(member_stage_shares_staged);
+                        self.set_state(tag, block, BlockState::Ready, cluster);
+                        return Step::Next;
+                    }
+                } else if owner.content.name == name {
                     mark!(hash_lock_waits);
                     let next = core::mem::replace(&mut owner.twin, id);
                     if let Some(b) = self.ops.block_mut(tag, block) {
@@ -217,7 +229,13 @@ impl Store {
                     return Step::Next;
                 }
             }
-            // Another name with the same hash: this one does without the lock.
+            // Another name with the same hash, or what no record may refer to yet: this one does
+            // without the lock.
+            if self.lacks(tag) {
+                return Step::Wait;
+            }
+        } else if self.lacks(tag) {
+            return Step::Wait;
         } else if self.locks.insert(name.hash(), id).is_ok() {
             if let Some(b) = self.ops.block_mut(tag, block) {
                 b.owner = true;
@@ -237,6 +255,10 @@ impl Store {
             }
             return Step::Next;
         };
+        if self.is_lost(tag) {
+            self.set_state(tag, block, BlockState::ReadyFresh, cluster);
+            return Step::Next;
+        }
         self.set_state(tag, block, BlockState::Io, cluster);
         if let Some(op) = self.ops.get_mut(tag) {
             op.io += 1;
@@ -265,6 +287,14 @@ impl Store {
                 cluster,
             } = run;
             self.tell_life(Life::Allocated, cluster, count.into());
+            let handle = self.ops.get(tag).and_then(|op| op.stage?.handle);
+            if let Some(handle) = handle {
+                return self.act(Action::StageWrite {
+                    tag,
+                    handle,
+                    cluster,
+                });
+            }
             self.tell_decided(tag, block, count, Decision::New, cluster);
             self.act(Action::WriteRun {
                 tag,
@@ -357,6 +387,9 @@ impl Store {
     /// Journals and applies all blocks whose content is in a cluster, in runs that share a map
     /// leaf and a name leaf.
     pub(super) fn append_ready(&mut self, tag: Tag) {
+        if self.stage_ready(tag) {
+            return;
+        }
         let Some((first, volume_slot)) = self
             .ops
             .get(tag)
@@ -400,7 +433,7 @@ impl Store {
         }
     }
 
-    fn append_run(&mut self, tag: Tag, slot: usize, lbn: Lbn, block: u32, end: u32) {
+    pub(super) fn append_run(&mut self, tag: Tag, slot: usize, lbn: Lbn, block: u32, end: u32) {
         let Some((volume, levels)) = self.volumes.get(slot).map(|v| (v.id, v.levels)) else {
             return;
         };
@@ -409,6 +442,10 @@ impl Store {
         };
         let fresh = head.state == BlockState::ReadyFresh;
         let count = end - block;
+        let request = self.ops.get(tag).is_some_and(|op| op.stage.is_none());
+        if request && self.member.is_some() && !self.record_run(tag, slot, lbn, block..end) {
+            return self.refuse_run(tag, block, end);
+        }
         let identity = self.identity();
         let ops = &self.ops;
         let appended = if head.cluster == Cluster::NONE {
@@ -499,8 +536,23 @@ impl Store {
         }
     }
 
+    /// The reign has ended: blocks whose content is in clusters are part of no epoch. Those that were
+    /// written for them may be handed out again.
+    fn refuse_run(&mut self, tag: Tag, block: u32, end: u32) {
+        mark!(member_write_after_the_reign);
+        for i in block..end {
+            let Some(&b) = self.ops.block(tag, i) else {
+                return;
+            };
+            self.fail_block(tag, i, Status::Io);
+            if b.state == BlockState::ReadyFresh {
+                self.give_back(b.cluster);
+            }
+        }
+    }
+
     /// The owner of a hash lock is done with it: its content is in `cluster`, or will not be.
-    fn unlock_name(&mut self, tag: Tag, block: u32, cluster: Option<Cluster>) {
+    pub(super) fn unlock_name(&mut self, tag: Tag, block: u32, cluster: Option<Cluster>) {
         let Some(b) = self.ops.block_mut(tag, block) else {
             return;
         };
@@ -551,6 +603,9 @@ impl Store {
 
     /// Completes a write, hands it over, or lets it wait.
     fn settle_write(&mut self, tag: Tag) {
+        if self.settle_stage(tag) {
+            return;
+        }
         let Some(op) = self.ops.get_mut(tag) else {
             return;
         };

@@ -319,6 +319,10 @@ fn records(
 
 fn record_text(record: &Record<'_>) -> String {
     match record {
+        Record::Seal(position) => format!(
+            "end of epoch {} of term {}, chain {:016x}",
+            position.epoch, position.term, position.chain
+        ),
         Record::Map {
             volume,
             lbn,

@@ -8,6 +8,7 @@
 
 use ddup_engine::engine::check::{check, Finding, PageSource, Summary};
 use ddup_engine::engine::mkfs::{self, Params, Step};
+use ddup_engine::engine::replication::{action::Reply, types::Id};
 use ddup_engine::engine::{
     Action, BlockContent, Check, Cluster, Config, DataResult, Engine, FailReason,
     FingerprintAlgorithm, Knobs, Lbn, Name, OpKind, Request, Status, VolumeChange,
@@ -72,13 +73,31 @@ pub struct Shell {
     pub started: bool,
     pub failed: Option<FailReason>,
     pub detached: bool,
+    /// Of a member of a replica set: whether its volume takes requests.
+    pub serves: bool,
+    /// Blocks that came from peers, by handle, and that were read for them, by token.
+    pub received: HashMap<u64, u64>,
+    pub fetched: HashMap<u64, u64>,
+    pub replies: Vec<(u64, Reply)>,
+    pub closed: Vec<(Id, u64)>,
+}
+
+/// Ids that no other attach gets.
+fn fresh_ids() -> [Id; 2] {
+    use std::sync::atomic::{AtomicU8, Ordering};
+    static NEXT: AtomicU8 = AtomicU8::new(0);
+    let id = NEXT.fetch_add(2, Ordering::Relaxed);
+    [[0xf0; 16], [0xf1; 16]].map(|mut known| {
+        known[1] = id;
+        known
+    })
 }
 
 /// I/O that is reported when nothing else is left to do: request, first block, blocks, result.
 type Late = VecDeque<(u32, u32, u32, DataResult)>;
 
 /// What the tests make a store with.
-pub fn params(clusters: u64, volume_blocks: u64) -> Params {
+pub fn params(clusters: u64, volume_blocks: u64) -> Params<'static> {
     Params {
         clusters,
         journal_clusters: 0,
@@ -90,6 +109,7 @@ pub fn params(clusters: u64, volume_blocks: u64) -> Params {
         name_key: 1,
         check_key: 2,
         hash,
+        member: None,
     }
 }
 
@@ -98,7 +118,7 @@ impl Shell {
         Self::format_with(&params(clusters, volume_blocks))
     }
 
-    pub fn format_with(params: &Params) -> Disk {
+    pub fn format_with(params: &Params<'_>) -> Disk {
         let mut disk = Disk::default();
         mkfs::format::<()>(params, &mut |step| {
             if let Step::Write(cluster, bytes) = step {
@@ -147,6 +167,7 @@ impl Shell {
             queue_depth: 128,
             cache_pages,
             index_bytes: 64 << 20,
+            fresh: fresh_ids(),
             points_max,
             hash,
             knobs: Knobs::default(),
@@ -170,6 +191,11 @@ impl Shell {
             started: false,
             failed: None,
             detached: false,
+            serves: false,
+            received: HashMap::new(),
+            fetched: HashMap::new(),
+            replies: Vec::new(),
+            closed: Vec::new(),
         };
         shell.engine.start(1);
         shell.turn();
@@ -296,6 +322,33 @@ impl Shell {
             Action::Started => self.started = true,
             Action::Failed(reason) => self.failed = Some(reason),
             Action::VolumeChanged { ok, .. } => self.changed = Some(ok),
+            Action::StageWrite {
+                tag,
+                handle,
+                cluster,
+            } => {
+                let id = self.received[&handle];
+                self.disk.data.insert(cluster.0, id);
+                late.push_back((tag, 0, 1, DataResult::Ok));
+            }
+            Action::StageDrop { handle } => {
+                self.received.remove(&handle).expect("dropped once");
+            }
+            Action::FetchBlock {
+                token,
+                cluster,
+                check,
+            } => {
+                let id = self.disk.data.get(&cluster.0).copied();
+                let good = id.filter(|id| (self.content)(*id).check == check);
+                if let Some(id) = good {
+                    self.fetched.insert(token, id);
+                }
+                self.engine.fetched(self.now, token, good.is_some());
+            }
+            Action::SetReply { command, reply } => self.replies.push((command, reply)),
+            Action::ClosePeer { store, nonce } => self.closed.push((store, nonce)),
+            Action::Role { serves } => self.serves = serves,
             Action::Detached(ok) => {
                 assert_eq!(ok, self.failed.is_none());
                 self.detached = true;
@@ -343,6 +396,21 @@ impl Shell {
             fua: false,
         };
         self.engine.submit(self.now, request, &blocks);
+        self.drain();
+    }
+
+    /// Submits a FLUSH, which ends when it ends.
+    pub fn begin_flush(&mut self, tag: u32) {
+        self.done.remove(&tag);
+        let request = Request {
+            tag,
+            kind: OpKind::Flush,
+            volume: 0,
+            lbn: Lbn(0),
+            count: 0,
+            fua: false,
+        };
+        self.engine.submit(self.now, request, &[]);
         self.drain();
     }
 

@@ -227,6 +227,7 @@ fn hostile_records_end_in_an_error_or_are_sound() {
                         Record::Quarantine { cluster } => {
                             assert!((1..STORE).contains(&cluster.0));
                         }
+                        Record::Seal(position) => assert!(position.epoch > 0),
                     }
                     at = next;
                 }

@@ -57,6 +57,7 @@ fn config(clusters: u64, cache_mib: u32) -> Config {
         queue_depth: DEPTH + 1,
         cache_pages: cache_mib * 256,
         index_bytes: 64 << 20,
+        fresh: [[0; 16]; 2],
         points_max: 131_072,
         hash: no_hash,
         knobs: Knobs {

@@ -37,6 +37,7 @@ pub fn config(setup: &Setup, clusters: u64) -> Config {
         queue_depth: setup.queue_depth,
         cache_pages: setup.cache_pages,
         index_bytes: setup.index_bytes,
+        fresh: [[0; 16]; 2],
         points_max: match setup.points_max {
             0 => 131_072,
             n => n,
@@ -343,6 +344,13 @@ impl Store for Real {
                 count,
             },
             Action::VolumeChanged { slot, ok } => port::Action::VolumeChanged { slot, ok },
+            // The stores of these histories are in no set.
+            Action::StageWrite { .. }
+            | Action::StageDrop { .. }
+            | Action::FetchBlock { .. }
+            | Action::SetReply { .. }
+            | Action::ClosePeer { .. }
+            | Action::Role { .. } => return self.poll_action(now),
             Action::Started => match self.engine.failed() {
                 None => port::Action::Started,
                 Some(reason) => port::Action::Failed {

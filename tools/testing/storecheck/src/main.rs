@@ -105,6 +105,7 @@ impl Shell {
             queue_depth: 16,
             cache_pages: 4096,
             index_bytes: 16 << 20,
+            fresh: [[0; 16]; 2],
             points_max: 65536,
             hash,
             knobs: Knobs::default(),
@@ -241,6 +242,7 @@ impl Shell {
             Action::Failed(reason) => self.failed = Some(reason),
             Action::Detached(clean) => self.detached = Some(clean),
             Action::VolumeChanged { .. } => {}
+            other => self.problems.push(format!("{other:?} is of a replica set")),
         }
     }
 

@@ -7,6 +7,7 @@
 //! wraps: if fewer than 16 clusters are left behind a block, the next one starts at the ring's
 //! beginning. Records are typed and length-prefixed.
 
+use super::super::replication::types::{Position, NO_ID};
 use super::super::types::{Check, Cluster, Lbn, Name, CHECK_MASK, LBN_LIMIT, NAME_BYTES};
 use super::super::types::{CLUSTER_SIZE, JOURNAL_BLOCK_CLUSTERS_MAX};
 use super::le;
@@ -29,8 +30,11 @@ pub const MAP_RUN_MAX: usize = 64;
 pub const fn map_bytes_max(blocks: usize) -> usize {
     blocks * (RECORD_HEADER + MAP_RUN_FIXED + MAP_RUN_ENTRY)
 }
-/// An upper bound of the bytes of any other record.
+/// An upper bound of the bytes of any other record but a seal.
 pub const SMALL_RECORD_MAX: usize = RECORD_HEADER + 16;
+/// Bytes of a seal.
+pub const SEAL_RECORD_MAX: usize = RECORD_HEADER + SEAL_BYTES;
+const SEAL_BYTES: usize = 40;
 
 /// What a block's header says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -177,6 +181,9 @@ pub enum Record<'a> {
         /// The cluster.
         cluster: Cluster,
     },
+    /// The end of an epoch of a replica set. In a member's journal what is not local counts only if
+    /// a seal follows within the same incarnation.
+    Seal(Position),
 }
 
 /// The encoded blocks of a [`Record::Map`].
@@ -199,6 +206,7 @@ const TYPE_UNMAP: u8 = 2;
 const TYPE_DISCARD: u8 = 3;
 const TYPE_RETIRE: u8 = 4;
 const TYPE_QUARANTINE: u8 = 5;
+const TYPE_SEAL: u8 = 6;
 /// Not replicated.
 const FLAG_LOCAL: u8 = 1;
 const FLAG_FRESH: u8 = 2;
@@ -244,6 +252,7 @@ pub fn write_small(block: &mut [u8], at: usize, record: &Record<'_>) -> usize {
         Record::Discard { .. } => (TYPE_DISCARD, 0, 15),
         Record::Retire { .. } => (TYPE_RETIRE, FLAG_LOCAL, 7),
         Record::Quarantine { .. } => (TYPE_QUARANTINE, FLAG_LOCAL, 5),
+        Record::Seal(_) => (TYPE_SEAL, 0, SEAL_BYTES),
     };
     let body = record_header(block, at, kind, flags, payload);
     match *record {
@@ -257,6 +266,12 @@ pub fn write_small(block: &mut [u8], at: usize, record: &Record<'_>) -> usize {
             le::put_uint::<2>(block, body + 5, count);
         }
         Record::Quarantine { cluster } => le::put_uint::<5>(block, body, cluster.0),
+        Record::Seal(position) => {
+            le::put_uint::<8>(block, body, position.term);
+            le::put(block, body + 8, &position.reign);
+            le::put_uint::<8>(block, body + 24, position.epoch);
+            le::put_uint::<8>(block, body + 32, position.chain);
+        }
         Record::Map { .. } => {}
     }
     body + payload
@@ -350,6 +365,18 @@ pub fn read_record(
             Record::Quarantine {
                 cluster: Cluster(cluster),
             }
+        }
+        TYPE_SEAL => {
+            let position = Position {
+                term: le::uint::<8>(payload, 0),
+                reign: le::bytes(payload, 8),
+                epoch: le::uint::<8>(payload, 24),
+                chain: le::uint::<8>(payload, 32),
+            };
+            if length != SEAL_BYTES || position.reign == NO_ID || position.epoch == 0 {
+                return Err(bad);
+            }
+            Record::Seal(position)
         }
         _ => return Err(bad),
     };

@@ -188,12 +188,15 @@ mod tests {
     #[test]
     fn old_reigns_are_forgotten_and_the_rest_comes_back_from_bytes() {
         let mut history = History::new().unwrap();
-        for term in 1..=40 {
+        let forgotten = 8;
+        let last = forgotten + REIGNS_MAX as u64;
+        for term in 1..=last {
             history.append(at(term, term));
         }
         assert_eq!(history.ends().len(), REIGNS_MAX);
-        assert!(!history.contains(&at(8, 8)) && history.contains(&at(9, 9)));
-        assert!(history.reaches(&at(8, 8)) && !history.reaches(&at(41, 41)));
+        let (old, kept, beyond) = (forgotten, forgotten + 1, last + 1);
+        assert!(!history.contains(&at(old, old)) && history.contains(&at(kept, kept)));
+        assert!(history.reaches(&at(old, old)) && !history.reaches(&at(beyond, beyond)));
         let mut bytes = KVec::new();
         history.write(&mut bytes).unwrap();
         let mut reader = Reader::new(&bytes);

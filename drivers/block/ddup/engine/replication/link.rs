@@ -132,6 +132,11 @@ impl Set {
         Ok(())
     }
 
+    /// The session with a peer.
+    pub fn session(&self, store: &Id) -> Option<u64> {
+        self.link_at(self.peer_at(store)?).map(|l| l.nonce)
+    }
+
     /// A session's connection is gone.
     pub fn lost(&mut self, store: &Id, nonce: u64) {
         let Some(at) = self.peer_at(store) else {

@@ -295,11 +295,13 @@ impl Receiver {
         }
     }
 
-    /// Whether an entry with the same content is being asked for or looked up.
-    fn is_coming(&self, entry: &Entry) -> bool {
-        let mut all = self.epochs.iter().flat_map(|e| e.entries.iter());
-        all.any(|s| {
-            !matches!(s.state, State::Held | State::Lacks) && s.entry.digest == entry.digest
+    /// Whether an entry before this one with the same content is being asked for or looked up. One
+    /// behind it may wait for room that this one's epoch holds.
+    fn is_coming(&self, staged: &Staged) -> bool {
+        let all = self.epochs.iter().flat_map(|e| e.entries.iter());
+        let mut before = all.take_while(|s| !core::ptr::eq(*s, staged));
+        before.any(|s| {
+            !matches!(s.state, State::Held | State::Lacks) && s.entry.digest == staged.entry.digest
         })
     }
 
@@ -376,7 +378,7 @@ impl Receiver {
         let quota = (needs.min(self.limits.needs) as usize)
             .saturating_sub(sent)
             .min(BATCH_MAX);
-        let lacks = |s: &Staged| s.state == State::Lacks && !self.is_coming(&s.entry);
+        let lacks = |s: &Staged| s.state == State::Lacks && !self.is_coming(s);
         let Some(epoch) = self.epochs.iter().find(|e| e.entries.iter().any(lacks)) else {
             return Ok(None);
         };

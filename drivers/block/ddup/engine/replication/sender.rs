@@ -282,6 +282,13 @@ impl Set {
         Ok(false)
     }
 
+    /// Whether all epochs behind a position are still in memory.
+    pub fn keeps_behind(&self, position: &Position) -> bool {
+        self.window
+            .first()
+            .is_some_and(|first| first <= position.epoch + 1)
+    }
+
     /// A frozen state is gone before its time: the compare begins anew.
     pub fn scan_lost(&mut self, scan: u64) {
         self.scans.retain(|s| *s != scan);

@@ -333,6 +333,23 @@ impl Set {
 
     // Inputs: requests of the volumes.
 
+    /// Whether this store takes requests, now or as soon as there is room: it rules, its reign is
+    /// reconciled, and nothing is about to end it.
+    pub fn leads(&self) -> bool {
+        let ends = |t: &Transition| self.ends_term(&t.change);
+        self.is_ruling()
+            && !self.transition.as_ref().is_some_and(ends)
+            && self
+                .rule
+                .as_ref()
+                .is_some_and(|r| r.reconciled && r.demotion.is_none())
+    }
+
+    /// An entry of an epoch that is in memory.
+    pub fn entry(&self, epoch: u64, index: u32) -> Option<&Entry> {
+        self.window.get(epoch)?.entries.get(index as usize)
+    }
+
     /// Whether a write may come now: this store rules, the reign is reconciled, nothing is being
     /// changed, and there is room.
     pub fn serves(&self) -> bool {
@@ -394,19 +411,24 @@ impl Set {
         Some(position)
     }
 
-    /// The store failed for good.
+    /// The store failed for good: FLUSHes that wait fail.
     pub fn store_failed(&mut self) {
         self.fail();
+        self.end_flushes();
     }
 
-    /// The store is to be detached: sessions end, FLUSHes that wait fail.
-    pub fn shut(&mut self) {
-        self.drop_all_sessions();
+    fn end_flushes(&mut self) {
         if let Some(rule) = self.rule.as_mut() {
             for flush in &mut rule.flushes {
                 flush.epoch = u64::MAX;
             }
         }
+    }
+
+    /// The store is to be detached: sessions end, FLUSHes that wait fail.
+    pub fn shut(&mut self) {
+        self.drop_all_sessions();
+        self.end_flushes();
     }
 
     /// Takes a FLUSH, which covers every write before it. `EROFS` if this store does not rule.
@@ -425,7 +447,7 @@ impl Set {
 
     /// Seals the open epoch, if it is old enough for the shell's taste and not empty.
     pub fn seal(&mut self) -> Result {
-        if self.rule.is_some() && self.transition.is_none() {
+        if self.rule.is_some() {
             self.seal_open()?;
         }
         Ok(())

@@ -1,0 +1,960 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! [`Member`]: a store's membership in a replica set. A member store has one, others have none.
+//!
+//! The protocol is `replication/`, which knows no disk; here is what joins it to the store: entries
+//! are recorded in the order of the journal, the end of an epoch is a record (*seal*) behind its
+//! entries and before any other, and what is durable is told when the journal block is. `stage.rs`
+//! has the replica's side, `resync.rs` frozen states and the switch.
+//!
+//! After a crash entries count only if their seal follows within the same incarnation. So a seal is
+//! appended in the same breath in which the protocol seals, and a checkpoint's cut seals first.
+
+use super::format::journal::{self as codec, Record, SEAL_RECORD_MAX};
+use super::format::layout::Layout;
+use super::format::superblock::Superblock;
+use super::mark::mark;
+use super::mutant::mutant;
+use super::op::{BlockState, OpKind, Phase, WaitList};
+use super::recover::FailReason;
+use super::replication::action::{Action as SetAction, Block, Event, Params, Reply};
+use super::replication::config::Refusal;
+use super::replication::history::History;
+use super::replication::record::Found;
+use super::replication::set::Set;
+use super::replication::types::{Entry, Id, Limits, Op, Position};
+use super::resync::Resync;
+use super::scan::Scans;
+use super::show::lines;
+use super::stage::{Staging, STAGE_TAGS};
+use super::state::{IoToken, Store};
+use super::types::{Check, Cluster, Lbn, Millis, Status, Tag};
+use super::{Action, Buf, Config, Durability, SendBlock, Sending, SetCommand};
+use core::fmt;
+use core::ops::Range;
+use kernel::prelude::*;
+
+/// Entries of the largest epoch, on a store that is large enough.
+const EPOCH_MAX: u64 = 512;
+/// Blocks that a store asks a peer for at once, at most.
+const NEEDS_MAX: u32 = 256;
+/// Entries that are kept for peers which are behind.
+const WINDOW: u32 = 8192;
+/// Entries that may be pinned: the window's, and what comes before it is trimmed.
+const PINS_MAX: usize = 2 * (WINDOW + STAGE_TAGS) as usize;
+/// A silent session is asked after this, and lost after that, in milliseconds.
+const KEEPALIVE: Millis = 1000;
+const TIMEOUT: Millis = 6000;
+/// Seals whose room in the journal is promised ahead.
+const SEALS: usize = 16;
+/// Ends of epochs that may be on their way to the disk.
+const ENDS_MAX: usize = 256;
+/// Tries to write a configuration slot before the set stands still.
+const PERSIST_TRIES: u32 = 3;
+
+/// The end of an epoch, or a switch, that is on its way to the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// Of the own reign: its seal is in this journal block.
+    Sealed(u64),
+    /// Of a primary's stream, in this journal block.
+    Applied(u64),
+    /// All volumes are being replaced.
+    Switch,
+    /// That is durable.
+    Switched,
+}
+
+/// A configuration slot that is being written.
+struct Persist {
+    token: u64,
+    generation: u64,
+    /// The copy that is with the device, and how many were written before it.
+    copy: usize,
+    written: usize,
+    tries: u32,
+}
+
+/// Clusters that entries of the window refer to, oldest first: a ring.
+///
+/// # Invariants
+///
+/// Epochs do not descend.
+pub(super) struct Pins {
+    ring: KVVec<(u64, Cluster)>,
+    head: usize,
+    len: usize,
+}
+
+impl Pins {
+    fn new() -> Result<Self> {
+        Ok(Pins {
+            ring: KVVec::from_elem((0, Cluster::NONE), PINS_MAX, GFP_KERNEL)?,
+            head: 0,
+            len: 0,
+        })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    fn at(&self, index: usize) -> Option<(u64, Cluster)> {
+        let place = (self.head + index) % PINS_MAX;
+        (index < self.len).then(|| self.ring.get(place).copied())?
+    }
+
+    fn pop(&mut self) -> Option<Cluster> {
+        let (_, cluster) = self.at(0)?;
+        self.head = (self.head + 1) % PINS_MAX;
+        self.len -= 1;
+        Some(cluster)
+    }
+
+    /// Appends one; the oldest gives way and is answered if there is no room.
+    pub(super) fn push(&mut self, epoch: u64, cluster: Cluster) -> Option<Cluster> {
+        let gives_way = if self.len == PINS_MAX {
+            self.pop()
+        } else {
+            None
+        };
+        let place = (self.head + self.len) % PINS_MAX;
+        if let Some(slot) = self.ring.get_mut(place) {
+            *slot = (epoch, cluster);
+            self.len += 1;
+        }
+        gives_way
+    }
+
+    /// The cluster of entry `index` of an epoch.
+    fn find(&self, epoch: u64, index: u32) -> Option<Cluster> {
+        let (mut low, mut high) = (0, self.len);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.at(middle) {
+                Some((e, _)) if e < epoch => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        let (e, cluster) = self.at(low + index as usize)?;
+        (e == epoch && cluster != Cluster::NONE).then_some(cluster)
+    }
+}
+
+/// A store's part in its set, and what the store below owes it.
+pub struct Member {
+    set: Set,
+    /// Where the history ends for all that is in the journal, durable or not.
+    pub(super) appended: History,
+    ends: KVec<End>,
+    /// What the set asked for and could not be done yet.
+    stuck: Option<SetAction>,
+    /// A command that waits until what was admitted has ended.
+    quiescing: Option<(u64, SetCommand)>,
+    persist: Option<Persist>,
+    /// FLUSHes that the set has not heard of, for want of memory or of room for a seal.
+    flushes: WaitList,
+    /// Seals that there is room for in the journal.
+    seals: usize,
+    pub(super) pins: Pins,
+    pub(super) staging: Staging,
+    pub(super) resync: Resync,
+    pub(super) scans: Scans,
+    /// What the shell was told.
+    told: bool,
+}
+
+impl Member {
+    /// The membership that an attach found, with the history that its journal leads to, on a store
+    /// of which an entry may have to rewrite so many pages and a checkpoint so many.
+    pub(super) fn new(
+        config: &Config,
+        superblock: &Superblock,
+        found: Found,
+        history: History,
+        (entry_pages, pages_max): (u64, u64),
+    ) -> Result<KBox<Member>> {
+        let params = Params {
+            store: superblock.uuid,
+            incarnation: superblock.incarnation,
+            hash: config.hash,
+            limits: limits(entry_pages, pages_max),
+            window: WINDOW,
+            keepalive: KEEPALIVE,
+            timeout: TIMEOUT,
+        };
+        let appended = history.try_clone()?;
+        Ok(KBox::new(
+            Member {
+                set: Set::attach(params, found, history, config.fresh)?,
+                appended,
+                ends: KVec::with_capacity(ENDS_MAX, GFP_KERNEL)?,
+                stuck: None,
+                quiescing: None,
+                persist: None,
+                flushes: WaitList::new(),
+                seals: 0,
+                pins: Pins::new()?,
+                staging: Staging::new(config.queue_depth)?,
+                resync: Resync::new(),
+                scans: Scans::new(),
+                told: false,
+            },
+            GFP_KERNEL,
+        )?)
+    }
+
+    /// The protocol's side.
+    pub(super) fn set(&self) -> &Set {
+        &self.set
+    }
+
+    /// The same, for ends of actions.
+    pub(super) fn set_mut(&mut self) -> &mut Set {
+        &mut self.set
+    }
+
+    /// Whether an end was asked for that is not durable.
+    pub(super) fn has_ends(&self) -> bool {
+        !self.ends.is_empty()
+    }
+
+    /// Seals that there is room for.
+    pub(super) fn seals(&self) -> usize {
+        self.seals
+    }
+
+    /// Whether all volumes are being replaced: nothing is appended until that is durable.
+    pub(super) fn is_switching(&self) -> bool {
+        self.ends.iter().any(|end| matches!(end, End::Switch))
+    }
+
+    /// Notes what is on its way. There is room: a seal was promised, or the list was empty.
+    pub(super) fn push_end(&mut self, end: End) {
+        let _ = self.ends.push_within_capacity(end);
+    }
+}
+
+impl Store {
+    // Inputs.
+
+    /// A command of the authority.
+    pub(super) fn set_command(&mut self, number: u64, command: SetCommand) -> Result {
+        let member = self.member.as_mut().ok_or(ENOENT)?;
+        // What ends a reign waits until what was admitted has ended: it needs only this store.
+        let ends = match &command {
+            SetCommand::Fence { .. } | SetCommand::Demote => true,
+            SetCommand::SetConfig { config, .. } => config.term > member.set.state().config.term,
+            _ => false,
+        };
+        if member.quiescing.is_some() {
+            let reply = Reply::Refused(Refusal::Busy);
+            self.act(Action::SetReply {
+                command: number,
+                reply,
+            });
+            return Ok(());
+        }
+        if ends {
+            member.quiescing = Some((number, command));
+            self.quiesce();
+            return Ok(());
+        }
+        self.give_command(number, command)
+    }
+
+    fn give_command(&mut self, number: u64, command: SetCommand) -> Result {
+        let Some(member) = self.member.as_mut() else {
+            return Ok(());
+        };
+        let set = &mut member.set;
+        match command {
+            SetCommand::Fence { term } => set.fence(number, term),
+            SetCommand::SetConfig { expect, config } => {
+                set.set_config(number, expect, KBox::into_inner(config))
+            }
+            SetCommand::Join { peer } => set.join(number, &peer),
+            SetCommand::Demote => set.demote(number),
+            SetCommand::FlushFail => set.flush_fail(number),
+            SetCommand::Resolve => set.resolve(number),
+        }?;
+        self.append_seals();
+        self.journal.want(self.journal.last_sequence());
+        Ok(())
+    }
+
+    /// Gives the command that waits to the set, if nothing of a request is on its way any more.
+    fn quiesce(&mut self) {
+        if self.reserved.entries > 0 {
+            return;
+        }
+        let Some(member) = self.member.as_mut().filter(|m| m.seals > 0) else {
+            return;
+        };
+        if let Some((number, command)) = member.quiescing.take() {
+            if self.give_command(number, command).is_err() {
+                let reply = Reply::Refused(Refusal::Memory);
+                self.act(Action::SetReply {
+                    command: number,
+                    reply,
+                });
+            }
+        }
+    }
+
+    /// There is a connection to a peer.
+    pub(super) fn peer_connected(&mut self, peer: &Id, nonce: u64) -> Result {
+        let now = self.now;
+        let set = &mut self.member.as_mut().ok_or(ENOENT)?.set;
+        set.tick(now);
+        set.peer(peer, nonce).map_err(|refusal| match refusal {
+            Refusal::NoPeer => ENOENT,
+            _ => EIO,
+        })
+    }
+
+    /// A connection is gone.
+    pub(super) fn peer_lost(&mut self, peer: &Id, nonce: u64) {
+        if let Some(member) = self.member.as_mut() {
+            member.set.lost(peer, nonce);
+        }
+    }
+
+    /// A frame came.
+    pub(super) fn peer_received(
+        &mut self,
+        peer: &Id,
+        nonce: u64,
+        meta: &[u8],
+        blocks: Range<u64>,
+    ) -> Result<bool> {
+        let member = self.member.as_mut().ok_or(ENOENT)?;
+        member.set.received(peer, nonce, meta, blocks)
+    }
+
+    /// The next frame of a session.
+    pub(super) fn poll_send(&mut self, peer: &Id, nonce: u64) -> Result<Option<Sending>> {
+        let member = self.member.as_mut().ok_or(ENOENT)?;
+        if member.set.session(peer) != Some(nonce) {
+            return Err(EPIPE);
+        }
+        let Some(outgoing) = member.set.poll_send(peer)? else {
+            return Ok(None);
+        };
+        let mut blocks = KVec::with_capacity(outgoing.blocks.len(), GFP_KERNEL)?;
+        for block in &outgoing.blocks {
+            let block = match *block {
+                Block::Fetched(token) => SendBlock::Fetched(token),
+                Block::Pinned {
+                    epoch,
+                    index,
+                    check,
+                    ..
+                } => {
+                    let cluster = member.pins.find(epoch, index).ok_or(EIO)?;
+                    SendBlock::Cluster(cluster, Check(check))
+                }
+            };
+            let _ = blocks.push_within_capacity(block);
+        }
+        Ok(Some(Sending {
+            meta: outgoing.meta,
+            blocks,
+        }))
+    }
+
+    /// A block was read for a peer, or there is no good copy.
+    pub(super) fn fetched(&mut self, token: u64, ok: bool) {
+        if let Some(member) = self.member.as_mut() {
+            member.set.fetched(token, ok.then_some(token));
+        }
+    }
+
+    /// What happened to the set.
+    pub(super) fn poll_set_event(&mut self) -> Option<(u64, Event)> {
+        self.member.as_mut()?.set.poll_event()
+    }
+
+    // The primary's side.
+
+    /// Whether requests to volumes are refused: the store is a member, and does not lead.
+    pub(super) fn is_refusing(&self) -> bool {
+        self.member.as_ref().is_some_and(|m| !m.set.leads())
+    }
+
+    /// Whether `entries` more may be recorded.
+    pub(super) fn admit_entries(&mut self, entries: usize) -> bool {
+        let Some(member) = self.member.as_mut() else {
+            return true;
+        };
+        let total = self.reserved.entries + entries;
+        let fits = self.reserved.entries == 0 || total <= member.set.epoch_limit();
+        if member.quiescing.is_some()
+            || !fits
+            || member.seals < 2
+            || !member.set.serves()
+            || member.set.make_room(total).is_err()
+        {
+            mark!(member_admission_waits);
+            return false;
+        }
+        true
+    }
+
+    /// Before blocks of a request are journaled: records them as entries of the open epoch. False:
+    /// the reign has ended, and they must not be journaled.
+    pub(super) fn record_run(
+        &mut self,
+        tag: Tag,
+        slot: usize,
+        lbn: Lbn,
+        blocks: Range<u32>,
+    ) -> bool {
+        let Some(volume) = self.volumes.get(slot).map(|v| v.uuid) else {
+            return false;
+        };
+        self.make_epoch_room(blocks.len());
+        for block in blocks.clone() {
+            let Some(&b) = self.ops.block(tag, block) else {
+                return false;
+            };
+            let zero = b.cluster == Cluster::NONE;
+            let entry = Entry {
+                op: if zero { Op::Zero } else { Op::Write },
+                fresh: b.state == BlockState::ReadyFresh,
+                volume,
+                lbn: lbn.0 + u64::from(block - blocks.start),
+                count: 1,
+                check: if zero { 0 } else { b.content.check.0 },
+                digest: if zero { [0; 24] } else { b.content.name.0 },
+            };
+            if !self.record_entry(entry, b.cluster) {
+                if block > blocks.start {
+                    // Promised memory was missing: a part is in the history and not in the journal.
+                    self.fail(FailReason::Promise);
+                }
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The same for a range that reads as zeroes from here on.
+    pub(super) fn record_zeroes(&mut self, slot: usize, lbn: Lbn, count: u64) -> bool {
+        if self.member.is_none() {
+            return true;
+        }
+        let Some(volume) = self.volumes.get(slot).map(|v| v.uuid) else {
+            return false;
+        };
+        self.make_epoch_room(1);
+        let entry = Entry {
+            op: Op::Zero,
+            fresh: false,
+            volume,
+            lbn: lbn.0,
+            count,
+            check: 0,
+            digest: [0; 24],
+        };
+        self.record_entry(entry, Cluster::NONE)
+    }
+
+    fn make_epoch_room(&mut self, count: usize) {
+        if let Some(member) = self.member.as_mut() {
+            member.set.seal_if_full(count);
+        }
+        self.append_seals();
+    }
+
+    fn record_entry(&mut self, entry: Entry, cluster: Cluster) -> bool {
+        let Some(member) = self.member.as_mut() else {
+            return false;
+        };
+        let Some((epoch, _)) = member.set.record(entry) else {
+            mark!(member_reign_ended_before_entry);
+            return false;
+        };
+        self.pin_entry(epoch, cluster);
+        true
+    }
+
+    /// Keeps a cluster for peers that may ask for it, until its epoch is released.
+    pub(super) fn pin_entry(&mut self, epoch: u64, cluster: Cluster) {
+        if cluster != Cluster::NONE && !mutant!(80) {
+            // There is room: it was made with the promise.
+            self.hold(cluster);
+        }
+        let gives_way = self
+            .member
+            .as_mut()
+            .and_then(|m| m.pins.push(epoch, cluster));
+        if let Some(cluster) = gives_way {
+            self.unhold(cluster);
+        }
+    }
+
+    /// Appends the seals of all epochs that the set has sealed: nothing may be appended between an
+    /// epoch's last entry and its seal.
+    pub(super) fn append_seals(&mut self) {
+        while let Some(position) = self.member.as_mut().and_then(|m| m.set.next_seal()) {
+            self.append_seal(position, false);
+        }
+    }
+
+    /// Appends the end of an epoch, whose entries are all in the journal.
+    pub(super) fn append_seal(&mut self, position: Position, applied: bool) {
+        let identity = self.identity();
+        let appended = match mutant!(81) {
+            true => Ok(self.journal.last_sequence()),
+            false => self.journal.append(&identity, SEAL_RECORD_MAX, |buf, at| {
+                codec::write_small(buf, at, &Record::Seal(position))
+            }),
+        };
+        let Some(member) = self.member.as_mut() else {
+            return;
+        };
+        match appended {
+            Ok(sequence) if member.appended.is_next(&position) => {
+                member.appended.append(position);
+                member.push_end(match applied {
+                    true => End::Applied(sequence),
+                    false => End::Sealed(sequence),
+                });
+                member.seals = member.seals.saturating_sub(1);
+                self.journal.unreserve(SEAL_RECORD_MAX);
+                self.note_change();
+            }
+            _ => self.fail(FailReason::Promise),
+        }
+        self.promise_seals();
+    }
+
+    /// Promises room for seals, as far as there is some.
+    fn promise_seals(&mut self) {
+        let Some(member) = self.member.as_mut() else {
+            return;
+        };
+        while member.seals < SEALS
+            && member.ends.len() + member.seals < ENDS_MAX
+            && self.journal.reserve(SEAL_RECORD_MAX, false)
+        {
+            member.seals += 1;
+        }
+    }
+
+    /// Seals the open epoch, if there is one with entries. False: not now.
+    pub(super) fn seal_epoch(&mut self) -> bool {
+        let Some(member) = self.member.as_mut() else {
+            return true;
+        };
+        if member.seals == 0 || member.set.seal().is_err() {
+            return false;
+        }
+        self.append_seals();
+        true
+    }
+
+    /// A FLUSH, or a write that waits to be durable: all that was recorded before it has to be
+    /// wherever the set wants it.
+    pub(super) fn flush_set(&mut self, tag: Tag) {
+        if self.failed.is_some() {
+            return self.finish(tag, Status::Io);
+        }
+        let Some(member) = self.member.as_mut() else {
+            return;
+        };
+        let given = match member.seals {
+            0 => Err(ENOMEM),
+            _ => member.set.flush(tag.into()),
+        };
+        match given {
+            Ok(()) => {
+                if let Some(op) = self.ops.get_mut(tag) {
+                    op.phase = Phase::Commit;
+                }
+                self.append_seals();
+                self.journal.want(self.journal.last_sequence());
+            }
+            Err(error) if error == ENOMEM => {
+                mark!(member_flush_waits_for_room);
+                self.ops.park(&mut member.flushes, tag);
+            }
+            Err(_) => self.finish(tag, Status::Io),
+        }
+    }
+
+    // What the set asks for.
+
+    /// Carries out what the set asks for, as far as there is room.
+    pub(super) fn member_step(&mut self) {
+        if self.member.is_none() {
+            return;
+        }
+        self.promise_seals();
+        self.quiesce();
+        let waiting = self
+            .member
+            .as_mut()
+            .map(|m| core::mem::take(&mut m.flushes));
+        let mut waiting = waiting.unwrap_or_default();
+        while let Some(tag) = self.ops.unpark(&mut waiting) {
+            self.flush_set(tag);
+        }
+        while self.actions_room() {
+            let Some(member) = self.member.as_mut() else {
+                return;
+            };
+            let Some(action) = member.stuck.take().or_else(|| member.set.poll_action()) else {
+                break;
+            };
+            if let Err(action) = self.carry_out(action) {
+                if let Some(member) = self.member.as_mut() {
+                    member.stuck = Some(action);
+                }
+                break;
+            }
+        }
+        self.resync_step();
+        self.frozen_step();
+        self.tell_role();
+    }
+
+    /// Carries an action of the set out, or gives it back if there is no room now.
+    fn carry_out(&mut self, action: SetAction) -> Result<(), SetAction> {
+        match action {
+            SetAction::Persist {
+                token,
+                generation,
+                slot,
+                first,
+            } => {
+                if let Some(member) = self.member.as_mut() {
+                    member.persist = Some(Persist {
+                        token,
+                        generation,
+                        copy: first & 1,
+                        written: 0,
+                        tries: 0,
+                    });
+                }
+                self.write_config_slot(slot);
+            }
+            SetAction::Seal(position) => {
+                // Somebody waits for it: it begins a reign, or ends one.
+                self.append_seal(position, false);
+                self.journal.want(self.journal.last_sequence());
+            }
+            SetAction::Stage {
+                token,
+                entry,
+                source,
+                resync,
+            } => {
+                if !self.begin_stage(token, &entry, source, resync) {
+                    return Err(SetAction::Stage {
+                        token,
+                        entry,
+                        source,
+                        resync,
+                    });
+                }
+            }
+            SetAction::Void => self.void_stage(),
+            SetAction::Apply {
+                position,
+                token,
+                count,
+            } => {
+                if !self.apply_stage(position, token, count) {
+                    return Err(SetAction::Apply {
+                        position,
+                        token,
+                        count,
+                    });
+                }
+            }
+            SetAction::Switch {
+                position,
+                history,
+                token,
+                count,
+            } => {
+                if let Err(history) = self.begin_switch(history) {
+                    return Err(SetAction::Switch {
+                        position,
+                        history,
+                        token,
+                        count,
+                    });
+                }
+            }
+            SetAction::Release(epoch) => self.release_pins(epoch),
+            SetAction::ScanOpen { scan } => {
+                if !self.open_scan(scan) {
+                    return Err(SetAction::ScanOpen { scan });
+                }
+            }
+            SetAction::Scan { scan, cursor, max } => {
+                if !self.scan(scan, cursor, max) {
+                    return Err(SetAction::Scan { scan, cursor, max });
+                }
+            }
+            SetAction::ScanClose(scan) => self.close_scan(scan),
+            SetAction::Fetch {
+                token,
+                volume,
+                lbn,
+                digest,
+                scan,
+                pinned: (epoch, index),
+            } => match scan {
+                Some(scan) => self.fetch_frozen(token, scan, (&volume, lbn), &digest),
+                None => {
+                    let check = self.member.as_ref().and_then(|m| {
+                        let entry = m.set.entry(epoch, index).filter(|e| e.digest == digest)?;
+                        Some((m.pins.find(epoch, index)?, Check(entry.check)))
+                    });
+                    self.fetch(token, check);
+                }
+            },
+            SetAction::Flushed { tag, ok } => {
+                let status = if ok { Status::Ok } else { Status::Io };
+                self.finish(tag as Tag, status);
+            }
+            SetAction::Reply { command, reply } => self.act(Action::SetReply { command, reply }),
+            SetAction::Close { peer, session } => self.act(Action::ClosePeer {
+                store: peer,
+                nonce: session,
+            }),
+        }
+        Ok(())
+    }
+
+    /// Lets a block be read for a peer; without a place there is no good copy.
+    pub(super) fn fetch(&mut self, token: u64, place: Option<(Cluster, Check)>) {
+        match place {
+            Some((cluster, check)) => self.act(Action::FetchBlock {
+                token,
+                cluster,
+                check,
+            }),
+            None => self.fetched(token, false),
+        }
+    }
+
+    fn write_config_slot(&mut self, buf: Buf) {
+        let Some(persist) = self.member.as_ref().and_then(|m| m.persist.as_ref()) else {
+            return;
+        };
+        let slot = 2 + persist.generation % 2;
+        let layout = self.superblock.layout;
+        let cluster = Layout::superblock(slot, (persist.copy == 1).then_some(&layout));
+        self.act(Action::WriteMeta {
+            token: IoToken::ConfigSlot,
+            cluster,
+            buf,
+            durability: match mutant!(82) {
+                true => Durability::None,
+                false => Durability::AllBefore,
+            },
+        });
+    }
+
+    /// A copy of a configuration slot was written, or could not be.
+    pub(super) fn slot_done(&mut self, buf: Buf, ok: bool) {
+        let Some(persist) = self.member.as_mut().and_then(|m| m.persist.as_mut()) else {
+            return;
+        };
+        if !ok {
+            persist.tries += 1;
+        } else {
+            persist.written += 1;
+            persist.copy = 1 - persist.copy;
+        }
+        let (token, over) = (persist.token, persist.written == 2 || mutant!(83));
+        if !over && persist.tries < PERSIST_TRIES {
+            return self.write_config_slot(buf);
+        }
+        mark!(member_record_persisted);
+        if let Some(member) = self.member.as_mut() {
+            member.persist = None;
+            member.set.persisted(token, over);
+        }
+    }
+
+    fn release_pins(&mut self, epoch: u64) {
+        loop {
+            let Some(member) = self.member.as_mut() else {
+                return;
+            };
+            if member.pins.at(0).is_none_or(|(first, _)| first > epoch) {
+                return;
+            }
+            if let Some(cluster) = member.pins.pop().filter(|c| *c != Cluster::NONE) {
+                self.unhold(cluster);
+            }
+        }
+    }
+
+    /// Tells the shell whether requests may come, if that has changed. Those that wait and cannot be
+    /// admitted any more fail.
+    fn tell_role(&mut self) {
+        let Some(member) = self.member.as_mut() else {
+            return;
+        };
+        let serves = member.set.leads();
+        if serves == member.told {
+            return;
+        }
+        member.told = serves;
+        self.act(Action::Role { serves });
+        if !serves {
+            mark!(member_stops_serving);
+            for list in [
+                core::mem::take(&mut self.admission),
+                core::mem::take(&mut self.space_wait),
+                core::mem::take(&mut self.metadata_wait),
+            ] {
+                self.fail_requests(list);
+            }
+        }
+    }
+
+    /// Lets requests of the shell end that wait in a list; what is staged stays there.
+    fn fail_requests(&mut self, mut list: WaitList) {
+        while let Some(tag) = self.ops.unpark(&mut list) {
+            let Some(op) = self.ops.get_mut(tag) else {
+                continue;
+            };
+            if op.stage.is_some() {
+                self.ops.park(&mut self.admission, tag);
+                continue;
+            }
+            op.status = Status::Io;
+            op.phase = Phase::Running;
+            self.ops.park(&mut self.ready, tag);
+        }
+    }
+
+    // Durable events.
+
+    /// Tells the set which ends have become durable with the journal.
+    pub(super) fn ends_durable(&mut self) {
+        let durable = self.journal.durable();
+        while let Some(member) = self.member.as_mut() {
+            let Some(&end) = member.ends.first() else {
+                return;
+            };
+            match end {
+                End::Sealed(sequence) if sequence <= durable => member.set.sealed(true),
+                End::Applied(sequence) if sequence <= durable => member.set.applied(true),
+                End::Switched => member.set.applied(true),
+                _ => return,
+            }
+            let _ = member.ends.remove(0);
+        }
+    }
+
+    /// The switch is durable, or will not be.
+    pub(super) fn switch_ended(&mut self, ok: bool) {
+        if !ok {
+            return self.fail(FailReason::Checkpoint);
+        }
+        if let Some(member) = self.member.as_mut() {
+            if let Some(end) = member.ends.iter_mut().find(|e| **e == End::Switch) {
+                *end = End::Switched;
+            }
+        }
+        self.ends_durable();
+    }
+
+    /// The store failed: nothing becomes durable any more.
+    pub(super) fn fail_member(&mut self) {
+        if let Some(member) = self.member.as_mut() {
+            member.set.store_failed();
+            let waiting = core::mem::take(&mut member.flushes);
+            self.fail_waiting(waiting);
+        }
+    }
+
+    /// A detach begins: sessions end, and FLUSHes that wait fail.
+    pub(super) fn shut_member(&mut self) {
+        if let Some(member) = self.member.as_mut() {
+            member.set.shut();
+        }
+    }
+
+    /// Time goes by.
+    pub(super) fn member_tick(&mut self) {
+        let now = self.now;
+        if let Some(member) = self.member.as_mut() {
+            member.set.tick(now);
+        }
+    }
+
+    /// When there is something to do without any input.
+    pub(super) fn member_deadline(&self) -> Option<Millis> {
+        let member = self.member.as_ref()?;
+        let waits = member.stuck.is_some() || !member.flushes.is_empty() || member.is_switching();
+        let soon = waits.then_some(self.now + super::state::RETRY_INTERVAL);
+        [soon, member.set.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+}
+
+impl Store {
+    /// What the membership shows of itself.
+    pub(super) fn show_member(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        let Some(member) = self.member.as_ref() else {
+            lines!(out, "member": 0);
+            return Ok(());
+        };
+        let state = member.set.state();
+        lines!(out,
+            "member": 1,
+            "version": state.config.version,
+            "term": state.config.term,
+            "promise": state.promise,
+            "epoch": state.position.epoch,
+            "epoch_appended": member.appended.position().epoch,
+            "epoch_committed": state.committed.epoch,
+            "reigns": u8::from(state.reigns),
+            "serves": u8::from(state.serves),
+            "busy": u8::from(state.busy),
+            "flushes": state.flushes,
+            "entries_in_memory": state.entries,
+            "entries_promised": self.reserved.entries,
+            "applying": state.applying,
+            "ends": member.ends.len(),
+            "stuck": u8::from(member.stuck.is_some()),
+            "quiescing": u8::from(member.quiescing.is_some()),
+            "persisting": u8::from(member.persist.is_some()),
+            "seals_promised": member.seals,
+            "pins": member.pins.len(),
+            "sessions_refused": state.refused,
+        );
+        self.show_staging(out)
+    }
+}
+
+/// What a store takes of a stream: the pages that an epoch may have to rewrite are a quarter of
+/// those that one checkpoint may, so that an epoch always fits.
+fn limits(entry_pages: u64, pages_max: u64) -> Limits {
+    let epoch = (pages_max / 4 / entry_pages.max(1)).clamp(4, EPOCH_MAX) as u32;
+    Limits {
+        entries: 4 * epoch,
+        epoch,
+        needs: NEEDS_MAX.min(4 * epoch),
+    }
+}
+
+/// Entries that a request may record.
+pub(super) fn entries_of(kind: OpKind, count: u64) -> usize {
+    match kind {
+        OpKind::Write => count as usize,
+        _ => 2,
+    }
+}

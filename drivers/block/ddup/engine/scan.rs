@@ -1,0 +1,553 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Frozen states: the last durable checkpoint of a member, kept as it is while a peer is compared
+//! with it, and the walk that shows what is mapped there. At most one is frozen at a time, and all
+//! peers that are being compared share it: one of them may wait for what another one acknowledges.
+//!
+//! The pages of that checkpoint stay because it is *pinned* (`pin.rs`). The clusters stay because
+//! nothing is retired while a state is frozen: what the checkpoint refers to was Live in it, so it
+//! can become Junk only by a later one, and junk that is not retired is neither written nor loses
+//! its name. So the maps are read from the pinned pages, beside the cache, which knows only the
+//! newest ones, and names from the trees as they are.
+//!
+//! Nobody waits for a frozen state: it ends when space or room for metadata is short, and the
+//! compare begins anew.
+
+use super::cache::Tree;
+use super::format::page::{self, name_read, MapEntry, Pointer, FANOUT, MAP_LEAF, NAME_LEAF};
+use super::mark::mark;
+use super::mutant::mutant;
+use super::overlay::{key, key_parts};
+use super::replication::history::History;
+use super::replication::types::{Entry, Id, Op, MEMBERS_MAX};
+use super::state::{IoToken, Store};
+use super::tree::Page;
+use super::types::{Check, Cluster, Lbn, Name, CLUSTER_SIZE, LEVELS_MAX, NAME_BYTES};
+use super::{Action, Buf};
+use kernel::prelude::*;
+
+/// Blocks that were shown last, and that a peer may ask for. It is told at most so many that it has
+/// not taken.
+const SHOWN_MAX: usize = 8192;
+/// Tries to read a page.
+const READ_TRIES: u8 = 3;
+
+/// A page on the path to the leaf that is being shown.
+struct PathPage {
+    place: Cluster,
+    buf: Buf,
+}
+
+/// A page that is being read.
+struct Reading {
+    pointer: Pointer,
+    tree: Tree,
+    entry: u64,
+    level: u8,
+    tries: u8,
+}
+
+/// What is to be shown next.
+struct Wish {
+    cursor: u64,
+    max: usize,
+    entries: KVec<Entry>,
+}
+
+/// Who is shown a frozen state.
+struct Viewer {
+    scan: u64,
+    wish: Option<Wish>,
+    shown: KVVec<(u64, Cluster, Check)>,
+    /// The oldest of `shown`, once it is full.
+    oldest: usize,
+}
+
+impl Viewer {
+    fn new(scan: u64) -> Result<Self> {
+        Ok(Viewer {
+            scan,
+            wish: None,
+            shown: KVVec::with_capacity(SHOWN_MAX, GFP_KERNEL)?,
+            oldest: 0,
+        })
+    }
+}
+
+/// A state that is frozen.
+struct Frozen {
+    /// Names the pin.
+    cookie: u64,
+    /// Where it is in the set's history.
+    history: History,
+    viewers: KVec<Viewer>,
+    /// Which of them is shown something now.
+    turn: usize,
+    maps: KVec<(Tree, Id, u64)>,
+    /// Discards that the checkpoint had not finished, by slot in `maps`.
+    punches: KVec<(u64, u64)>,
+    path: [Option<PathPage>; LEVELS_MAX],
+    reading: Option<Reading>,
+}
+
+/// The frozen state of a member, and who waits for one.
+pub(super) struct Scans {
+    /// Wanted, in order.
+    wanted: KVec<u64>,
+    /// The cut of a checkpoint that may serve the first of them has been made.
+    cut: bool,
+    frozen: Option<KBox<Frozen>>,
+}
+
+impl Scans {
+    pub(super) fn new() -> Self {
+        Scans {
+            wanted: KVec::new(),
+            cut: false,
+            frozen: None,
+        }
+    }
+}
+
+impl Store {
+    fn scans(&mut self) -> Option<&mut Scans> {
+        self.member.as_mut().map(|m| &mut m.scans)
+    }
+
+    /// Whether a state is frozen: nothing may be retired.
+    pub(super) fn is_frozen(&self) -> bool {
+        let frozen = self
+            .member
+            .as_ref()
+            .is_some_and(|m| m.scans.frozen.is_some());
+        frozen && !mutant!(88)
+    }
+
+    /// A frozen state is wanted. False: not now.
+    pub(super) fn open_scan(&mut self, scan: u64) -> bool {
+        let wanted = self
+            .scans()
+            .map(|s| s.wanted.push(scan, GFP_KERNEL).is_ok());
+        wanted.unwrap_or(true)
+    }
+
+    /// A frozen state is not wanted any more.
+    pub(super) fn close_scan(&mut self, scan: u64) {
+        let Some(scans) = self.scans() else {
+            return;
+        };
+        scans.wanted.retain(|s| *s != scan);
+        let Some(frozen) = scans.frozen.as_mut() else {
+            return;
+        };
+        frozen.viewers.retain(|v| v.scan != scan);
+        if frozen.viewers.is_empty() {
+            let cookie = frozen.cookie;
+            scans.frozen = None;
+            self.unpin(cookie);
+        }
+    }
+
+    /// The frozen state gives way to who waits for space.
+    pub(super) fn end_frozen(&mut self) {
+        let Some(scans) = self.scans() else {
+            return;
+        };
+        if let Some(frozen) = scans.frozen.take() {
+            mark!(member_frozen_gives_way);
+            self.unpin(frozen.cookie);
+            for viewer in &frozen.viewers {
+                if let Some(member) = self.member.as_mut() {
+                    member.set_mut().scan_lost(viewer.scan);
+                }
+            }
+        }
+    }
+
+    /// A checkpoint is being cut: it may serve who waits.
+    pub(super) fn scans_at_cut(&mut self) {
+        if let Some(scans) = self.scans() {
+            scans.cut = !scans.wanted.is_empty();
+        }
+    }
+
+    /// A checkpoint is durable.
+    pub(super) fn scans_at_durable(&mut self) {
+        let may = self.scans().is_some_and(|s| core::mem::take(&mut s.cut));
+        if may {
+            self.freeze();
+        }
+    }
+
+    /// One step: makes a checkpoint be cut for who waits, and goes on with what is to be shown.
+    pub(super) fn frozen_step(&mut self) {
+        let Some(member) = self.member.as_ref() else {
+            return;
+        };
+        if let Some(frozen) = &member.scans.frozen {
+            let cookie = frozen.cookie;
+            if !self.renew_pin(cookie, true) {
+                return self.end_frozen();
+            }
+            self.join_viewers();
+            return self.show_step();
+        }
+        if member.scans.wanted.is_empty() || self.pin.is_some() {
+            return;
+        }
+        if self.dirty_since.is_some() || self.checkpointer.is_running() {
+            return self.checkpointer.want();
+        }
+        // Nothing has changed since the last one.
+        self.freeze();
+    }
+
+    /// Who waits for a frozen state is shown the one that there is.
+    fn join_viewers(&mut self) {
+        while let Some(member) = self.member.as_mut() {
+            let Some(&scan) = member.scans.wanted.first() else {
+                return;
+            };
+            let Some(frozen) = member.scans.frozen.as_ref() else {
+                return;
+            };
+            if !member.set().keeps_behind(&frozen.history.position()) {
+                // What comes behind this state is forgotten: all begin anew with a younger one.
+                return self.end_frozen();
+            }
+            let (Ok(viewer), Ok(history)) = (Viewer::new(scan), frozen.history.try_clone()) else {
+                return;
+            };
+            let Some(frozen) = member.scans.frozen.as_mut() else {
+                return;
+            };
+            if frozen.viewers.reserve(1, GFP_KERNEL).is_err() {
+                return;
+            }
+            let _ = frozen.viewers.push_within_capacity(viewer);
+            match member.set_mut().scan_opened(scan, Some(&history)) {
+                Ok(true) => {
+                    mark!(member_frozen_is_shared);
+                }
+                opened => {
+                    if let Some(frozen) = member.scans.frozen.as_mut() {
+                        let _ = frozen.viewers.pop();
+                    }
+                    if opened.is_err() {
+                        return;
+                    }
+                }
+            }
+            let _ = member.scans.wanted.remove(0);
+        }
+    }
+
+    /// Freezes the checkpoint that has just become durable, or is still all that there is.
+    fn freeze(&mut self) {
+        let Some(&scan) = self.member.as_ref().and_then(|m| m.scans.wanted.first()) else {
+            return;
+        };
+        let Some(mut frozen) = self.frozen_state(scan) else {
+            return;
+        };
+        let Ok((cookie, _)) = self.pin() else {
+            return;
+        };
+        frozen.cookie = cookie;
+        let Some(member) = self.member.as_mut() else {
+            return;
+        };
+        match member.set_mut().scan_opened(scan, Some(&frozen.history)) {
+            Ok(true) => {
+                mark!(member_frozen);
+                let _ = member.scans.wanted.remove(0);
+                member.scans.frozen = Some(frozen);
+                self.renew_pin(cookie, true);
+            }
+            opened => {
+                if opened.is_ok() {
+                    let _ = member.scans.wanted.remove(0);
+                }
+                self.unpin(cookie);
+            }
+        }
+    }
+
+    /// The maps of the durable checkpoint. `None`: no memory.
+    fn frozen_state(&self, scan: u64) -> Option<KBox<Frozen>> {
+        let slots = self.volumes.len();
+        let mut maps = KVec::with_capacity(slots, GFP_KERNEL).ok()?;
+        let mut punches: KVec<(u64, u64)> = KVec::new();
+        for slot in 0..slots {
+            let Some(volume) = self.shown(slot) else {
+                continue;
+            };
+            let tree = self.map(slot)?;
+            let number = maps.len();
+            let own = |start: u64| key_parts(start).0 == slot;
+            for (start, end) in self.checkpointer.punches().filter(|p| own(p.0)) {
+                let first = key(number, key_parts(start).1);
+                punches
+                    .push((first, first + (end - start)), GFP_KERNEL)
+                    .ok()?;
+            }
+            maps.push((tree, volume.uuid, volume.size()), GFP_KERNEL)
+                .ok()?;
+        }
+        let mut viewers = KVec::with_capacity(MEMBERS_MAX, GFP_KERNEL).ok()?;
+        let _ = viewers.push_within_capacity(Viewer::new(scan).ok()?);
+        let frozen = Frozen {
+            cookie: 0,
+            history: self.superblock.history().ok()?,
+            viewers,
+            turn: 0,
+            maps,
+            punches,
+            path: [const { None }; LEVELS_MAX],
+            reading: None,
+        };
+        KBox::new(frozen, GFP_KERNEL).ok()
+    }
+
+    /// The next mapped blocks are wanted. False: not now.
+    pub(super) fn scan(&mut self, scan: u64, cursor: u64, max: u32) -> bool {
+        let Ok(entries) = KVec::with_capacity(max as usize, GFP_KERNEL) else {
+            return false;
+        };
+        let frozen = self.scans().and_then(|s| s.frozen.as_mut());
+        let viewer = frozen.and_then(|f| f.viewers.iter_mut().find(|v| v.scan == scan));
+        if let Some(viewer) = viewer {
+            viewer.wish = Some(Wish {
+                cursor,
+                max: max as usize,
+                entries,
+            });
+        }
+        true
+    }
+
+    /// Goes on with what is to be shown, until a page has to be read.
+    fn show_step(&mut self) {
+        loop {
+            let Some(frozen) = self.scans().and_then(|s| s.frozen.as_mut()) else {
+                return;
+            };
+            if frozen.reading.is_some() {
+                return;
+            }
+            let wishes =
+                |f: &Frozen, at: usize| f.viewers.get(at).is_some_and(|v| v.wish.is_some());
+            if !wishes(frozen, frozen.turn) {
+                let Some(turn) = (0..frozen.viewers.len()).find(|at| wishes(frozen, *at)) else {
+                    return;
+                };
+                frozen.turn = turn;
+            }
+            let viewer = frozen.viewers.get(frozen.turn);
+            let Some(wish) = viewer.and_then(|v| v.wish.as_ref()) else {
+                return;
+            };
+            let (slot, lbn) = key_parts(wish.cursor);
+            let full = wish.entries.len() >= wish.max;
+            let Some(&(tree, uuid, size)) = frozen.maps.get(slot) else {
+                return self.shown_all(true);
+            };
+            if full {
+                return self.shown_all(false);
+            }
+            if lbn.0 >= size {
+                self.go_on(key(slot + 1, Lbn(0)));
+                continue;
+            }
+            match self.frozen_leaf(&tree, lbn.0) {
+                Ok(()) => {}
+                Err(Some(until)) => {
+                    self.go_on(key(slot, Lbn(0)) + until.min(size));
+                    continue;
+                }
+                Err(None) => return,
+            }
+            if !self.show_block(uuid, slot, lbn) {
+                return;
+            }
+        }
+    }
+
+    /// Whose turn it is.
+    fn viewer(&mut self) -> Option<&mut Viewer> {
+        let frozen = self.scans()?.frozen.as_mut()?;
+        let turn = frozen.turn;
+        frozen.viewers.get_mut(turn)
+    }
+
+    fn go_on(&mut self, cursor: u64) {
+        if let Some(wish) = self.viewer().and_then(|v| v.wish.as_mut()) {
+            wish.cursor = cursor;
+        }
+    }
+
+    /// Sees to it that the leaf of a block is in the path. `Err(Some(n))`: nothing is mapped before
+    /// block `n`; `Err(None)`: it is being read.
+    fn frozen_leaf(&mut self, tree: &Tree, entry: u64) -> Result<(), Option<u64>> {
+        let mut pointer = tree.root;
+        for level in (0..tree.levels).rev() {
+            if pointer.is_null() {
+                return Err(Some(tree.end_of(entry, level)));
+            }
+            let at = usize::from(level);
+            let frozen = self.scans().and_then(|s| s.frozen.as_mut()).ok_or(None)?;
+            let known = frozen.path.get(at).and_then(|p| p.as_ref());
+            let Some(known) = known.filter(|p| p.place == pointer.place) else {
+                let Ok(buf) = KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL) else {
+                    return Err(None);
+                };
+                frozen.reading = Some(Reading {
+                    pointer,
+                    tree: *tree,
+                    entry,
+                    level,
+                    tries: 1,
+                });
+                self.act(Action::ReadMeta {
+                    token: IoToken::FrozenPage,
+                    cluster: pointer.place,
+                    buf,
+                });
+                return Err(None);
+            };
+            if level > 0 {
+                let child = tree.page_at(entry, level - 1).index % FANOUT;
+                pointer = Pointer::of_child(&known.buf, child);
+            }
+        }
+        Ok(())
+    }
+
+    /// A page of the frozen state came.
+    pub(super) fn frozen_page_done(&mut self, buf: Buf, ok: bool) {
+        let (hash, uuid) = (self.config.hash, self.superblock.uuid);
+        let clusters = self.superblock.layout.clusters;
+        let Some(frozen) = self.scans().and_then(|s| s.frozen.as_mut()) else {
+            return;
+        };
+        let Some(mut reading) = frozen.reading.take() else {
+            return;
+        };
+        let (id, pointer) = (
+            reading.tree.page_at(reading.entry, reading.level),
+            reading.pointer,
+        );
+        let sound = ok
+            && page::verify(&buf, hash, &uuid, id, pointer.place, Some(pointer.sum)).is_ok()
+            && page::validate_entries(&buf, id, clusters).is_ok();
+        if sound {
+            if let Some(place) = frozen.path.get_mut(usize::from(reading.level)) {
+                *place = Some(PathPage {
+                    place: pointer.place,
+                    buf,
+                });
+            }
+        } else if reading.tries < READ_TRIES {
+            reading.tries += 1;
+            frozen.reading = Some(reading);
+            self.act(Action::ReadMeta {
+                token: IoToken::FrozenPage,
+                cluster: pointer.place,
+                buf,
+            });
+        } else {
+            mark!(member_frozen_page_lost);
+            self.end_frozen();
+        }
+    }
+
+    /// Shows the block at the cursor, if it is mapped. False: its name is not known yet.
+    fn show_block(&mut self, volume: Id, slot: usize, lbn: Lbn) -> bool {
+        let Some(frozen) = self.scans().and_then(|s| s.frozen.as_mut()) else {
+            return false;
+        };
+        let leaf = frozen.path.first().and_then(|p| p.as_ref());
+        let entry = leaf.map_or(MapEntry::NONE, |p| MapEntry::read(&p.buf, lbn.0 % MAP_LEAF));
+        let place = key(slot, lbn);
+        let punched = frozen.punches.iter().any(|p| p.0 <= place && place < p.1);
+        if !entry.is_mapped() || (punched && !mutant!(89)) {
+            self.go_on(place + 1);
+            return true;
+        }
+        let Some(name) = self.name_of_frozen(entry.cluster) else {
+            return false;
+        };
+        let Some(viewer) = self.viewer() else {
+            return false;
+        };
+        let shown = (place, entry.cluster, entry.check);
+        if viewer.shown.len() < SHOWN_MAX {
+            let _ = viewer.shown.push_within_capacity(shown);
+        } else {
+            let oldest = viewer.oldest;
+            if let Some(oldest) = viewer.shown.get_mut(oldest) {
+                *oldest = shown;
+            }
+            viewer.oldest = (oldest + 1) % SHOWN_MAX;
+        }
+        if let Some(wish) = viewer.wish.as_mut() {
+            let _ = wish.entries.push_within_capacity(Entry {
+                op: Op::Write,
+                fresh: false,
+                volume,
+                lbn: lbn.0,
+                count: 1,
+                check: entry.check.0,
+                digest: name.0,
+            });
+            wish.cursor = place + 1;
+        }
+        true
+    }
+
+    fn name_of_frozen(&mut self, cluster: Cluster) -> Option<Name> {
+        if let Some(known) = self.overlay.name(cluster) {
+            return Some(known);
+        }
+        match self.page(&self.names.clone(), cluster.0, 0) {
+            Page::Here(slot) => Some(name_read(self.cache.page(slot), cluster.0 % NAME_LEAF)),
+            Page::Absent(_) => Some(Name::NONE),
+            // It is looked for again when the page is there.
+            Page::Wait(_) | Page::Busy => None,
+        }
+    }
+
+    fn shown_all(&mut self, ends: bool) {
+        let Some(viewer) = self.viewer() else {
+            return;
+        };
+        let (scan, wish) = (viewer.scan, viewer.wish.take());
+        if let (Some(wish), Some(member)) = (wish, self.member.as_mut()) {
+            let next = (!ends).then_some(wish.cursor);
+            member.set_mut().scanned(scan, wish.entries, next);
+        }
+    }
+
+    /// A peer asks for a block of the frozen state.
+    pub(super) fn fetch_frozen(
+        &mut self,
+        token: u64,
+        scan: u64,
+        (volume, lbn): (&Id, u64),
+        _digest: &[u8; NAME_BYTES],
+    ) {
+        let frozen = self.member.as_ref().and_then(|m| m.scans.frozen.as_ref());
+        let place = frozen.and_then(|frozen| {
+            let viewer = frozen.viewers.iter().find(|v| v.scan == scan)?;
+            let slot = frozen.maps.iter().position(|m| m.1 == *volume)?;
+            let place = key(slot, Lbn(lbn));
+            let (newer, older) = viewer.shown.split_at_checked(viewer.oldest)?;
+            let found = [older, newer].into_iter().find_map(|part| {
+                let at = part.binary_search_by_key(&place, |s| s.0).ok()?;
+                part.get(at).copied()
+            })?;
+            Some((found.1, found.2))
+        });
+        self.fetch(token, place);
+    }
+}

@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Stories of stores that are members of a replica set: the real engine on both sides, and a
+//! network in memory that loses nothing.
+
+mod memory;
+
+use ddup_engine::engine::mkfs::{MemberParams, Params};
+use ddup_engine::engine::replication::action::{Event, Reply};
+use ddup_engine::engine::replication::config::{Config, Member, MemberState};
+use ddup_engine::engine::replication::record::Record;
+use ddup_engine::engine::replication::types::{Id, Position};
+use ddup_engine::engine::{SendBlock, SetCommand, Status};
+use kernel::prelude::{KBox, KVec, GFP_KERNEL};
+use memory::{check_disk, params, Disk, Shell};
+
+const SET: Id = [0x5e; 16];
+const CLUSTERS: u64 = 16 * 4096;
+const BLOCKS: u64 = 4096;
+
+fn store(n: usize) -> Id {
+    [0x10 + n as u8; 16]
+}
+
+fn member(n: usize, state: MemberState) -> Member {
+    Member {
+        store: store(n),
+        incarnation: 0,
+        state,
+        floor: Position::ZERO,
+        confirmed: [0; 16],
+    }
+}
+
+/// A configuration in which store 0 is primary.
+fn config(version: u64, members: &[Member]) -> Config {
+    let mut list = KVec::new();
+    list.extend_from_slice(members, GFP_KERNEL).unwrap();
+    let mut config = Config {
+        set: SET,
+        version: 1,
+        id: [1; 16],
+        term: 1,
+        reign: [0xaa; 16],
+        primary: store(0),
+        forced: 0,
+        min_insync: 1,
+        ancestors: KVec::new(),
+        members: list,
+    };
+    for version in 2..=version {
+        config.push_ancestor(config.id).unwrap();
+        config.version = version;
+        config.id = [version as u8; 16];
+    }
+    config
+}
+
+fn format(n: usize, config: &Config) -> Disk {
+    let record = Record {
+        promise: config.term,
+        keep: false,
+        config: config.try_clone().unwrap(),
+    };
+    Shell::format_with(&Params {
+        uuid: store(n),
+        member: Some(MemberParams {
+            record: &record,
+            volumes: &[],
+        }),
+        ..params(CLUSTERS, BLOCKS)
+    })
+}
+
+fn attach(disk: Disk) -> Shell {
+    Shell::attach(disk, CLUSTERS, 512, 4096)
+}
+
+/// Stores that are connected to each other.
+struct Net {
+    shells: Vec<Shell>,
+    nonce: u64,
+    commands: u64,
+    handle: u64,
+    /// Bytes of frames and their blocks.
+    bytes: u64,
+    blocks: u64,
+}
+
+impl Net {
+    fn new(shells: Vec<Shell>) -> Net {
+        Net {
+            shells,
+            nonce: 0,
+            commands: 0,
+            handle: 0,
+            bytes: 0,
+            blocks: 0,
+        }
+    }
+
+    fn id(&self, n: usize) -> Id {
+        self.shells[n].engine.uuid().unwrap()
+    }
+
+    fn connect(&mut self, a: usize, b: usize) {
+        self.nonce += 1;
+        let (ida, idb) = (self.id(a), self.id(b));
+        for (n, peer) in [(a, idb), (b, ida)] {
+            let now = self.shells[n].now;
+            self.shells[n]
+                .engine
+                .peer_connected(now, &peer, self.nonce)
+                .unwrap();
+        }
+        self.run(5);
+    }
+
+    /// Everybody does what there is to do, until nothing moves.
+    fn run(&mut self, milliseconds: u64) {
+        for _ in 0..milliseconds {
+            loop {
+                for shell in &mut self.shells {
+                    shell.turn();
+                }
+                if !self.exchange() {
+                    break;
+                }
+            }
+            for shell in &mut self.shells {
+                shell.now += 1;
+            }
+            self.reconnect();
+        }
+    }
+
+    /// A new term closes sessions; whoever connects the stores does it again.
+    fn reconnect(&mut self) {
+        let closed: Vec<_> = self
+            .shells
+            .iter_mut()
+            .flat_map(|s| s.closed.drain(..))
+            .collect();
+        if closed.iter().all(|(_, nonce)| *nonce != self.nonce) {
+            return;
+        }
+        self.disconnect(0, 1);
+        self.connect(0, 1);
+    }
+
+    fn disconnect(&mut self, a: usize, b: usize) {
+        let (ida, idb, nonce) = (self.id(a), self.id(b), self.nonce);
+        for (n, peer) in [(a, idb), (b, ida)] {
+            let now = self.shells[n].now;
+            self.shells[n].engine.peer_lost(now, &peer, nonce);
+        }
+    }
+
+    fn exchange(&mut self) -> bool {
+        let mut moved = false;
+        for from in 0..self.shells.len() {
+            for to in 0..self.shells.len() {
+                if from == to {
+                    continue;
+                }
+                let (sender, receiver) = (self.id(from), self.id(to));
+                loop {
+                    let shell = &mut self.shells[from];
+                    let polled = shell.engine.poll_send(shell.now, &receiver, self.nonce);
+                    let Some(frame) = polled.unwrap_or(None) else {
+                        break;
+                    };
+                    moved = true;
+                    self.bytes += frame.meta.len() as u64 + 4096 * frame.blocks.len() as u64;
+                    self.blocks += frame.blocks.len() as u64;
+                    let ids: Vec<u64> = frame
+                        .blocks
+                        .iter()
+                        .map(|block| match block {
+                            SendBlock::Fetched(token) => shell.fetched.remove(token).unwrap(),
+                            SendBlock::Cluster(cluster, _) => shell.disk.data[&cluster.0],
+                        })
+                        .collect();
+                    let first = self.handle;
+                    self.handle += ids.len() as u64;
+                    let shell = &mut self.shells[to];
+                    for (handle, id) in (first..).zip(&ids) {
+                        shell.received.insert(handle, *id);
+                    }
+                    let taken = shell
+                        .engine
+                        .peer_received(
+                            shell.now,
+                            &sender,
+                            self.nonce,
+                            &frame.meta,
+                            first..self.handle,
+                        )
+                        .unwrap();
+                    if !taken {
+                        for handle in first..self.handle {
+                            shell.received.remove(&handle);
+                        }
+                    }
+                    shell.turn();
+                    self.shells[from].turn();
+                }
+            }
+        }
+        moved
+    }
+
+    fn command(&mut self, n: usize, command: SetCommand) -> Reply {
+        let shell = &mut self.shells[n];
+        self.commands += 1;
+        let number = self.commands;
+        shell
+            .engine
+            .set_command(shell.now, number, command)
+            .unwrap();
+        for _ in 0..1000 {
+            self.run(1);
+            let replies = &mut self.shells[n].replies;
+            if let Some(at) = replies.iter().position(|r| r.0 == number) {
+                return replies.remove(at).1;
+            }
+        }
+        panic!("no answer")
+    }
+
+    fn set_config(&mut self, n: usize, config: &Config) -> Reply {
+        let expect = self.state_version(n);
+        let config = KBox::new(config.try_clone().unwrap(), GFP_KERNEL).unwrap();
+        self.command(n, SetCommand::SetConfig { expect, config })
+    }
+
+    fn state_version(&self, n: usize) -> u64 {
+        self.shells[n].engine.set().unwrap().state().config.version
+    }
+
+    fn position(&self, n: usize) -> Position {
+        self.shells[n].engine.set().unwrap().state().position
+    }
+
+    /// The next configuration as store `n` sees it.
+    fn next(&self, n: usize) -> Config {
+        let config = &self.shells[n].engine.set().unwrap().state();
+        let mut next = config.config.try_clone().unwrap();
+        next.push_ancestor(next.id).unwrap();
+        next.version += 1;
+        next.id = [0x80 + next.version as u8; 16];
+        next
+    }
+
+    fn write(&mut self, n: usize, lbn: u64, ids: &[u64]) {
+        self.shells[n].begin_write(1, lbn, ids);
+        for _ in 0..1000 {
+            self.run(1);
+            if let Some(status) = self.shells[n].done.get(&1) {
+                assert_eq!(*status, Status::Ok);
+                return;
+            }
+        }
+        panic!("a write does not end");
+    }
+
+    fn flush(&mut self, n: usize) -> Status {
+        self.shells[n].begin_flush(2);
+        for _ in 0..200 {
+            self.run(1);
+            if let Some(status) = self.shells[n].done.get(&2) {
+                return *status;
+            }
+        }
+        panic!("a FLUSH does not end");
+    }
+}
+
+fn insync(n: usize) -> Member {
+    member(n, MemberState::InSync)
+}
+
+/// Two stores in sync from the beginning.
+fn pair() -> Net {
+    let config = config(1, &[insync(0), insync(1)]);
+    let mut shells: Vec<_> = (0..2).map(|n| attach(format(n, &config))).collect();
+    for shell in &mut shells {
+        shell.turn();
+        assert!(!shell.serves, "nobody is primary by itself");
+    }
+    let mut net = Net::new(shells);
+    net.run(10);
+    let mut next = net.next(0);
+    next.term += 1;
+    next.reign = [0xbb; 16];
+    assert_eq!(net.set_config(0, &next), Reply::Done);
+    assert!(!net.shells[0].serves, "the reign is not reconciled");
+    net.connect(0, 1);
+    net.run(50);
+    assert!(net.shells[0].serves);
+    net
+}
+
+#[test]
+fn the_only_member_of_a_set_begins_a_reign_and_keeps_what_was_flushed() {
+    let disk = format(0, &config(1, &[insync(0)]));
+    let mut shell = attach(disk);
+    shell.pass(50);
+    assert!(shell.serves);
+    assert_eq!(shell.write(3, &[5, 6, 0, 5]), Status::Ok);
+    shell.flush();
+    assert_eq!(shell.write(9, &[9]), Status::Ok);
+    // A power cut: what was written and not sealed is void.
+    let disk = shell.disk.clone();
+    let mut shell = attach(disk);
+    shell.pass(50);
+    assert!(shell.serves);
+    assert_eq!(shell.read(3, 4), [5, 6, 0, 5]);
+    let before = shell.engine.set().unwrap().state().position;
+    shell.discard(0, 4);
+    let disk = shell.detach();
+    check_disk(&disk, CLUSTERS);
+    let mut shell = attach(disk);
+    shell.pass(50);
+    assert!(shell.engine.set().unwrap().history().contains(&before));
+    assert_eq!(shell.read(0, 7), [0, 0, 0, 0, 6, 0, 5]);
+}
+
+#[test]
+fn a_flush_ends_when_the_replica_has_it_and_the_replica_holds_the_same() {
+    let mut net = pair();
+    net.write(0, 0, &[1, 2, 3, 1, 0, 2]);
+    net.write(0, 100, &[7; 8]);
+    assert_eq!(net.flush(0), Status::Ok);
+    assert_eq!(net.position(0), net.position(1));
+    // Four contents: each crossed the wire once.
+    assert_eq!(net.blocks, 4);
+    let replica = net.shells.pop().unwrap();
+    let disk = replica.detach();
+    check_disk(&disk, CLUSTERS);
+}
+
+#[test]
+fn without_its_peer_a_flush_waits_until_the_peer_is_back() {
+    let mut net = pair();
+    net.write(0, 0, &[1]);
+    assert_eq!(net.flush(0), Status::Ok);
+    net.disconnect(0, 1);
+    net.write(0, 1, &[2]);
+    net.shells[0].begin_flush(2);
+    net.run(100);
+    assert!(!net.shells[0].done.contains_key(&2), "the peer is away");
+    let events: Vec<_> = std::iter::from_fn(|| net.shells[0].engine.poll_set_event()).collect();
+    assert!(
+        events.iter().any(|e| e.1 == Event::FlushSuspended),
+        "{events:?}"
+    );
+    net.connect(0, 1);
+    net.run(100);
+    assert_eq!(net.shells[0].done.get(&2), Some(&Status::Ok));
+    assert_eq!(net.position(0), net.position(1));
+}
+
+#[test]
+fn the_replica_is_promoted_and_shows_what_was_flushed() {
+    let mut net = pair();
+    net.write(0, 0, &[1, 2, 3]);
+    net.write(0, 2, &[4]);
+    assert_eq!(net.flush(0), Status::Ok);
+    let fence = net.command(1, SetCommand::Fence { term: 3 });
+    assert!(matches!(fence, Reply::Fenced { .. }), "{fence:?}");
+    let mut next = net.next(1);
+    next.primary = store(1);
+    next.term = 4;
+    next.reign = [0xcc; 16];
+    for member in &mut next.members {
+        if member.store == store(0) {
+            member.state = MemberState::Async;
+        }
+    }
+    assert_eq!(net.set_config(1, &next), Reply::Done);
+    net.run(20);
+    assert!(net.shells[1].serves);
+    assert_eq!(net.shells[1].read(0, 4), [1, 2, 4, 0]);
+    net.write(1, 0, &[8]);
+    assert_eq!(net.flush(1), Status::Ok);
+    // The old primary learns of it and follows.
+    net.connect(0, 1);
+    net.run(100);
+    assert!(!net.shells[0].serves);
+    assert_eq!(net.position(0), net.position(1));
+}
