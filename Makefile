@@ -78,6 +78,15 @@ sim-cluster-mutants:	## each deliberate error of the protocol engine has to be c
 	@cd tools && ../qemu/enter cargo run -q --profile checked --locked -p ddup-clustersim -- \
 		--mutants --seeds 300
 
+sim-set:	## play histories of real stores in a replica set: SEED=n, or SEEDS=n or SEEDS=from..to; MUTANT=k, V=1
+	@cd tools && ../qemu/enter cargo run -q --profile checked --locked -p ddup-setsim -- \
+		$(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),100)) \
+		$(if $(MUTANT),--mutant $(MUTANT)) $(if $(V),--verbose)
+
+sim-set-mutants:	## each deliberate error of what joins a set to its store has to be caught
+	@cd tools && ../qemu/enter cargo run -q --profile checked --locked -p ddup-setsim -- \
+		--seeds $(or $(SEEDS),400) --mutants
+
 fuzz:		## damaged bytes for every parser of disk format and protocol: T=seconds, TARGET=, ONLY=iteration
 	@cd tools && ../qemu/enter cargo run -q --profile checked --locked -p ddup-fuzz -- \
 		--seconds $(or $(T),60) $(if $(TARGET),--target $(TARGET)) $(if $(ONLY),--only $(ONLY))

@@ -1,0 +1,672 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! One machine: a disk that loses what was not flushed, and, while it is up, a store on it.
+
+use ddup_engine::engine::check::{check, Finding, PageSource};
+use ddup_engine::engine::mkfs::{self, MemberParams, Params, Step};
+use ddup_engine::engine::replication::action::Reply;
+use ddup_engine::engine::replication::config::Config as SetConfig;
+use ddup_engine::engine::replication::record::Record;
+use ddup_engine::engine::replication::types::{Id, Position};
+use ddup_engine::engine::{
+    Action, BlockContent, Check, Cluster, Config, DataResult, Durability, Engine, FailReason,
+    FingerprintAlgorithm, IoToken, Knobs, Lbn, Name, OpKind, Request, Status, Tag,
+};
+use ddup_sim::content::{Content, Fingerprints, Image, CLUSTER, ZERO};
+use ddup_sim::disk::{kept, Disk, Loss};
+use ddup_sim::rng::{mix, Rng};
+use ddup_sim::xxh64::xxh64;
+use kernel::prelude::KVec;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// Clusters of a disk.
+pub const CLUSTERS: u64 = 16 * 4096;
+/// Blocks of the volume.
+pub const BLOCKS: u64 = 192;
+/// Tags of requests.
+pub const TAGS: u32 = 16;
+
+/// How content is named and checked, the same everywhere.
+pub const FINGERPRINTS: Fingerprints = Fingerprints {
+    key: 77,
+    name_bits: 64,
+    tail_bits: 64,
+};
+
+/// What names and checks a content.
+pub fn described(content: Content) -> BlockContent {
+    BlockContent {
+        name: Name(FINGERPRINTS.name(content)),
+        check: Check(FINGERPRINTS.check(content)),
+        zero: content == ZERO,
+    }
+}
+
+/// The UUID of store `n`.
+pub fn store_id(n: usize) -> Id {
+    [0x10 + n as u8; 16]
+}
+
+/// I/O of the store that is under way.
+#[expect(missing_docs, reason = "fields are named for what they are")]
+#[derive(Debug)]
+pub enum Io {
+    /// Blocks that are written to neighbouring clusters.
+    Write {
+        tag: Tag,
+        block: u32,
+        cluster: u64,
+        contents: Vec<Content>,
+    },
+    /// A block that is read.
+    Read {
+        tag: Tag,
+        block: u32,
+        cluster: u64,
+        check: u64,
+    },
+    /// Metadata that is written; the moment at which it was sent.
+    WriteMeta {
+        token: IoToken,
+        cluster: u64,
+        buf: KVec<u8>,
+        durability: Durability,
+        sent: u64,
+    },
+    /// Metadata that is read.
+    ReadMeta {
+        token: IoToken,
+        cluster: u64,
+        buf: KVec<u8>,
+    },
+    /// A FLUSH of the device.
+    Flush { token: IoToken, sent: u64 },
+    /// A discard.
+    Discard {
+        token: IoToken,
+        cluster: u64,
+        count: u64,
+    },
+    /// Data of the last journal block that recovery looks at.
+    Verify {
+        cluster: u64,
+        check: u64,
+        buf: KVec<u8>,
+    },
+    /// A block for a peer.
+    Fetch {
+        token: u64,
+        cluster: u64,
+        check: u64,
+    },
+}
+
+/// A request of the workload.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// What.
+    pub kind: OpKind,
+    /// First block.
+    pub lbn: u64,
+    /// Blocks.
+    pub count: u64,
+    /// What is written, or was read.
+    pub contents: Vec<Content>,
+    /// The oracle's number of it.
+    pub stamp: u64,
+}
+
+/// What a node tells the world.
+#[derive(Debug)]
+pub enum Told {
+    /// I/O began.
+    Io(Io),
+    /// A request ended.
+    Ended(Tag, Asked, Status),
+    /// A command was answered.
+    Reply(u64, Reply),
+    /// A connection is to be closed.
+    Close(u64),
+    /// It takes requests, or does not any more.
+    Role(bool),
+    /// It is attached.
+    Started,
+    /// It failed.
+    Failed(FailReason),
+    /// It is detached.
+    Detached,
+}
+
+/// A machine.
+#[expect(missing_docs, reason = "fields are named for what they are")]
+pub struct Node {
+    /// Which.
+    pub number: usize,
+    pub disk: Disk,
+    pub engine: Option<Engine>,
+    /// Counts attaches; what an older life began is void.
+    pub life: u64,
+    pub started: bool,
+    pub serves: bool,
+    pub asked: BTreeMap<Tag, Asked>,
+    /// Blocks that came from peers.
+    pub received: BTreeMap<u64, Content>,
+    /// Blocks that were read for peers.
+    pub fetched: BTreeMap<u64, Content>,
+    /// Data I/O of requests that is under way.
+    ios: BTreeMap<Tag, u32>,
+    /// Requests that end with their I/O.
+    handed: BTreeSet<Tag>,
+    ended: VecDeque<(Tag, Asked)>,
+}
+
+struct Pages<'a>(&'a Disk);
+
+impl PageSource for Pages<'_> {
+    fn read(&mut self, cluster: Cluster, page: &mut [u8]) -> kernel::error::Result {
+        self.0.read(cluster.0).bytes(page);
+        Ok(())
+    }
+}
+
+fn engine_config(read_only: bool, rng: &mut Rng, small: bool) -> Config {
+    let id = |rng: &mut Rng| {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&(rng.draw() | 1).to_le_bytes());
+        id[8..].copy_from_slice(&rng.draw().to_le_bytes());
+        id
+    };
+    Config {
+        store_clusters: CLUSTERS,
+        read_only,
+        queue_depth: TAGS,
+        cache_pages: 128,
+        index_bytes: 1 << 16,
+        fresh: [id(rng), id(rng)],
+        points_max: if small { 1024 } else { 4096 },
+        hash: xxh64,
+        knobs: Knobs {
+            commit_interval: rng.between(20, 300),
+            checkpoint_interval: rng.between(50, 2000),
+            gc_delay: 0,
+            keep_erased: 1 << 16,
+            tranquility: 0,
+            discard: rng.chance(1, 2),
+            ..Knobs::default()
+        },
+    }
+}
+
+impl Node {
+    /// A machine whose disk holds an empty member of a set.
+    pub fn new(number: usize, config: &SetConfig) -> Node {
+        let mut disk = Disk::new(CLUSTERS, true);
+        let record = Record {
+            promise: config.term,
+            keep: false,
+            config: config.try_clone().expect("memory"),
+        };
+        let params = Params {
+            clusters: CLUSTERS,
+            journal_clusters: 0,
+            volume_blocks: BLOCKS,
+            uuid: store_id(number),
+            volume_uuid: [8; 16],
+            label: [0; 64],
+            fingerprint: FingerprintAlgorithm::Blake2b,
+            name_key: 1,
+            check_key: 2,
+            hash: xxh64,
+            member: Some(MemberParams {
+                record: &record,
+                volumes: &[],
+            }),
+        };
+        mkfs::format::<()>(&params, &mut |step| {
+            if let Step::Write(cluster, bytes) = step {
+                for (cluster, page) in (cluster.0..).zip(bytes.chunks(CLUSTER)) {
+                    disk.write_durable(cluster, Image::meta(page));
+                }
+            }
+            Ok(())
+        })
+        .expect("a store is made");
+        Node {
+            number,
+            disk,
+            engine: None,
+            life: 0,
+            started: false,
+            serves: false,
+            asked: BTreeMap::new(),
+            received: BTreeMap::new(),
+            fetched: BTreeMap::new(),
+            ios: BTreeMap::new(),
+            handed: BTreeSet::new(),
+            ended: VecDeque::new(),
+        }
+    }
+
+    /// Begins to attach the store.
+    pub fn attach(&mut self, now: u64, rng: &mut Rng) {
+        let small = rng.chance(1, 3);
+        let mut engine = Engine::new(engine_config(false, rng, small)).expect("memory");
+        engine.start(now);
+        self.engine = Some(engine);
+        self.life += 1;
+        self.started = false;
+        self.serves = false;
+    }
+
+    /// The power fails. `under_way` are writes that the disk may have begun.
+    pub fn crash(&mut self, under_way: Vec<Io>, rng: &mut Rng) {
+        let loss = match rng.below(5) {
+            0 => Loss::All,
+            1 => Loss::None,
+            2 => Loss::Clusters(rng.between(1, 99) as u8),
+            _ => Loss::Sectors(rng.between(1, 99) as u8),
+        };
+        for io in under_way {
+            match io {
+                Io::Write {
+                    cluster, contents, ..
+                } => {
+                    for (cluster, content) in (cluster..).zip(contents) {
+                        let mask = kept(loss, rng);
+                        self.disk.write(cluster, Image::Data(content), mask);
+                    }
+                }
+                Io::WriteMeta {
+                    cluster,
+                    buf,
+                    durability,
+                    sent,
+                    ..
+                } => {
+                    // Nothing of it is written before what it has to follow is durable.
+                    if durability == Durability::AllBefore {
+                        if rng.chance(1, 2) {
+                            continue;
+                        }
+                        self.disk.flush(sent);
+                    }
+                    for (cluster, page) in (cluster..).zip(buf.chunks(CLUSTER)) {
+                        let mask = kept(loss, rng);
+                        self.disk.write(cluster, Image::meta(page), mask);
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.disk.power_cut(loss, rng);
+        self.engine = None;
+        self.life += 1;
+        self.started = false;
+        self.serves = false;
+        self.asked.clear();
+        self.received.clear();
+        self.fetched.clear();
+        self.ios.clear();
+        self.handed.clear();
+        self.ended.clear();
+    }
+
+    /// I/O ended well.
+    pub fn io_done(&mut self, now: u64, io: Io, rng: &mut Rng) {
+        let Some(engine) = self.engine.as_mut() else {
+            return;
+        };
+        let disk = &mut self.disk;
+        let matches = |disk: &Disk, cluster: u64, check: u64| {
+            let content = disk.read(cluster).content();
+            (FINGERPRINTS.check(content) == check).then_some(content)
+        };
+        match io {
+            Io::Write {
+                tag,
+                block,
+                cluster,
+                contents,
+            } => {
+                let count = contents.len() as u32;
+                for (cluster, content) in (cluster..).zip(contents) {
+                    disk.write(cluster, Image::Data(content), 0xff);
+                }
+                self.ios.entry(tag).and_modify(|n| *n -= 1);
+                self.end_handed(tag, true);
+                let Some(engine) = self.engine.as_mut() else {
+                    return;
+                };
+                engine.data_done(now, tag, block, count, DataResult::Ok);
+            }
+            Io::Read {
+                tag,
+                block,
+                cluster,
+                check,
+            } => {
+                let found = matches(disk, cluster, check);
+                if let (Some(content), Some(asked)) = (found, self.asked.get_mut(&tag)) {
+                    asked.contents[block as usize] = content;
+                }
+                let result = match found {
+                    Some(_) => DataResult::Ok,
+                    None => DataResult::Mismatch,
+                };
+                self.ios.entry(tag).and_modify(|n| *n -= 1);
+                self.end_handed(tag, found.is_some());
+                let Some(engine) = self.engine.as_mut() else {
+                    return;
+                };
+                engine.data_done(now, tag, block, 1, result);
+            }
+            Io::WriteMeta {
+                token,
+                cluster,
+                buf,
+                durability,
+                sent,
+            } => {
+                if durability == Durability::AllBefore {
+                    disk.flush(sent);
+                }
+                for (cluster, page) in (cluster..).zip(buf.chunks(CLUSTER)) {
+                    match durability {
+                        Durability::None => disk.write(cluster, Image::meta(page), 0xff),
+                        _ => disk.write_durable(cluster, Image::meta(page)),
+                    }
+                }
+                if durability == Durability::AllTogether {
+                    disk.flush(sent);
+                }
+                engine.meta_done(now, token, buf, true);
+            }
+            Io::ReadMeta {
+                token,
+                cluster,
+                mut buf,
+            } => {
+                for (cluster, page) in (cluster..).zip(buf.chunks_mut(CLUSTER)) {
+                    disk.read(cluster).bytes(page);
+                }
+                engine.meta_done(now, token, buf, true);
+            }
+            Io::Flush { token, sent } => {
+                disk.flush(sent);
+                engine.meta_done(now, token, KVec::new(), true);
+            }
+            Io::Discard {
+                token,
+                cluster,
+                count,
+            } => {
+                disk.discard(cluster, count, rng);
+                engine.meta_done(now, token, KVec::new(), true);
+            }
+            Io::Verify {
+                cluster,
+                check,
+                buf,
+            } => {
+                let result = match matches(disk, cluster, check) {
+                    Some(_) => DataResult::Ok,
+                    None => DataResult::Mismatch,
+                };
+                engine.verify_done(now, buf, result);
+            }
+            Io::Fetch {
+                token,
+                cluster,
+                check,
+            } => {
+                let found = matches(disk, cluster, check);
+                if let Some(content) = found {
+                    self.fetched.insert(token, content);
+                }
+                engine.fetched(now, token, found.is_some());
+            }
+        }
+    }
+
+    /// The shell completes a request that was handed over when its I/O ends, before the store hears
+    /// of it.
+    fn end_handed(&mut self, tag: Tag, ok: bool) {
+        if !ok {
+            self.handed.remove(&tag);
+        } else if self.ios.get(&tag) == Some(&0) && self.handed.remove(&tag) {
+            if let Some(asked) = self.asked.remove(&tag) {
+                self.ended.push_back((tag, asked));
+            }
+        }
+    }
+
+    /// Gives a request to the store.
+    pub fn submit(&mut self, now: u64, tag: Tag, asked: Asked, fua: bool) {
+        let Some(engine) = self.engine.as_mut() else {
+            return;
+        };
+        let request = Request {
+            tag,
+            kind: asked.kind,
+            volume: 0,
+            lbn: Lbn(asked.lbn),
+            count: asked.count,
+            fua,
+        };
+        let blocks: Vec<_> = match asked.kind {
+            OpKind::Write => asked.contents.iter().map(|c| described(*c)).collect(),
+            _ => Vec::new(),
+        };
+        self.asked.insert(tag, asked);
+        engine.submit(now, request, &blocks);
+    }
+
+    /// The next thing that the store tells, if it has something to tell.
+    pub fn poll(&mut self, now: u64) -> Option<Told> {
+        if let Some((tag, asked)) = self.ended.pop_front() {
+            return Some(Told::Ended(tag, asked, Status::Ok));
+        }
+        let engine = self.engine.as_mut()?;
+        let sent = self.disk.now();
+        Some(match engine.poll_action(now)? {
+            Action::ReadBlock {
+                tag,
+                block,
+                cluster,
+                check,
+            } => {
+                *self.ios.entry(tag).or_default() += 1;
+                Told::Io(Io::Read {
+                    tag,
+                    block,
+                    cluster: cluster.0,
+                    check: check.0,
+                })
+            }
+            Action::ZeroBlocks { tag, block, count } => {
+                if let Some(asked) = self.asked.get_mut(&tag) {
+                    asked.contents[block as usize..(block + count) as usize].fill(ZERO);
+                }
+                return self.poll(now);
+            }
+            Action::WriteRun {
+                tag,
+                block,
+                count,
+                cluster,
+            } => {
+                *self.ios.entry(tag).or_default() += 1;
+                let contents = self
+                    .asked
+                    .get(&tag)
+                    .map(|a| a.contents[block as usize..(block + count) as usize].to_vec());
+                Told::Io(Io::Write {
+                    tag,
+                    block,
+                    cluster: cluster.0,
+                    contents: contents.unwrap_or_default(),
+                })
+            }
+            Action::StageWrite {
+                tag,
+                handle,
+                cluster,
+            } => {
+                *self.ios.entry(tag).or_default() += 1;
+                Told::Io(Io::Write {
+                    tag,
+                    block: 0,
+                    cluster: cluster.0,
+                    contents: vec![self.received.get(&handle).copied().unwrap_or(u64::MAX)],
+                })
+            }
+            Action::StageDrop { handle } => {
+                self.received.remove(&handle);
+                return self.poll(now);
+            }
+            Action::FetchBlock {
+                token,
+                cluster,
+                check,
+            } => Told::Io(Io::Fetch {
+                token,
+                cluster: cluster.0,
+                check: check.0,
+            }),
+            Action::CompleteAfterIo { tag } => {
+                self.handed.insert(tag);
+                if self.ios.get(&tag).copied().unwrap_or(0) == 0 {
+                    self.ios.insert(tag, 0);
+                    self.end_handed(tag, true);
+                }
+                return self.poll(now);
+            }
+            Action::Complete { tag, status } => match self.asked.remove(&tag) {
+                Some(asked) => Told::Ended(tag, asked, status),
+                None => return self.poll(now),
+            },
+            Action::ReadMeta {
+                token,
+                cluster,
+                buf,
+            } => Told::Io(Io::ReadMeta {
+                token,
+                cluster: cluster.0,
+                buf,
+            }),
+            Action::WriteMeta {
+                token,
+                cluster,
+                buf,
+                durability,
+            } => Told::Io(Io::WriteMeta {
+                token,
+                cluster: cluster.0,
+                buf,
+                durability,
+                sent,
+            }),
+            Action::VerifyData {
+                cluster,
+                check,
+                buf,
+                ..
+            } => Told::Io(Io::Verify {
+                cluster: cluster.0,
+                check: check.0,
+                buf,
+            }),
+            Action::Flush { token } => Told::Io(Io::Flush { token, sent }),
+            Action::DiscardRun {
+                token,
+                cluster,
+                count,
+            } => Told::Io(Io::Discard {
+                token,
+                cluster: cluster.0,
+                count,
+            }),
+            Action::CompareBlock { .. } => panic!("a cryptographic name is compared by bytes"),
+            Action::SetReply { command, reply } => Told::Reply(command, reply),
+            Action::ClosePeer { nonce, .. } => Told::Close(nonce),
+            Action::Role { serves } => {
+                self.serves = serves;
+                Told::Role(serves)
+            }
+            Action::VolumeChanged { .. } => return self.poll(now),
+            Action::Started => {
+                self.started = true;
+                Told::Started
+            }
+            Action::Failed(reason) => Told::Failed(reason),
+            Action::Detached(_) => Told::Detached,
+        })
+    }
+
+    /// What is durable, if the machine fails now and its disk loses nothing more: the position, and
+    /// each block of the volume. The store's own check must find nothing.
+    pub fn image(&self, seed: u64) -> Result<(Position, Vec<Content>), String> {
+        let mut findings = Vec::new();
+        // A power cut may tear one copy; an attach mends it.
+        let torn =
+            |f: &Finding| matches!(f, Finding::Superblock { .. } | Finding::ConfigSlot { .. });
+        let mut report = |finding| {
+            if !torn(&finding) {
+                findings.push(format!("{finding:?}"));
+            }
+        };
+        check(&mut Pages(&self.disk), CLUSTERS, xxh64, &mut report)
+            .map_err(|e| format!("{e:?}"))?;
+        if let Some(first) = findings.first() {
+            return Err(format!("{} findings: {first}", findings.len()));
+        }
+        let mut rng = Rng::new(mix(seed));
+        let mut reader = Node {
+            number: self.number,
+            disk: self.disk.clone(),
+            engine: None,
+            life: 0,
+            started: false,
+            serves: false,
+            asked: BTreeMap::new(),
+            received: BTreeMap::new(),
+            fetched: BTreeMap::new(),
+            ios: BTreeMap::new(),
+            handed: BTreeSet::new(),
+            ended: VecDeque::new(),
+        };
+        let mut engine = Engine::new(engine_config(true, &mut rng, false)).expect("memory");
+        engine.start(1);
+        reader.engine = Some(engine);
+        reader.settle(&mut rng)?;
+        let asked = Asked {
+            kind: OpKind::Read,
+            lbn: 0,
+            count: BLOCKS,
+            contents: vec![ZERO; BLOCKS as usize],
+            stamp: 0,
+        };
+        reader.submit(1, 0, asked, false);
+        let read = reader.settle(&mut rng)?.ok_or("a read does not end")?;
+        let engine = reader.engine.as_ref().ok_or("no engine")?;
+        let position = engine.member_position().ok_or("it is no member")?;
+        Ok((position, read))
+    }
+
+    /// Does all I/O at once until nothing is left to do; answers what was read.
+    fn settle(&mut self, rng: &mut Rng) -> Result<Option<Vec<Content>>, String> {
+        let mut read = None;
+        for _ in 0..1_000_000 {
+            match self.poll(1) {
+                Some(Told::Io(io)) => self.io_done(1, io, rng),
+                Some(Told::Failed(reason)) => return Err(reason.to_string()),
+                Some(Told::Ended(_, asked, Status::Ok)) => read = Some(asked.contents),
+                Some(Told::Ended(_, _, status)) => return Err(format!("{status:?}")),
+                Some(_) => {}
+                None if self.engine.as_mut().is_some_and(|e| e.background(1)) => {}
+                None => return Ok(read),
+            }
+        }
+        Err("it does not settle".into())
+    }
+}

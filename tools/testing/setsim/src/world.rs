@@ -1,0 +1,952 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The world: machines, sessions between them, an authority that commits configurations, a workload.
+//! All of it follows from one seed.
+
+use crate::node::{store_id, Asked, Io, Node, Told, BLOCKS, TAGS};
+use crate::oracle::Oracle;
+use ddup_engine::engine::replication::action::{Event as SetEvent, Reply};
+use ddup_engine::engine::replication::config::{Config, Member, MemberState};
+use ddup_engine::engine::replication::types::{Id, Position};
+use ddup_engine::engine::show::Object;
+use ddup_engine::engine::{OpKind, SendBlock, SetCommand, Status, Tag};
+use ddup_sim::content::{Content, ZERO};
+use ddup_sim::rng::Rng;
+use kernel::prelude::{KBox, KVec, GFP_KERNEL};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How a history may end.
+pub type Verdict = Result<(), String>;
+
+/// Counters of histories.
+#[expect(missing_docs, reason = "fields are named for what they are")]
+#[derive(Clone, Default, Debug)]
+pub struct Totals {
+    pub writes: u64,
+    pub flushes: u64,
+    pub flushes_failed: u64,
+    pub reads: u64,
+    pub power_cuts: u64,
+    pub sessions: u64,
+    pub frames: u64,
+    pub blocks_sent: u64,
+    pub reigns: u64,
+    pub configurations: u64,
+    pub images_compared: u64,
+    pub joined: u64,
+}
+
+impl Totals {
+    /// Adds those of another history.
+    pub fn add(&mut self, other: &Totals) {
+        self.writes += other.writes;
+        self.flushes += other.flushes;
+        self.flushes_failed += other.flushes_failed;
+        self.reads += other.reads;
+        self.power_cuts += other.power_cuts;
+        self.sessions += other.sessions;
+        self.frames += other.frames;
+        self.blocks_sent += other.blocks_sent;
+        self.reigns += other.reigns;
+        self.configurations += other.configurations;
+        self.images_compared += other.images_compared;
+        self.joined += other.joined;
+    }
+}
+
+enum Event {
+    /// I/O of a life of a node ends.
+    Io(usize, u64, u64),
+    /// A frame arrives: session, receiving end, header and body, blocks.
+    Frame(u64, usize, Vec<u8>, Vec<Content>),
+    /// One end of a session learns that it is gone.
+    Lost(u64, usize),
+    /// A node's time goes by.
+    Tick(usize, u64),
+}
+
+struct Session {
+    ends: [usize; 2],
+    lives: [u64; 2],
+    open: [bool; 2],
+    /// When the last frame to each end arrives: they stay in order.
+    last: [u64; 2],
+}
+
+/// All machines.
+pub struct World {
+    seed: u64,
+    rng: Rng,
+    verbose: bool,
+    now: u64,
+    serial: u64,
+    nodes: Vec<Node>,
+    events: BTreeMap<(u64, u64), Event>,
+    /// I/O under way by serial.
+    io: BTreeMap<u64, (usize, Io)>,
+    sessions: BTreeMap<u64, Session>,
+    handle: u64,
+    oracle: Oracle,
+    /// What the authority has committed.
+    latest: Config,
+    /// The primary was told of this version, by this command, in this life.
+    telling: Option<(u64, u64, u64)>,
+    joining: BTreeSet<usize>,
+    /// Whether the reign's first look at the volume was taken.
+    looked: bool,
+    faults: bool,
+    fresh: Content,
+    totals: Totals,
+}
+
+/// Plays the history of a seed.
+pub fn play(seed: u64, steps: u32, verbose: bool) -> (Totals, Verdict) {
+    let mut world = World::new(seed, verbose);
+    let verdict = world
+        .run(steps)
+        .map_err(|what| format!("at {} ms: {what}", world.now));
+    (world.totals, verdict)
+}
+
+fn member(n: usize, state: MemberState) -> Member {
+    Member {
+        store: store_id(n),
+        incarnation: 0,
+        state,
+        floor: Position::ZERO,
+        confirmed: [0; 16],
+    }
+}
+
+fn id(rng: &mut Rng) -> Id {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&(rng.draw() | 1).to_le_bytes());
+    id[8..].copy_from_slice(&rng.draw().to_le_bytes());
+    id
+}
+
+impl World {
+    fn new(seed: u64, verbose: bool) -> World {
+        let mut rng = Rng::new(seed);
+        // The only member of a set leads by itself.
+        let count = rng.pick(&[1, 2, 2, 3, 3]);
+        let mut members = KVec::new();
+        for n in 0..count {
+            let state = match n == 0 || rng.chance(2, 3) {
+                true => MemberState::InSync,
+                false => MemberState::Async,
+            };
+            members.push(member(n, state), GFP_KERNEL).expect("memory");
+        }
+        let latest = Config {
+            set: [0x5e; 16],
+            version: 1,
+            id: id(&mut rng),
+            term: 1,
+            reign: id(&mut rng),
+            primary: store_id(0),
+            forced: 0,
+            min_insync: 1,
+            ancestors: KVec::new(),
+            members,
+        };
+        let nodes = (0..count).map(|n| Node::new(n, &latest)).collect();
+        World {
+            seed,
+            rng,
+            verbose,
+            now: 1,
+            serial: 0,
+            nodes,
+            events: BTreeMap::new(),
+            io: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            handle: 0,
+            oracle: Oracle::new(),
+            latest,
+            telling: None,
+            joining: BTreeSet::new(),
+            looked: false,
+            faults: true,
+            fresh: 1000,
+            totals: Totals::default(),
+        }
+    }
+
+    fn say(&self, text: impl FnOnce() -> String) {
+        if self.verbose {
+            println!("{:>8} {}", self.now, text());
+        }
+    }
+
+    fn at(&mut self, delay: u64, event: Event) {
+        self.serial += 1;
+        self.events.insert((self.now + delay, self.serial), event);
+    }
+
+    fn run(&mut self, steps: u32) -> Verdict {
+        for n in 0..self.nodes.len() {
+            self.attach(n)?;
+        }
+        // The first reign begins like any other.
+        if self.nodes.len() > 1 {
+            self.promote(0)?;
+        }
+        for _ in 0..steps {
+            let until = self.now + self.rng.skewed(6);
+            self.pass(until)?;
+            self.manage()?;
+            self.step()?;
+        }
+        self.finish()
+    }
+
+    fn primary(&self) -> usize {
+        self.number_of(&self.latest.primary)
+    }
+
+    fn number_of(&self, store: &Id) -> usize {
+        usize::from(store[0] - 0x10)
+    }
+
+    fn serving(&self) -> Option<usize> {
+        let n = self.primary();
+        (self.nodes[n].serves && self.looked).then_some(n)
+    }
+
+    fn is_up(&self, n: usize) -> bool {
+        self.nodes[n].started
+    }
+
+    fn step(&mut self) -> Verdict {
+        match self.rng.weighted(&[40, 8, 4, 5, 8, 2, 3, 2]) {
+            Some(0) => self.write(),
+            Some(1) => self.flush(),
+            Some(2) => self.discard(),
+            Some(3) => self.read(),
+            Some(4) => self.connect(),
+            Some(5) => self.cut(),
+            Some(6) => self.crash(),
+            _ => Ok(()),
+        }
+    }
+
+    // The workload.
+
+    fn tag(&self, n: usize) -> Option<Tag> {
+        (0..TAGS).find(|tag| !self.nodes[n].asked.contains_key(tag))
+    }
+
+    /// A range in which nothing is under way.
+    fn idle_range(&mut self, most: u64) -> Option<(u64, u64)> {
+        let count = self.rng.between(1, most);
+        let lbn = self.rng.below(BLOCKS - count + 1);
+        let busy =
+            |a: &Asked| a.kind != OpKind::Flush && a.lbn < lbn + count && lbn < a.lbn + a.count;
+        let n = self.primary();
+        (!self.nodes[n].asked.values().any(busy)).then_some((lbn, count))
+    }
+
+    fn submit(
+        &mut self,
+        n: usize,
+        kind: OpKind,
+        lbn: u64,
+        contents: Vec<Content>,
+        fua: bool,
+    ) -> Verdict {
+        let Some(tag) = self.tag(n) else {
+            return Ok(());
+        };
+        let changes = !matches!(kind, OpKind::Read | OpKind::Flush);
+        let stamp = match changes {
+            true => self.oracle.submitted(lbn, &contents),
+            false => self.oracle.submitted(0, &[]),
+        };
+        let asked = Asked {
+            kind,
+            lbn,
+            count: contents.len() as u64,
+            contents,
+            stamp,
+        };
+        self.say(|| {
+            format!(
+                "node {n} gets {tag} {kind:?} {lbn} {:x?} fua {fua}",
+                asked.contents
+            )
+        });
+        let now = self.now;
+        self.nodes[n].submit(now, tag, asked, fua);
+        self.pump(n)
+    }
+
+    fn write(&mut self) -> Verdict {
+        let (Some(n), Some((lbn, count))) = (self.serving(), self.idle_range(8)) else {
+            return Ok(());
+        };
+        let contents = (0..count)
+            .map(|_| match self.rng.below(10) {
+                0 => ZERO,
+                1..=4 => {
+                    self.fresh += 1;
+                    self.fresh
+                }
+                _ => 1 + self.rng.below(30),
+            })
+            .collect();
+        self.totals.writes += 1;
+        self.submit(n, OpKind::Write, lbn, contents, false)
+    }
+
+    fn discard(&mut self) -> Verdict {
+        let (Some(n), Some((lbn, count))) = (self.serving(), self.idle_range(BLOCKS / 2)) else {
+            return Ok(());
+        };
+        self.submit(n, OpKind::Discard, lbn, vec![ZERO; count as usize], false)
+    }
+
+    fn flush(&mut self) -> Verdict {
+        let Some(n) = self.serving() else {
+            return Ok(());
+        };
+        self.submit(n, OpKind::Flush, 0, Vec::new(), false)
+    }
+
+    fn read(&mut self) -> Verdict {
+        let (Some(n), Some((lbn, count))) = (self.serving(), self.idle_range(16)) else {
+            return Ok(());
+        };
+        self.totals.reads += 1;
+        self.submit(n, OpKind::Read, lbn, vec![ZERO; count as usize], false)
+    }
+
+    fn ended(&mut self, n: usize, asked: Asked, status: Status) -> Verdict {
+        self.say(|| format!("node {n} ends {:?} {} {status:?}", asked.kind, asked.lbn));
+        let first = n == self.primary() && asked.count == BLOCKS;
+        match (asked.kind, status) {
+            (OpKind::Write | OpKind::Discard | OpKind::WriteZeroes, Status::Ok) => {
+                self.oracle
+                    .acknowledged(asked.lbn, asked.count, asked.stamp);
+            }
+            (OpKind::Flush, Status::Ok) => {
+                self.totals.flushes += 1;
+                self.oracle.flushed(asked.stamp);
+            }
+            (OpKind::Flush, _) => self.totals.flushes_failed += 1,
+            (OpKind::Read, Status::Ok) if first && !self.looked => {
+                self.looked = true;
+                self.totals.reigns += 1;
+                self.oracle.reign(&asked.contents)?;
+            }
+            // Who was replaced and does not know may show what is old: there is no lease.
+            (OpKind::Read, Status::Ok) if n == self.primary() => {
+                self.oracle.read(asked.lbn, &asked.contents)?
+            }
+            (OpKind::Read, Status::Medium) => return Err(format!("block {} is lost", asked.lbn)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    // Machines.
+
+    fn attach(&mut self, n: usize) -> Verdict {
+        if self.nodes[n].engine.is_some() {
+            return Ok(());
+        }
+        let now = self.now;
+        self.say(|| format!("node {n} is attached"));
+        self.nodes[n].attach(now, &mut self.rng);
+        let life = self.nodes[n].life;
+        self.at(5, Event::Tick(n, life));
+        self.pump(n)
+    }
+
+    fn crash(&mut self) -> Verdict {
+        let n = self.rng.below(self.nodes.len() as u64) as usize;
+        if self.nodes[n].engine.is_none() {
+            return Ok(());
+        }
+        self.totals.power_cuts += 1;
+        self.say(|| format!("node {n} loses its power"));
+        let serials: Vec<u64> = self
+            .io
+            .iter()
+            .filter(|io| io.1 .0 == n)
+            .map(|io| *io.0)
+            .collect();
+        let under_way = serials
+            .iter()
+            .filter_map(|s| self.io.remove(s))
+            .map(|io| io.1)
+            .collect();
+        self.nodes[n].crash(under_way, &mut self.rng);
+        if n == self.primary() {
+            self.looked = false;
+        }
+        self.joining.clear();
+        let nonces: Vec<u64> = self.sessions.keys().copied().collect();
+        for nonce in nonces {
+            if self.sessions[&nonce].ends.contains(&n) {
+                self.break_session(nonce);
+            }
+        }
+        self.look_at(n)
+    }
+
+    /// Compares what a store holds with what others held at the same position.
+    fn look_at(&mut self, n: usize) -> Verdict {
+        let (position, image) = self.nodes[n]
+            .image(self.seed ^ self.now)
+            .map_err(|what| format!("store {n}: {what}"))?;
+        self.say(|| {
+            format!(
+                "node {n} holds epoch {} chain {:x}",
+                position.epoch, position.chain
+            )
+        });
+        self.totals.images_compared += 1;
+        self.oracle.state(n, position, image)
+    }
+
+    /// Carries out all that a node asks for, and sends what it has to send.
+    fn pump(&mut self, n: usize) -> Verdict {
+        let now = self.now;
+        loop {
+            let Some(told) = self.nodes[n].poll(now) else {
+                break;
+            };
+            match told {
+                Told::Io(io) => {
+                    let delay = match self.rng.chance(1, 20) {
+                        true => self.rng.below(60),
+                        false => self.rng.below(5),
+                    };
+                    self.serial += 1;
+                    let serial = self.serial;
+                    self.io.insert(serial, (n, io));
+                    let life = self.nodes[n].life;
+                    self.at(delay, Event::Io(n, life, serial));
+                }
+                Told::Ended(_, asked, status) => self.ended(n, asked, status)?,
+                Told::Reply(command, reply) => self.replied(n, command, reply),
+                Told::Close(nonce) => {
+                    self.say(|| format!("node {n} closes session {nonce}"));
+                    if self
+                        .sessions
+                        .get(&nonce)
+                        .is_some_and(|s| s.ends.contains(&n))
+                    {
+                        self.break_session(nonce);
+                    }
+                }
+                Told::Role(serves) => {
+                    self.say(|| format!("node {n} serves: {serves}"));
+                    if n == self.primary() {
+                        self.looked = false;
+                    }
+                    if serves && n != self.primary() {
+                        return Err(format!("(2) node {n} serves, and is not primary"));
+                    }
+                    if let (1, true) = (self.nodes.len(), serves) {
+                        self.learn()?;
+                    }
+                    if serves {
+                        self.submit(n, OpKind::Read, 0, vec![ZERO; BLOCKS as usize], false)?;
+                    }
+                }
+                Told::Started => self.say(|| format!("node {n} is up")),
+                Told::Failed(reason) => return Err(format!("store {n} failed: {reason}")),
+                Told::Detached => {}
+            }
+        }
+        loop {
+            let event = self.nodes[n]
+                .engine
+                .as_mut()
+                .and_then(|e| e.poll_set_event());
+            let Some((_, event)) = event else {
+                break;
+            };
+            self.say(|| format!("node {n} tells {event:?}"));
+            match event {
+                SetEvent::Joinable(store, _) => self.joinable(n, &store),
+                SetEvent::SplitBrain(_) | SetEvent::Diverged(_) | SetEvent::Regressed(_) => {
+                    return Err(format!(
+                        "(9) node {n} tells {event:?}, and nobody was forced"
+                    ));
+                }
+                SetEvent::StoreFailed => return Err(format!("the store of node {n} failed")),
+                _ => {}
+            }
+        }
+        self.send(n)
+    }
+
+    fn send(&mut self, n: usize) -> Verdict {
+        let now = self.now;
+        let nonces: Vec<u64> = self.sessions.keys().copied().collect();
+        for nonce in nonces {
+            loop {
+                let Some(session) = self.sessions.get(&nonce) else {
+                    break;
+                };
+                let Some(end) = session.ends.iter().position(|e| *e == n) else {
+                    break;
+                };
+                if !session.open[end] || session.lives[end] != self.nodes[n].life {
+                    break;
+                }
+                let peer = store_id(session.ends[1 - end]);
+                let Some(engine) = self.nodes[n].engine.as_mut() else {
+                    return Ok(());
+                };
+                let frame = match engine.poll_send(now, &peer, nonce) {
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => break,
+                    Err(error) if error == kernel::error::code::EPIPE => break,
+                    Err(error) => return Err(format!("node {n} can't send: {error:?}")),
+                };
+                let mut blocks = Vec::new();
+                for block in &frame.blocks {
+                    blocks.push(match block {
+                        SendBlock::Fetched(token) => self.nodes[n]
+                            .fetched
+                            .remove(token)
+                            .ok_or("(7) a block is sent that was not read")?,
+                        SendBlock::Cluster(cluster, check) => {
+                            let content = self.nodes[n].disk.read(cluster.0).content();
+                            if crate::node::FINGERPRINTS.check(content) != check.0 {
+                                return Err(format!(
+                                    "(8) node {n}: cluster {} was pinned and has changed",
+                                    cluster.0
+                                ));
+                            }
+                            content
+                        }
+                    });
+                }
+                self.totals.frames += 1;
+                self.totals.blocks_sent += blocks.len() as u64;
+                let delay = self.rng.below(8);
+                let Some(session) = self.sessions.get_mut(&nonce) else {
+                    break;
+                };
+                let arrives = (now + delay).max(session.last[1 - end]);
+                session.last[1 - end] = arrives;
+                let event = Event::Frame(nonce, 1 - end, frame.meta.to_vec(), blocks);
+                self.at(arrives - now, event);
+            }
+        }
+        Ok(())
+    }
+
+    fn pass(&mut self, until: u64) -> Verdict {
+        while let Some((&key, _)) = self.events.first_key_value() {
+            if key.0 > until {
+                break;
+            }
+            self.now = self.now.max(key.0);
+            if let Some(event) = self.events.remove(&key) {
+                self.happen(event)?;
+            }
+        }
+        self.now = until;
+        Ok(())
+    }
+
+    fn happen(&mut self, event: Event) -> Verdict {
+        let now = self.now;
+        match event {
+            Event::Io(n, life, serial) => {
+                let Some((_, io)) = self.io.remove(&serial) else {
+                    return Ok(());
+                };
+                if self.nodes[n].life != life {
+                    return Ok(());
+                }
+                self.nodes[n].io_done(now, io, &mut self.rng);
+                self.pump(n)
+            }
+            Event::Tick(n, life) => {
+                if self.nodes[n].life != life {
+                    return Ok(());
+                }
+                if self.nodes[n].started {
+                    for _ in 0..64 {
+                        let more = self.nodes[n]
+                            .engine
+                            .as_mut()
+                            .is_some_and(|e| e.background(now));
+                        self.pump(n)?;
+                        if !more || self.nodes[n].life != life {
+                            break;
+                        }
+                    }
+                }
+                let delay = self.rng.between(1, 15);
+                self.at(delay, Event::Tick(n, life));
+                Ok(())
+            }
+            Event::Lost(nonce, end) => {
+                let Some(session) = self.sessions.get_mut(&nonce) else {
+                    return Ok(());
+                };
+                session.open[end] = false;
+                let (n, peer, life) =
+                    (session.ends[end], session.ends[1 - end], session.lives[end]);
+                if session.open == [false; 2] {
+                    self.sessions.remove(&nonce);
+                }
+                if self.nodes[n].life == life {
+                    if let Some(engine) = self.nodes[n].engine.as_mut() {
+                        engine.peer_lost(now, &store_id(peer), nonce);
+                    }
+                    return self.pump(n);
+                }
+                Ok(())
+            }
+            Event::Frame(nonce, end, meta, blocks) => {
+                let Some(session) = self.sessions.get(&nonce) else {
+                    return Ok(());
+                };
+                let (n, peer) = (session.ends[end], session.ends[1 - end]);
+                if !session.open[end] || session.lives[end] != self.nodes[n].life {
+                    return Ok(());
+                }
+                self.say(|| {
+                    format!(
+                        "node {n} gets frame type {} of {} bytes, {} blocks in session {nonce}",
+                        meta[20],
+                        meta.len(),
+                        blocks.len()
+                    )
+                });
+                let first = self.handle;
+                self.handle += blocks.len() as u64;
+                let node = &mut self.nodes[n];
+                for (handle, content) in (first..).zip(&blocks) {
+                    node.received.insert(handle, *content);
+                }
+                let Some(engine) = node.engine.as_mut() else {
+                    return Ok(());
+                };
+                let range = first..self.handle;
+                let taken = engine.peer_received(now, &store_id(peer), nonce, &meta, range.clone());
+                if !matches!(taken, Ok(true)) {
+                    for handle in range {
+                        node.received.remove(&handle);
+                    }
+                }
+                if taken.is_err() {
+                    return Err(format!("node {n} refuses a frame of node {peer}"));
+                }
+                self.pump(n)
+            }
+        }
+    }
+
+    // Sessions.
+
+    fn connect(&mut self) -> Verdict {
+        let count = self.nodes.len() as u64;
+        let (a, b) = (
+            self.rng.below(count) as usize,
+            self.rng.below(count) as usize,
+        );
+        self.connect_pair(a, b)
+    }
+
+    fn connect_pair(&mut self, a: usize, b: usize) -> Verdict {
+        let joined = self
+            .sessions
+            .values()
+            .any(|s| s.ends.contains(&a) && s.ends.contains(&b) && s.open == [true; 2]);
+        if a == b || joined || !self.is_up(a) || !self.is_up(b) {
+            return Ok(());
+        }
+        self.serial += 1;
+        let nonce = self.serial;
+        self.totals.sessions += 1;
+        self.say(|| format!("session {nonce} joins nodes {a} and {b}"));
+        let now = self.now;
+        for (n, peer) in [(a, b), (b, a)] {
+            let engine = self.nodes[n].engine.as_mut().ok_or("no engine")?;
+            let connected = engine.peer_connected(now, &store_id(peer), nonce);
+            connected.map_err(|e| format!("node {n} does not take a session: {e:?}"))?;
+        }
+        self.sessions.insert(
+            nonce,
+            Session {
+                ends: [a, b],
+                lives: [self.nodes[a].life, self.nodes[b].life],
+                open: [true; 2],
+                last: [now; 2],
+            },
+        );
+        self.pump(a)?;
+        self.pump(b)
+    }
+
+    fn cut(&mut self) -> Verdict {
+        let nonces: Vec<u64> = self.sessions.keys().copied().collect();
+        if !nonces.is_empty() {
+            let nonce = self.rng.pick(&nonces);
+            self.break_session(nonce);
+        }
+        Ok(())
+    }
+
+    fn break_session(&mut self, nonce: u64) {
+        for end in 0..2 {
+            let delay = self.rng.below(30);
+            self.at(delay, Event::Lost(nonce, end));
+        }
+    }
+
+    // The authority.
+
+    fn next(&mut self) -> Config {
+        let mut next = self.latest.try_clone().expect("memory");
+        next.push_ancestor(next.id).expect("memory");
+        next.version += 1;
+        next.id = id(&mut self.rng);
+        next
+    }
+
+    /// The only member has made a configuration by itself.
+    fn learn(&mut self) -> Verdict {
+        let set = self.nodes[0].engine.as_ref().and_then(|e| e.set());
+        let config = set.map(|s| s.state().config.try_clone());
+        self.latest = config.ok_or("no role")?.map_err(|e| format!("{e:?}"))?;
+        Ok(())
+    }
+
+    fn commit(&mut self, config: Config) {
+        self.totals.configurations += 1;
+        self.say(|| {
+            let members: Vec<_> = config.members.iter().map(|m| m.state).collect();
+            format!(
+                "the authority commits version {} term {} primary {} {members:?}",
+                config.version,
+                config.term,
+                self.number_of(&config.primary)
+            )
+        });
+        self.latest = config;
+        self.telling = None;
+        self.joining.clear();
+    }
+
+    fn promote(&mut self, n: usize) -> Verdict {
+        let mut next = self.next();
+        next.term += 1;
+        next.reign = id(&mut self.rng);
+        next.primary = store_id(n);
+        for at in 0..next.members.len() {
+            if at != n && (!self.is_up(at) || self.faults && self.rng.chance(1, 3)) {
+                next.members[at].state = MemberState::Async;
+            }
+        }
+        self.looked = false;
+        self.commit(next);
+        self.tell()
+    }
+
+    /// Tells the primary what was committed, if it does not know.
+    fn tell(&mut self) -> Verdict {
+        let n = self.primary();
+        let life = self.nodes[n].life;
+        if self.nodes.len() == 1 || !self.is_up(n) || self.telling.is_some_and(|t| t.1 == life) {
+            return Ok(());
+        }
+        let now = self.now;
+        let Some(engine) = self.nodes[n].engine.as_mut() else {
+            return Ok(());
+        };
+        let Some(expect) = engine.set().map(|s| s.state().config.version) else {
+            return Err(format!("store {n} has no role"));
+        };
+        if expect == self.latest.version {
+            return Ok(());
+        }
+        self.serial += 1;
+        self.telling = Some((self.serial, life, self.latest.version));
+        let config = KBox::new(self.latest.try_clone().expect("memory"), GFP_KERNEL);
+        let config = config.expect("memory");
+        let command = SetCommand::SetConfig { expect, config };
+        let number = self.serial;
+        engine
+            .set_command(now, number, command)
+            .map_err(|e| format!("{e:?}"))?;
+        self.pump(n)
+    }
+
+    fn replied(&mut self, n: usize, command: u64, reply: Reply) {
+        self.say(|| format!("node {n} replies {reply:?}"));
+        if self.telling.is_some_and(|t| t.0 == command) {
+            self.telling = None;
+        }
+    }
+
+    fn joinable(&mut self, n: usize, store: &Id) {
+        let version = self.nodes[n]
+            .engine
+            .as_ref()
+            .and_then(|e| e.set())
+            .map(|s| s.state().config.version);
+        if n != self.primary() || version != Some(self.latest.version) {
+            return;
+        }
+        let mut next = self.next();
+        let at = self.number_of(store);
+        next.members[at].state = MemberState::InSync;
+        self.totals.joined += 1;
+        self.commit(next);
+    }
+
+    fn manage(&mut self) -> Verdict {
+        for n in 0..self.nodes.len() {
+            let again = !self.faults || self.rng.chance(1, 12);
+            if self.nodes[n].engine.is_none() && again {
+                self.attach(n)?;
+            }
+        }
+        let n = self.primary();
+        // Who is promoted must know that it is in sync.
+        let knows = |w: &World, at: usize| {
+            let set = w.nodes[at].engine.as_ref().and_then(|e| e.set());
+            set.is_some_and(|s| s.state().config.is_in_sync(&store_id(at)))
+        };
+        let alive = |w: &World, at: usize| {
+            let in_sync = w.latest.members[at].state == MemberState::InSync;
+            at != n && w.is_up(at) && in_sync && knows(w, at)
+        };
+        let heir = (0..self.nodes.len()).find(|at| alive(self, *at));
+        let wants = self.faults && self.rng.chance(1, 100)
+            || !self.is_up(n) && self.faults && self.rng.chance(1, 10);
+        if let (true, Some(heir)) = (wants, heir) {
+            return self.promote(heir);
+        }
+        // A primary that comes back leads only if it is told to.
+        let set = self.nodes[n].engine.as_ref().and_then(|e| e.set());
+        let idle = set.is_some_and(|s| {
+            let state = s.state();
+            !state.reigns && !state.busy && state.config.version == self.latest.version
+        });
+        if idle && self.is_up(n) && self.nodes.len() > 1 {
+            return self.promote(n);
+        }
+        let gone = (0..self.nodes.len()).find(|at| {
+            *at != n && !self.is_up(*at) && self.latest.members[*at].state == MemberState::InSync
+        });
+        if let Some(gone) = gone.filter(|_| self.rng.chance(1, 10)) {
+            let mut next = self.next();
+            next.members[gone].state = MemberState::Async;
+            self.commit(next);
+        }
+        self.tell()?;
+        if self.serving().is_some()
+            && self.telling.is_none()
+            && (!self.faults || self.rng.chance(1, 15))
+        {
+            for at in 0..self.nodes.len() {
+                let waits = self.latest.members[at].state == MemberState::Async;
+                if waits && self.is_up(at) && self.joining.insert(at) {
+                    self.serial += 1;
+                    let (now, number) = (self.now, self.serial);
+                    let command = SetCommand::Join { peer: store_id(at) };
+                    if let Some(engine) = self.nodes[n].engine.as_mut() {
+                        engine
+                            .set_command(now, number, command)
+                            .map_err(|e| format!("{e:?}"))?;
+                    }
+                    self.pump(n)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The faults stop: all members must end with the same.
+    fn finish(&mut self) -> Verdict {
+        self.faults = false;
+        self.say(|| "the faults stop".into());
+        let end = self.now + 60_000;
+        let mut flushed = false;
+        while self.now < end {
+            let until = self.now + 20;
+            self.pass(until)?;
+            self.manage()?;
+            let n = self.primary();
+            for at in 0..self.nodes.len() {
+                self.connect_pair(n, at)?;
+            }
+            if self.now % 400 < 20 {
+                self.joining.clear();
+            }
+            let all = self
+                .latest
+                .members
+                .iter()
+                .all(|m| m.state == MemberState::InSync);
+            let known = self.nodes.iter().all(|node| {
+                let set = node.engine.as_ref().and_then(|e| e.set());
+                set.is_some_and(|s| s.state().config.version == self.latest.version)
+            });
+            if !all || !known || self.serving().is_none() {
+                continue;
+            }
+            let idle = self.nodes.iter().all(|node| node.asked.is_empty());
+            if !flushed {
+                if idle {
+                    self.write()?;
+                    self.flush()?;
+                    flushed = true;
+                }
+                continue;
+            }
+            let positions: BTreeSet<_> = self
+                .nodes
+                .iter()
+                .filter_map(|node| Some(node.engine.as_ref()?.set()?.state().position.epoch))
+                .collect();
+            if idle && positions.len() == 1 {
+                for n in 0..self.nodes.len() {
+                    self.look_at(n)?;
+                }
+                return Ok(());
+            }
+        }
+        let states: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|node| {
+                let set = node.engine.as_ref().and_then(|e| e.set());
+                set.map(|s| {
+                    let s = s.state();
+                    (
+                        s.config.version,
+                        s.position.epoch,
+                        s.flushes,
+                        s.busy,
+                        s.entries,
+                    )
+                })
+            })
+            .collect();
+        for node in self.nodes.iter().filter(|_| self.verbose) {
+            let mut text = String::new();
+            for object in [Object::Store, Object::Member] {
+                let shown = node.engine.as_ref().map(|e| e.show(object, &mut text));
+                shown.transpose().map_err(|e| e.to_string())?;
+            }
+            println!("store {}:\n{text}", node.number);
+        }
+        Err(format!(
+            "(12) does not converge: {states:?}, asked {:?}",
+            self.nodes.iter().map(|n| n.asked.len()).collect::<Vec<_>>()
+        ))
+    }
+}
