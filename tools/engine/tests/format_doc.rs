@@ -561,7 +561,7 @@ fn the_records_are_as_documented() {
             Some((words.next()?.to_string(), number))
         })
         .collect();
-    assert_eq!(types.len(), 5);
+    assert_eq!(types.len(), 6);
     let header = |bytes: &[u8], name: &str, flags: u64, table: &'static str| {
         let length = bytes.len() as u64 - 4;
         let fields = [
@@ -621,4 +621,19 @@ fn the_records_are_as_documented() {
     let end = journal::write_small(&mut block, 0, &Record::Quarantine { cluster });
     let table = header(&block[..end], "quarantine", 1, "Quarantine record");
     table.compare(&block[4..end], &[("cluster", n(cluster.0))]);
+    let position = Position {
+        term: 0x0102,
+        reign: [0x53; 16],
+        epoch: 0x0304,
+        chain: 0x0506,
+    };
+    let end = journal::write_small(&mut block, 0, &Record::Seal(position));
+    let table = header(&block[..end], "seal", 0, "Seal record");
+    let fields = [
+        ("term", n(position.term)),
+        ("reign", vec![0x53; 16]),
+        ("epoch", n(position.epoch)),
+        ("chain", n(position.chain)),
+    ];
+    table.compare(&block[4..end], &fields);
 }

@@ -362,7 +362,7 @@ impl Store {
             let _ = punches.push_within_capacity((start, end));
         });
         // Of a map that another one replaces all goes.
-        for &(slot, _) in replaces.iter().filter(|_| !mutant!(69)) {
+        for &(slot, _) in replaces.iter().filter(|_| !mutant!(92)) {
             let blocks = self.volumes.get(slot).map_or(0, |v| v.blocks);
             let first = key(slot, Lbn(0));
             let _ = punches.push_within_capacity((first, first + blocks));

@@ -361,7 +361,7 @@ impl Overlay {
             }
             self.punches.remove(start);
             self.punches.insert(start - from + to, end - from + to)?;
-            mark!(punch_follows_its_map);
+            mark!(member_punch_follows_its_map);
             at = start + 1;
         }
         self.punches.insert(from, from + blocks)?;

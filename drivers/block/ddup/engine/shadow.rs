@@ -113,7 +113,7 @@ impl Store {
     /// At the cut: what this set holds of both maps is part of it.
     pub(super) fn cut_replaces(&mut self) {
         self.reserved.punches += self.replaces.len();
-        if mutant!(68) {
+        if mutant!(91) {
             for &(_, shadow) in self.replaces.iter() {
                 let points = &mut self.overlay.frozen.points;
                 points.remove_range(key(shadow, Lbn(0)), key(shadow + 1, Lbn(0)), |_, _| {});
@@ -141,7 +141,7 @@ impl Store {
 
     /// The id of the volume that has the map of a slot when the running checkpoint is durable.
     pub(super) fn owner_to_be(&self, slot: usize) -> u32 {
-        let changes = self.maps_change_places() && !mutant!(70);
+        let changes = self.maps_change_places() && !mutant!(93);
         let other = self.other_of(slot).filter(|_| changes);
         let owner = other.unwrap_or(slot);
         self.volumes.get(owner).map_or(0, |v| v.id)
@@ -170,7 +170,7 @@ impl Store {
                 // There was room for it.
                 self.fail(FailReason::Promise);
             }
-            mark!(map_replaced);
+            mark!(member_map_replaced);
         }
     }
 

@@ -222,7 +222,7 @@ impl Store {
                     shadow: true,
                     ..new_volume(next, uuid, blocks, generation)
                 };
-                mark!(shadow_comes);
+                mark!(member_shadow_comes);
                 self.put_volume(slot, entry);
             }
             VolumeChange::Replace { .. } => self.cut_replaces(),
