@@ -17,7 +17,7 @@ use super::mark::mark;
 use super::mutant::mutant;
 use super::op::{BlockState, OpKind, Phase, WaitList};
 use super::recover::FailReason;
-use super::replication::action::{Action as SetAction, Block, Event, Params, Reply};
+use super::replication::action::{Action as SetAction, Block, Event, Params, Reply, Source};
 use super::replication::config::Refusal;
 use super::replication::history::History;
 use super::replication::record::Found;
@@ -601,6 +601,7 @@ impl Store {
         while let Some(tag) = self.ops.unpark(&mut waiting) {
             self.flush_set(tag);
         }
+        self.drop_stuck();
         while self.actions_room() {
             let Some(member) = self.member.as_mut() else {
                 return;
@@ -618,6 +619,26 @@ impl Store {
         self.resync_step();
         self.frozen_step();
         self.tell_role();
+    }
+
+    /// An action that waits for room must not keep the set from looking at what came. If it is to
+    /// stage what is void by now it is not needed.
+    fn drop_stuck(&mut self) {
+        let Some(member) = self.member.as_mut().filter(|m| m.stuck.is_some()) else {
+            return;
+        };
+        // Without memory it is looked at later.
+        let _ = member.set.look();
+        let void = member.set.voids();
+        let Some(SetAction::Stage { source, .. }) = member.stuck.as_ref().filter(|_| void) else {
+            return;
+        };
+        let source = *source;
+        member.stuck = None;
+        mark!(member_stuck_is_void);
+        if let Source::Data(handle) = source {
+            self.act(Action::StageDrop { handle });
+        }
     }
 
     /// Carries an action of the set out, or gives it back if there is no room now.
@@ -772,7 +793,7 @@ impl Store {
             persist.written += 1;
             persist.copy = 1 - persist.copy;
         }
-        let (token, over) = (persist.token, persist.written == 2 || mutant!(83));
+        let (token, over) = (persist.token, persist.written == 2);
         if !over && persist.tries < PERSIST_TRIES {
             return self.write_config_slot(buf);
         }
@@ -783,7 +804,8 @@ impl Store {
         }
     }
 
-    fn release_pins(&mut self, epoch: u64) {
+    /// Lets go of what entries of epochs up to this one refer to.
+    pub(super) fn release_pins(&mut self, epoch: u64) {
         loop {
             let Some(member) = self.member.as_mut() else {
                 return;

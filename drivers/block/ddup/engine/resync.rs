@@ -129,6 +129,8 @@ impl Store {
                     if let Some(member) = self.member.as_mut() {
                         member.appended = history;
                     }
+                    // They are of a history that this store does not have any more.
+                    self.release_pins(u64::MAX);
                 }
                 self.switch_ended(ok);
             }

@@ -95,6 +95,10 @@ pub struct World {
     /// Whether the reign's first look at the volume was taken.
     looked: bool,
     faults: bool,
+    /// The longest that a frame is on its way, in milliseconds.
+    delay: u64,
+    /// The newest version and promise that each store was seen to hold: they never fall.
+    held: Vec<(u64, u64)>,
     fresh: Content,
     totals: Totals,
 }
@@ -168,6 +172,8 @@ impl World {
             joining: BTreeSet::new(),
             looked: false,
             faults: true,
+            delay: 8,
+            held: vec![(0, 0); count],
             fresh: 1000,
             totals: Totals::default(),
         }
@@ -187,6 +193,10 @@ impl World {
     fn run(&mut self, steps: u32) -> Verdict {
         for n in 0..self.nodes.len() {
             self.attach(n)?;
+        }
+        // A slow compare lasts long enough for junk to come and go.
+        if self.rng.chance(1, 4) {
+            self.delay = self.rng.between(20, 200);
         }
         // The first reign begins like any other.
         if self.nodes.len() > 1 {
@@ -461,6 +471,7 @@ impl World {
                 Told::Detached => {}
             }
         }
+        self.check_held(n)?;
         loop {
             let event = self.nodes[n]
                 .engine
@@ -482,6 +493,22 @@ impl World {
             }
         }
         self.send(n)
+    }
+
+    /// Invariant 2: what was in force was durable before.
+    fn check_held(&mut self, n: usize) -> Verdict {
+        let set = self.nodes[n].engine.as_ref().and_then(|e| e.set());
+        let Some(now) = set.map(|s| (s.state().config.version, s.state().promise)) else {
+            return Ok(());
+        };
+        let before = self.held[n];
+        if now.0 < before.0 || now.1 < before.1 {
+            return Err(format!(
+                "(2) store {n} held version and promise {before:?}, now {now:?}"
+            ));
+        }
+        self.held[n] = now;
+        Ok(())
     }
 
     fn send(&mut self, n: usize) -> Verdict {
@@ -529,7 +556,7 @@ impl World {
                 }
                 self.totals.frames += 1;
                 self.totals.blocks_sent += blocks.len() as u64;
-                let delay = self.rng.below(8);
+                let delay = self.rng.below(self.delay);
                 let Some(session) = self.sessions.get_mut(&nonce) else {
                     break;
                 };

@@ -718,10 +718,23 @@ impl Set {
 
     // Outputs.
 
+    /// Looks what follows from the HELLOs that came, which [`Set::poll_action`] does too: for a shell
+    /// that can't carry out what was polled last. `ENOMEM`: what is due stays due.
+    pub fn look(&mut self) -> Result {
+        match self.transition.is_none() && !self.failed {
+            true => self.evaluate_all(),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether [`Action::Void`] is the next thing to do: what was asked to be staged is void.
+    pub fn voids(&self) -> bool {
+        self.void
+    }
+
     /// What is to be done next.
     pub fn poll_action(&mut self) -> Option<Action> {
-        if self.transition.is_none() && !self.failed && self.evaluate_all().is_err() {
-            // No memory now: what is due stays due.
+        if self.look().is_err() {
             return None;
         }
         self.watch();
