@@ -147,6 +147,8 @@ a_store_that_fails_is_told_and_shown() {
 	local listener=$!
 	defer rm -f /tmp/ddup-test.events
 	wait_for 120 listening
+	# What is written must not become durable by itself before the disk fails.
+	ddup set "$ddup" commit_interval=3600000
 	dd if=/dev/urandom of="$ddup" bs=4096 count=16 oflag=direct status=none
 	dmsetup suspend --noflush --nolockfs failing
 	dmsetup load failing --table "0 $sectors error"
