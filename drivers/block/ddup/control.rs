@@ -47,7 +47,17 @@ genl_family! {
     do ddup_nl_create_doit => create;
     do ddup_nl_resize_doit => resize;
     do ddup_nl_remove_doit => remove;
+    do ddup_nl_set_get_doit => set_missing;
+    do ddup_nl_set_config_doit => set_missing;
+    do ddup_nl_fence_doit => set_missing;
+    do ddup_nl_join_doit => set_missing;
+    do ddup_nl_demote_doit => set_missing;
+    do ddup_nl_flush_fail_doit => set_missing;
+    do ddup_nl_resolve_doit => set_missing;
+    do ddup_nl_peer_doit => set_missing;
+    do ddup_nl_peer_drop_doit => set_missing;
     dump ddup_nl_get_dumpit => get_all;
+    dump ddup_nl_set_get_dumpit => no_sets;
 }
 
 /// What happens to a number.
@@ -974,5 +984,21 @@ fn try_check(info: &mut Info<'_>) -> Result<(), Refusal> {
             report.put(message)
         });
     }
+    Ok(())
+}
+
+/// The operations of replica sets, which the driver does not have yet.
+fn set_missing(info: &mut Info<'_>) -> Result {
+    answer(info, |_| {
+        Err(refuse!(
+            EOPNOTSUPP,
+            None,
+            "this driver attaches no members of replica sets"
+        ))
+    })
+}
+
+/// `set-get` of all sets: there are none.
+fn no_sets(_dump: &mut Dump<'_>) -> Result {
     Ok(())
 }
