@@ -15,7 +15,11 @@ use crate::{
     adjust, config,
     config::Wanted,
     error::{describe, Error, Exit, Result},
-    family::{Device, Driver, EventKind, Incoming},
+    family::{
+        format_uuid,
+        set::{SetEventKind, SetState},
+        Device, Driver, EventKind, Incoming,
+    },
     plan,
 };
 use clap::{Parser, ValueEnum};
@@ -160,6 +164,7 @@ fn log_events() -> Result {
                     device.backing()
                 );
             }
+            Incoming::Set(state) => log_set(&state),
             Incoming::Lost => {
                 warn!("some events were lost");
                 driver
@@ -170,6 +175,27 @@ fn log_events() -> Result {
             }
             Incoming::Unloaded => return Ok(()),
         }
+    }
+}
+
+fn log_set(state: &SetState) {
+    let what = state.event.map_or("unknown", SetEventKind::name);
+    let of = match &state.peer {
+        Some(peer) => format!("peer {}", format_uuid(peer)),
+        None => format!("replica set {}", format_uuid(&state.set)),
+    };
+    let device = format!("/dev/ddup{}", state.index);
+    match state.event {
+        Some(
+            SetEventKind::Diverged
+            | SetEventKind::SplitBrain
+            | SetEventKind::Regressed
+            | SetEventKind::StoreFailed,
+        ) => error!("{what} {device}: {of}"),
+        Some(SetEventKind::PeerLost | SetEventKind::FlushSuspended | SetEventKind::Superseded) => {
+            warn!("{what} {device}: {of}")
+        }
+        _ => info!("{what} {device}: {of}"),
     }
 }
 
