@@ -5,6 +5,7 @@
 
 use super::super::mark::mark;
 use super::super::mutant::mutant;
+use super::super::types::NAME_BYTES;
 use super::action::{Action, Params, Source, StageResult};
 use super::epoch::{chain_entry, chain_seal, Epoch};
 use super::history::History;
@@ -434,6 +435,23 @@ impl Receiver {
 }
 
 impl Set {
+    /// Digest and check of an entry whose block was asked for in this session; `None` if nobody waits
+    /// for it.
+    pub fn wanted(
+        &self,
+        nonce: u64,
+        epoch: u64,
+        index: u32,
+        resync: bool,
+    ) -> Option<([u8; NAME_BYTES], u64)> {
+        let receiver = self.receiver.as_ref().filter(|r| r.nonce == nonce)?;
+        let is_it = |e: &&StagedEpoch| e.number == epoch && e.compare.is_some() == resync;
+        let staged = receiver.epochs.iter().find(is_it)?;
+        let at = index.checked_sub(staged.base)?;
+        let staged = staged.entries.get(at as usize)?;
+        (staged.state == State::Needed).then_some((staged.entry.digest, staged.entry.check))
+    }
+
     /// Takes a frame of the primary's stream: true if its data was taken, `None` if no primary sends
     /// it.
     pub(super) fn take_stream(

@@ -24,12 +24,15 @@
  *   the map in memory and the backing device still allow is read, writes and
  *   flushes fail.
  * @DDUP_STATE_DETACHING: It is on its way out, and takes no new request.
+ * @DDUP_STATE_REPLICA: Its store is a member of a replica set and does not
+ *   serve: opens are refused until it is primary and its reign is reconciled.
  */
 enum ddup_state {
 	DDUP_STATE_ONLINE,
 	DDUP_STATE_READ_ONLY,
 	DDUP_STATE_FAILED,
 	DDUP_STATE_DETACHING,
+	DDUP_STATE_REPLICA,
 
 	/* private: */
 	__DDUP_STATE_MAX,
@@ -128,6 +131,8 @@ enum ddup_peer_link {
  *   store are unrelated.
  * @DDUP_SET_EVENT_RECONCILED: The reign of this store begins to take requests.
  * @DDUP_SET_EVENT_STORE_FAILED: The store failed, or has no space.
+ * @DDUP_SET_EVENT_DEMOTED: The store takes no requests any more: it was
+ *   demoted or fenced, or another one is primary.
  */
 enum ddup_set_event {
 	DDUP_SET_EVENT_CONFIG,
@@ -142,6 +147,7 @@ enum ddup_set_event {
 	DDUP_SET_EVENT_SPLIT_BRAIN,
 	DDUP_SET_EVENT_RECONCILED,
 	DDUP_SET_EVENT_STORE_FAILED,
+	DDUP_SET_EVENT_DEMOTED,
 
 	/* private: */
 	__DDUP_SET_EVENT_MAX,
