@@ -186,6 +186,8 @@ named! {
         Reconciled = 10 "reconciled",
         /// The store failed, or has no space.
         StoreFailed = 11 "store-failed",
+        /// The store takes no requests any more.
+        Demoted = 12 "demoted",
     }
 }
 
@@ -518,7 +520,13 @@ impl Driver {
 
     /// Hands everything over and ends the reign; waits for the members in sync.
     pub fn demote(&mut self, index: u32) -> Result<Position> {
-        let answer = self.set_call(self.set_request(cmd::DEMOTE, index))?;
+        let answer = loop {
+            match self.channel.call(self.set_request(cmd::DEMOTE, index)) {
+                // The driver waits for some seconds at a time.
+                Err(Failure::Refused(refusal)) if refusal.errno == libc::EINPROGRESS => {}
+                answer => break answer.map_err(set_error)?,
+            }
+        };
         answer
             .iter()
             .flat_map(Message::attributes)
