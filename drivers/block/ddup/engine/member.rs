@@ -45,8 +45,10 @@ const PINS_MAX: usize = 2 * (WINDOW + STAGE_TAGS) as usize;
 /// A silent session is asked after this, and lost after that, in milliseconds.
 const KEEPALIVE: Millis = 1000;
 const TIMEOUT: Millis = 6000;
-/// Seals whose room in the journal is promised ahead.
+/// Seals whose room in the journal is promised ahead; more once a request needed more.
 const SEALS: usize = 16;
+/// The most of them.
+const SEALS_MAX: usize = ENDS_MAX / 2;
 /// Ends of epochs that may be on their way to the disk.
 const ENDS_MAX: usize = 256;
 /// Tries to write a configuration slot before the set stands still.
@@ -154,8 +156,9 @@ pub struct Member {
     persist: Option<Persist>,
     /// FLUSHes that the set has not heard of, for want of memory or of room for a seal.
     flushes: WaitList,
-    /// Seals that there is room for in the journal.
+    /// Seals that there is room for in the journal, and how many there are to be.
     seals: usize,
+    seals_wanted: usize,
     pub(super) pins: Pins,
     pub(super) staging: Staging,
     pub(super) resync: Resync,
@@ -194,6 +197,7 @@ impl Member {
                 persist: None,
                 flushes: WaitList::new(),
                 seals: 0,
+                seals_wanted: SEALS,
                 pins: Pins::new()?,
                 staging: Staging::new(config.queue_depth)?,
                 resync: Resync::new(),
@@ -387,11 +391,14 @@ impl Store {
         let Some(member) = self.member.as_mut() else {
             return true;
         };
-        let total = self.reserved.entries + entries;
-        let fits = self.reserved.entries == 0 || total <= member.set.epoch_limit();
+        let (total, limit) = (self.reserved.entries + entries, member.set.epoch_limit());
+        // A request that is larger than an epoch goes alone, and ends as many as it fills.
+        let fits = self.reserved.entries == 0 || total <= limit;
+        let seals = (2 + total.div_ceil(limit.max(1))).min(SEALS_MAX);
+        member.seals_wanted = member.seals_wanted.max(seals);
         if member.quiescing.is_some()
             || !fits
-            || member.seals < 2
+            || member.seals < seals
             || !member.set.serves()
             || member.set.make_room(total).is_err()
         {
@@ -413,7 +420,6 @@ impl Store {
         let Some(volume) = self.volumes.get(slot).map(|v| v.uuid) else {
             return false;
         };
-        self.make_epoch_room(blocks.len());
         for block in blocks.clone() {
             let Some(&b) = self.ops.block(tag, block) else {
                 return false;
@@ -447,7 +453,7 @@ impl Store {
         let Some(volume) = self.volumes.get(slot).map(|v| v.uuid) else {
             return false;
         };
-        self.make_epoch_room(1);
+        self.make_epoch_room();
         let entry = Entry {
             op: Op::Zero,
             fresh: false,
@@ -460,11 +466,15 @@ impl Store {
         self.record_entry(entry, Cluster::NONE)
     }
 
-    fn make_epoch_room(&mut self, count: usize) {
-        if let Some(member) = self.member.as_mut() {
-            member.set.seal_if_full(count);
-        }
+    /// Ends the open epoch if it is full. Answers how many blocks of a request may be recorded at
+    /// once: entries of one record are of one epoch.
+    pub(super) fn make_epoch_room(&mut self) -> usize {
+        let Some(member) = self.member.as_mut().filter(|m| m.seals > 0) else {
+            return usize::MAX;
+        };
+        let room = member.set.seal_if_full();
         self.append_seals();
+        room
     }
 
     fn record_entry(&mut self, entry: Entry, cluster: Cluster) -> bool {
@@ -535,7 +545,7 @@ impl Store {
         let Some(member) = self.member.as_mut() else {
             return;
         };
-        while member.seals < SEALS
+        while member.seals < member.seals_wanted
             && member.ends.len() + member.seals < ENDS_MAX
             && self.journal.reserve(SEAL_RECORD_MAX, false)
         {

@@ -407,8 +407,13 @@ impl Store {
                 block += 1;
                 continue;
             }
+            let request = self.ops.get(tag).is_some_and(|op| op.stage.is_none());
+            let room = match request {
+                true => self.make_epoch_room(),
+                false => usize::MAX,
+            };
             let mut end = block + 1;
-            while end < count && ((end - block) as usize) < MAP_RUN_MAX {
+            while end < count && ((end - block) as usize) < MAP_RUN_MAX.min(room) {
                 let Some(&next) = self.ops.block(tag, end) else {
                     break;
                 };

@@ -82,7 +82,7 @@ const NAMES: &[(u32, &str)] = &[
         138,
         "a position is believed without looking into the history",
     ),
-    (140, "epochs grow beyond what peers can take"),
+    (140, "an epoch goes to a peer that cannot take it"),
     (141, "5, 12: acknowledgements of an earlier session count"),
 ];
 

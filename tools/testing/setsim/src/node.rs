@@ -19,8 +19,8 @@ use ddup_sim::xxh64::xxh64;
 use kernel::prelude::KVec;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Clusters of a disk.
-pub const CLUSTERS: u64 = 16 * 4096;
+/// Clusters of the disks: what one store takes in an epoch is too much for another.
+const CLUSTERS: [u64; 3] = [48 * 4096, 16 * 4096, 24 * 4096];
 /// Blocks of the volume.
 pub const BLOCKS: u64 = 192;
 /// Tags of requests.
@@ -169,7 +169,7 @@ impl PageSource for Pages<'_> {
     }
 }
 
-fn engine_config(read_only: bool, rng: &mut Rng, small: bool) -> Config {
+fn engine_config(number: usize, read_only: bool, rng: &mut Rng, small: bool) -> Config {
     let id = |rng: &mut Rng| {
         let mut id = [0; 16];
         id[..8].copy_from_slice(&(rng.draw() | 1).to_le_bytes());
@@ -177,7 +177,7 @@ fn engine_config(read_only: bool, rng: &mut Rng, small: bool) -> Config {
         id
     };
     Config {
-        store_clusters: CLUSTERS,
+        store_clusters: CLUSTERS[number % 3],
         read_only,
         queue_depth: TAGS,
         cache_pages: 128,
@@ -200,14 +200,14 @@ fn engine_config(read_only: bool, rng: &mut Rng, small: bool) -> Config {
 impl Node {
     /// A machine whose disk holds an empty member of a set.
     pub fn new(number: usize, config: &SetConfig) -> Node {
-        let mut disk = Disk::new(CLUSTERS, true);
+        let mut disk = Disk::new(CLUSTERS[number % 3], true);
         let record = Record {
             promise: config.term,
             keep: false,
             config: config.try_clone().expect("memory"),
         };
         let params = Params {
-            clusters: CLUSTERS,
+            clusters: CLUSTERS[number % 3],
             journal_clusters: 0,
             volume_blocks: BLOCKS,
             uuid: store_id(number),
@@ -250,7 +250,7 @@ impl Node {
     /// Begins to attach the store.
     pub fn attach(&mut self, now: u64, rng: &mut Rng) {
         let small = rng.chance(1, 3);
-        let mut engine = Engine::new(engine_config(false, rng, small)).expect("memory");
+        let mut engine = Engine::new(engine_config(self.number, false, rng, small)).expect("memory");
         engine.start(now);
         self.engine = Some(engine);
         self.life += 1;
@@ -615,7 +615,8 @@ impl Node {
                 findings.push(format!("{finding:?}"));
             }
         };
-        check(&mut Pages(&self.disk), CLUSTERS, xxh64, &mut report)
+        let clusters = CLUSTERS[self.number % 3];
+        check(&mut Pages(&self.disk), clusters, xxh64, &mut report)
             .map_err(|e| format!("{e:?}"))?;
         if let Some(first) = findings.first() {
             return Err(format!("{} findings: {first}", findings.len()));
@@ -635,7 +636,7 @@ impl Node {
             handed: BTreeSet::new(),
             ended: VecDeque::new(),
         };
-        let mut engine = Engine::new(engine_config(true, &mut rng, false)).expect("memory");
+        let mut engine = Engine::new(engine_config(self.number, true, &mut rng, false)).expect("memory");
         engine.start(1);
         reader.engine = Some(engine);
         reader.settle(&mut rng)?;

@@ -292,7 +292,9 @@ impl World {
     }
 
     fn write(&mut self) -> Verdict {
-        let (Some(n), Some((lbn, count))) = (self.serving(), self.idle_range(8)) else {
+        // Now and then more than an epoch of the smallest store takes.
+        let most = self.rng.pick(&[8, 8, 8, 96]);
+        let (Some(n), Some((lbn, count))) = (self.serving(), self.idle_range(most)) else {
             return Ok(());
         };
         let contents = (0..count)

@@ -62,8 +62,8 @@ pub struct Epoch {
 pub struct Window {
     epochs: KVec<Epoch>,
     entries: usize,
-    /// Room for the entries of the next epoch that is opened.
-    spare: KVVec<Entry>,
+    /// Room for the entries of the next epochs that are opened.
+    spares: KVec<KVVec<Entry>>,
 }
 
 impl Window {
@@ -103,26 +103,33 @@ impl Window {
         Ok(self.epochs.reserve(count, GFP_KERNEL)?)
     }
 
-    /// Makes room for `count` entries of the open epoch in all, and of the one behind it.
-    pub fn reserve_entries(&mut self, count: usize) -> Result {
-        self.epochs.reserve(2, GFP_KERNEL)?;
-        if self.spare.capacity() < count {
-            let more = count - self.spare.len();
-            self.spare.reserve(more, GFP_KERNEL)?;
+    /// Makes room for `count` entries in the open epoch and those behind it, which are to have
+    /// `limit` entries each at most.
+    pub fn reserve_entries(&mut self, count: usize, limit: usize) -> Result {
+        let (limit, epochs) = (limit.max(1), count.div_ceil(limit.max(1)));
+        self.epochs.reserve(1 + epochs, GFP_KERNEL)?;
+        self.spares.reserve(epochs, GFP_KERNEL)?;
+        while self.spares.len() < epochs {
+            let _ = self.spares.push_within_capacity(KVVec::new());
         }
-        let Some(open) = self.epochs.last_mut().filter(|e| e.position.is_none()) else {
-            return Ok(());
-        };
-        if open.entries.capacity() < count && open.entries.len() < count {
-            let more = count - open.entries.len();
-            open.entries.reserve(more, GFP_KERNEL)?;
+        let open = self.epochs.last_mut().filter(|e| e.position.is_none());
+        let open = open.map(|e| &mut e.entries);
+        for entries in self.spares.iter_mut().chain(open) {
+            if entries.capacity() < limit && entries.len() < limit {
+                entries.reserve(limit - entries.len(), GFP_KERNEL)?;
+            }
         }
         Ok(())
     }
 
+    /// Whether there is room for the entries of one more epoch.
+    pub fn has_spare(&self) -> bool {
+        !self.spares.is_empty()
+    }
+
     /// Opens the next epoch, for which there is room.
     pub fn open(&mut self, number: u64) {
-        let entries = core::mem::take(&mut self.spare);
+        let entries = self.spares.pop().unwrap_or_default();
         self.push(Epoch {
             number,
             entries,
@@ -156,11 +163,15 @@ impl Window {
         };
         open.position = Some(position);
         // A short epoch keeps no long buffer, if there is memory for another.
-        if open.entries.len() < open.entries.capacity() / 2 && self.spare.capacity() == 0 {
+        if open.entries.len() < open.entries.capacity() / 2
+            && self.spares.is_empty()
+            && self.spares.reserve(1, GFP_KERNEL).is_ok()
+        {
             let mut exact = KVVec::new();
             if exact.extend_from_slice(&open.entries, GFP_KERNEL).is_ok() {
-                self.spare = core::mem::replace(&mut open.entries, exact);
-                self.spare.clear();
+                let mut spare = core::mem::replace(&mut open.entries, exact);
+                spare.clear();
+                let _ = self.spares.push_within_capacity(spare);
             }
         }
     }

@@ -7,6 +7,7 @@ use super::super::mark::mark;
 use super::super::mutant::mutant;
 use super::super::types::NAME_BYTES;
 use super::action::{Action, Block, Outgoing};
+use super::epoch::Epoch;
 use super::history::History;
 use super::set::Set;
 use super::types::{Entry, Id, Limits, Position, BATCH_MAX, BATCH_VOLUMES_MAX};
@@ -66,6 +67,8 @@ pub(super) enum At {
 pub(super) struct Sender {
     pub(super) stream: u32,
     pub(super) acked: u64,
+    /// Entries of the largest epoch that the peer takes.
+    epoch_limit: usize,
     credit: u64,
     sent: u64,
     at: At,
@@ -92,6 +95,7 @@ impl Sender {
         Ok(Sender {
             stream,
             acked: if known { position.epoch } else { 0 },
+            epoch_limit: limits.epoch as usize,
             credit: limits.entries.into(),
             sent: 0,
             at,
@@ -109,6 +113,18 @@ impl Sender {
             At::Opening { since } => since < epoch,
             At::Epoch { .. } | At::Compare(_) => has < epoch,
         }
+    }
+
+    /// Whether the peer gets an epoch with a full compare, and was or will be told: what it asks for
+    /// it does not need any more.
+    fn is_over(&self, epoch: u64) -> bool {
+        let opens = matches!(self.at, At::Behind | At::Opening { .. });
+        opens || self.scan.is_some_and(|(_, p)| epoch <= p.epoch)
+    }
+
+    /// Whether the peer refuses an epoch for its size: it was begun when no such peer was there.
+    fn takes_not(&self, epoch: &Epoch) -> bool {
+        epoch.entries.len() > self.epoch_limit && !mutant!(140)
     }
 
     /// The first entries of `entries` that fit a frame and the credit.
@@ -190,7 +206,11 @@ impl Set {
                 needs,
             } => {
                 let limit = self.params.limits.needs as usize;
-                let scan = self.sender_at(at).and_then(|s| s.scan);
+                if !resync && self.sender_at(at).is_some_and(|s| s.is_over(epoch)) {
+                    return Ok(Some(()));
+                }
+                let opened = |s: &&Sender| !matches!(s.at, At::Opening { .. });
+                let scan = self.sender_at(at).filter(opened).and_then(|s| s.scan);
                 let scan = scan.filter(|(_, p)| resync && p.epoch == epoch);
                 let scan = scan.map(|(scan, _)| scan);
                 let window = &self.window;
@@ -370,6 +390,16 @@ impl Set {
                     pinned: (fetch.epoch, fetch.index),
                 });
             }
+            if let At::Epoch { number, .. } = sender.at {
+                let refused = self.window.get(number).is_some_and(|e| sender.takes_not(e));
+                // A compare of a state that has the epoch, and only when the last one is over.
+                if refused && number <= position.epoch && sender.scan.is_none() {
+                    mark!(replication_epoch_too_large_for_peer);
+                    sender.at = At::Behind;
+                    sender.scan = None;
+                    sender.fetches.clear();
+                }
+            }
             match &mut sender.at {
                 At::Behind => {
                     self.scans.reserve(1, GFP_KERNEL).ok()?;
@@ -453,6 +483,9 @@ impl Set {
                 let Some(epoch) = window.get(number) else {
                     return Ok(None);
                 };
+                if sender.takes_not(epoch) {
+                    return Ok(None);
+                }
                 // Clause 12's other half: who nobody waits for gets what cannot be lost any more.
                 if !urgent && number > committed {
                     return Ok(None);

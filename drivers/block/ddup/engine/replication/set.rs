@@ -368,24 +368,34 @@ impl Set {
             return Err(EAGAIN);
         }
         self.make_room(1)?;
-        self.seal_if_full(1);
+        self.seal_if_full();
         self.record(entry).ok_or(EAGAIN)
     }
 
-    /// Makes room for `count` entries in all that are on their way to [`Set::record`]: at most
-    /// [`Set::epoch_limit`].
+    /// Makes room for `count` entries in all that are on their way to [`Set::record`].
     pub fn make_room(&mut self, count: usize) -> Result {
         let limit = self.epoch_limit();
-        self.window.reserve_entries(limit.max(count))
+        self.window.reserve_entries(limit.max(count), limit)
     }
 
-    /// Seals the open epoch if `count` more entries would make it too large. There is room.
-    pub fn seal_if_full(&mut self, count: usize) {
-        let len = self.window.last().map_or(0, |e| e.entries.len());
-        if len + count > self.epoch_limit() && !mutant!(140) {
+    /// Seals the open epoch if it takes no more entries and there is room for another. Answers how
+    /// many it takes, not 0. It becomes larger than a peer with a lower limit takes only if that
+    /// came while entries were on their way; the peer is compared in full then.
+    pub fn seal_if_full(&mut self) -> usize {
+        let (len, limit) = (self.open_len(), self.epoch_limit());
+        if len < limit {
+            return limit - len;
+        }
+        if self.window.has_spare() {
             mark!(replication_epoch_full);
             self.seal_now();
         }
+        limit
+    }
+
+    fn open_len(&self) -> usize {
+        let open = self.window.last().filter(|e| e.position.is_none());
+        open.map_or(0, |e| e.entries.len())
     }
 
     /// Takes a change of a volume, for which there is room, and answers its epoch and index. `None`
