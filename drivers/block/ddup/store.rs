@@ -1100,6 +1100,7 @@ impl Store {
             Action::StageWrite { .. }
             | Action::StageDrop { .. }
             | Action::FetchBlock { .. }
+            | Action::FetchDrop { .. }
             | Action::SetReply { .. }
             | Action::ClosePeer { .. }
             | Action::Role { .. } => Ok(()),
