@@ -6,9 +6,9 @@
 //! and one that sends, so that neither ever waits for the other, nor for another session. Both call
 //! the [`Store`], which has the engine; a socket is only touched without its lock.
 //!
-//! The receiving thread verifies blocks before the engine hears of them: header and body by the
-//! engine's own decoder, data by digest and check of the entries that it belongs to. The engine bounds
-//! what it keeps by the credit that it grants; one frame at a time is in the hands of a thread.
+//! The receiving thread names and checks the blocks of a frame before the engine hears of them, which
+//! holds that against what was meant to come. The engine bounds what it keeps by the credit that it
+//! grants; one frame at a time is in the hands of a thread.
 //!
 //! A session ends by [`Session::end`], which wakes both threads wherever they wait: when the peer
 //! closes, sends what no peer sends, takes nothing for [`SEND_TIMEOUT`], when the engine says so (which
@@ -19,8 +19,8 @@ use crate::{
     content::Fingerprinter,
     engine::{
         replication::{
-            types::{Entry, Id},
-            wire::{self, Frame, HEADER_BYTES, META_BYTES_MAX},
+            types::Id,
+            wire::{self, HEADER_BYTES, META_BYTES_MAX},
         },
         Sending,
     },
@@ -34,7 +34,7 @@ use kernel::{
         Arc, CondVar, Mutex,
     },
 };
-use kstage::{hash, kthread::Kthread, mm::NoIo, page_pool::PageBuf, socket::Socket};
+use kstage::{kthread::Kthread, mm::NoIo, socket::Socket};
 
 /// A session ends when its peer took nothing for so many seconds.
 const SEND_TIMEOUT: u32 = 6;
@@ -267,7 +267,7 @@ fn receive(store: &Store, session: &Session) {
     while receive_frame(store, session, &fingerprinter, &mut meta).is_ok() {}
 }
 
-/// Receives a frame, verifies its blocks and gives it to the engine. An error ends the session.
+/// Receives a frame, names and checks its blocks, and gives all that to the engine. An error ends the session.
 fn receive_frame(
     store: &Store,
     session: &Session,
@@ -280,7 +280,7 @@ fn receive_frame(
     socket.recv_exact(meta)?;
     let Ok((length, data)) = wire::lengths(meta) else {
         // No frame at all: the engine refuses it, and counts that.
-        store.take_frame(session, meta, KVec::new())?;
+        store.take_frame(session, meta, KVec::new(), &[])?;
         return Err(EPROTO);
     };
 
@@ -296,66 +296,9 @@ fn receive_frame(
         blocks.push(page, GFP_KERNEL)?;
     }
     session.received.add(length, count);
-    match verify(store, session, fingerprinter, meta, &blocks)? {
-        Verified::Good => store.take_frame(session, meta, blocks),
-        Verified::Unwanted => Ok(()),
-        Verified::Bad => {
-            store.refuse_session(session);
-            Err(EPROTO)
-        }
+    let mut contents = KVec::with_capacity(count, GFP_KERNEL)?;
+    for block in blocks.iter() {
+        contents.push(fingerprinter.describe(block), GFP_KERNEL)?;
     }
-}
-
-/// What came of verifying the blocks of a frame.
-enum Verified {
-    /// They are what their entries say, or the engine will see that this is no frame.
-    Good,
-    /// Nobody waits for them any more.
-    Unwanted,
-    /// The bytes are not those that were meant.
-    Bad,
-}
-
-/// Holds the blocks of a frame against digest and check of their entries.
-fn verify(
-    store: &Store,
-    session: &Session,
-    fingerprinter: &Fingerprinter,
-    meta: &[u8],
-    blocks: &[PageBuf],
-) -> Result<Verified> {
-    if blocks.is_empty() {
-        return Ok(Verified::Good);
-    }
-    let Ok((_, frame)) = wire::decode(meta, blocks.len() * BLOCK_BYTES, hash::xxh64)? else {
-        return Ok(Verified::Good);
-    };
-    let matches = |block: &PageBuf, digest: &[u8; 24], check: u64| {
-        let found = fingerprinter.describe(block);
-
-        !found.zero && found.name.0 == *digest && found.check.0 == check
-    };
-    let good = match frame {
-        Frame::Entries { entries, .. } => {
-            let fresh = entries.iter().filter(|entry: &&Entry| entry.fresh);
-
-            fresh
-                .zip(blocks)
-                .all(|(entry, block)| matches(block, &entry.digest, entry.check))
-        }
-        Frame::Data {
-            epoch,
-            index,
-            resync,
-        } => {
-            let Some((digest, check)) = store.wanted(session, epoch, index, resync) else {
-                return Ok(Verified::Unwanted);
-            };
-
-            blocks.iter().all(|block| matches(block, &digest, check))
-        }
-        _ => true,
-    };
-
-    Ok(if good { Verified::Good } else { Verified::Bad })
+    store.take_frame(session, meta, blocks, &contents)
 }

@@ -1160,6 +1160,7 @@ impl Store {
             Action::StageWrite { .. }
             | Action::StageDrop { .. }
             | Action::FetchBlock { .. }
+            | Action::FetchDrop { .. }
             | Action::SetReply { .. }
             | Action::ClosePeer { .. }
             | Action::Role { .. } => self.perform_member(inner, now, action, bios),

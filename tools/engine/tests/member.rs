@@ -12,7 +12,7 @@ use ddup_engine::engine::replication::record::Record;
 use ddup_engine::engine::replication::types::{Id, Position};
 use ddup_engine::engine::{SendBlock, SetCommand, Status};
 use kernel::prelude::{KBox, KVec, GFP_KERNEL};
-use memory::{check_disk, params, Disk, Shell};
+use memory::{check_disk, content, params, Disk, Shell};
 
 const SET: Id = [0x5e; 16];
 const CLUSTERS: u64 = 16 * 4096;
@@ -183,6 +183,7 @@ impl Net {
                         .collect();
                     let first = self.handle;
                     self.handle += ids.len() as u64;
+                    let contents: Vec<_> = ids.iter().map(|id| content(*id)).collect();
                     let shell = &mut self.shells[to];
                     for (handle, id) in (first..).zip(&ids) {
                         shell.received.insert(handle, *id);
@@ -194,7 +195,8 @@ impl Net {
                             &sender,
                             self.nonce,
                             &frame.meta,
-                            first..self.handle,
+                            first,
+                            &contents,
                         )
                         .unwrap();
                     if !taken {

@@ -516,6 +516,7 @@ fn describe(list: &List, index: u32, store: &Store, message: &mut Message<'_>) -
             message.put_u32(uapi::DDUP_A_SET_WAITING_FLUSHES, count(state.flushes))?;
             message.put_u32(uapi::DDUP_A_SET_WINDOW_ENTRIES, count(state.entries))?;
             message.put_u32(uapi::DDUP_A_SET_APPLYING, count(state.applying))?;
+            message.put_uint(uapi::DDUP_A_SET_REFUSED_SESSIONS, state.refused)?;
             if state.keep {
                 message.put_flag(uapi::DDUP_A_SET_HISTORY_KEPT)?;
             }
@@ -538,7 +539,6 @@ fn describe(list: &List, index: u32, store: &Store, message: &mut Message<'_>) -
             put_peer(store, known, message)
         })?;
     }
-    message.put_uint(uapi::DDUP_A_SET_REFUSED_SESSIONS, store.refused_sessions())?;
     message.put_u32(uapi::DDUP_A_SET_INSTANCE, list.instance)?;
     message.put_uint(uapi::DDUP_A_SET_EVENT_SEQ, list.event_seq)
 }

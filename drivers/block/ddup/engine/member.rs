@@ -15,7 +15,7 @@ use super::format::layout::Layout;
 use super::format::superblock::Superblock;
 use super::mark::mark;
 use super::mutant::mutant;
-use super::op::{BlockState, OpKind, Phase, WaitList};
+use super::op::{BlockContent, BlockState, OpKind, Phase, WaitList};
 use super::recover::FailReason;
 use super::replication::action::{Action as SetAction, Block, Event, Params, Reply, Source};
 use super::replication::config::Refusal;
@@ -251,7 +251,8 @@ impl Store {
             SetCommand::SetConfig { config, .. } => config.term > member.set.state().config.term,
             _ => false,
         };
-        if member.quiescing.is_some() {
+        // FLUSHes that wait for others are not what is waited for.
+        if member.quiescing.is_some() && !matches!(command, SetCommand::FlushFail) {
             let reply = Reply::Refused(Refusal::Busy);
             self.act(Action::SetReply {
                 command: number,
@@ -330,7 +331,7 @@ impl Store {
         peer: &Id,
         nonce: u64,
         meta: &[u8],
-        blocks: Range<u64>,
+        blocks: (u64, &[BlockContent]),
     ) -> Result<bool> {
         let member = self.member.as_mut().ok_or(ENOENT)?;
         member.set.received(peer, nonce, meta, blocks)
@@ -692,6 +693,7 @@ impl Store {
                 }
             }
             SetAction::Void => self.void_stage(),
+            SetAction::StageDrop(handle) => self.act(Action::StageDrop { handle }),
             SetAction::Apply {
                 position,
                 token,
@@ -749,6 +751,7 @@ impl Store {
                     self.fetch(token, check);
                 }
             },
+            SetAction::FetchDrop(token) => self.act(Action::FetchDrop { token }),
             SetAction::Flushed { tag, ok } => {
                 let status = if ok { Status::Ok } else { Status::Io };
                 self.finish(tag as Tag, status);

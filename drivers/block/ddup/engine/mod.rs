@@ -97,7 +97,6 @@ use self::replication::{set::Set, types::Id};
 use self::show::{Object, RequestState, SegmentCounts, SlotCounts};
 use self::state::Store;
 use core::fmt;
-use core::ops::Range;
 use kernel::prelude::*;
 
 /// A metadata buffer: a multiple of 4096 bytes, at most 64 KiB.
@@ -241,7 +240,8 @@ pub struct Sending {
 /// A block that is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendBlock {
-    /// What [`Action::FetchBlock`] has read under this token; it is dropped when it was sent.
+    /// What [`Action::FetchBlock`] has read under this token. The shell drops it when it was sent, or
+    /// will not be.
     Fetched(u64),
     /// A cluster, to be read and held against its check. If it fails, the session must end.
     Cluster(Cluster, Check),
@@ -399,7 +399,7 @@ pub enum Action {
         handle: u64,
     },
     /// Read a cluster for a peer and hold it against its check. Ends in [`Engine::fetched`]; the block
-    /// stays until it was sent.
+    /// stays until it is in a [`Sending`], or [`Action::FetchDrop`].
     FetchBlock {
         /// Names the block from here on.
         token: u64,
@@ -407,6 +407,11 @@ pub enum Action {
         cluster: Cluster,
         /// What the content must match.
         check: Check,
+    },
+    /// A block that was read for a peer will not be sent.
+    FetchDrop {
+        /// The block.
+        token: u64,
     },
     /// The answer to [`Engine::set_command`].
     SetReply {
@@ -650,20 +655,21 @@ impl Engine {
         }
     }
 
-    /// A frame came in a session: its header and body, and the handles of its blocks, whose bytes are
-    /// as their digests and checks say. True: the blocks were taken, and each will be dropped. An
-    /// error ends the session.
+    /// A frame came in a session: its header and body, and what its blocks are; their handles follow
+    /// each other from `first` on. True: the blocks were taken, and each will be dropped. An error
+    /// ends the session.
     pub fn peer_received(
         &mut self,
         now: Millis,
         peer: &Id,
         nonce: u64,
         meta: &[u8],
-        blocks: Range<u64>,
+        first: u64,
+        blocks: &[BlockContent],
     ) -> Result<bool> {
         let store = self.store.as_mut().ok_or(ENODEV)?;
         store.now = store.now.max(now);
-        store.peer_received(peer, nonce, meta, blocks)
+        store.peer_received(peer, nonce, meta, (first, blocks))
     }
 
     /// The next frame of a session, if there is one: asked for when its socket has room. `ENOMEM`:

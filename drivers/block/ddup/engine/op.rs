@@ -7,7 +7,8 @@
 //! another request) hang on that twin and not in a list.
 
 use super::stage::StageOp;
-use super::types::{Check, Cluster, Lbn, Millis, Name, Status, Tag};
+pub use super::types::BlockContent;
+use super::types::{Cluster, Lbn, Millis, Status, Tag};
 use kernel::prelude::*;
 
 const NIL: u32 = u32::MAX;
@@ -43,17 +44,6 @@ pub struct Request {
     pub count: u64,
     /// Complete a write only when it is durable.
     pub fua: bool,
-}
-
-/// What the shell found out about a block that is to be written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct BlockContent {
-    /// Its name.
-    pub name: Name,
-    /// Its check.
-    pub check: Check,
-    /// All its bytes are zero; name and check are not looked at.
-    pub zero: bool,
 }
 
 /// Where a block of a request stands.

@@ -50,6 +50,17 @@ impl Cluster {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Lbn(pub u64);
 
+/// What the shell found out about a block that is to be written, or that came from a peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BlockContent {
+    /// Its name.
+    pub name: Name,
+    /// Its check.
+    pub check: Check,
+    /// All its bytes are zero; name and check are not looked at.
+    pub zero: bool,
+}
+
 /// What names a block's content. All zeroes is [`Name::NONE`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Name(pub [u8; NAME_BYTES]);

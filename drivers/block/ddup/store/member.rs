@@ -10,7 +10,7 @@
 //!
 //! A block that came lies in `received` under its handle until the engine drops it; while a bio writes
 //! it, the page is with the bio. A block that was read because a peer asked lies in `fetched` under
-//! its token until it was sent. Both are bounded by what the engine grants and takes.
+//! its token until it was sent or the engine drops it. Both are bounded by what the engine grants and takes.
 //!
 //! # Chores
 //!
@@ -28,7 +28,8 @@ use crate::{
             set::Set,
             types::Id,
         },
-        Action, Check, Cluster, DataResult, Millis, SendBlock, Sending, SetCommand, Tag,
+        Action, BlockContent, Check, Cluster, DataResult, Millis, SendBlock, Sending, SetCommand,
+        Tag,
     },
     io::{FetchIo, Gather, Io, SendIo, StageIo},
     peer::{Session, Threads},
@@ -54,9 +55,6 @@ const SESSIONS_MAX: usize = 64;
 
 /// Events that wait to be told. As many as the engine keeps.
 const EVENTS_MAX: usize = 64;
-
-/// Blocks that were read for peers and not sent, at most: what 15 peers may ask for at once.
-const FETCHED_MAX: usize = 15 * 256;
 
 /// Neighbouring blocks that are read for a frame with one bio.
 const GATHER_MAX: usize = 64;
@@ -160,8 +158,6 @@ pub(super) struct Membership {
     chores: bool,
     /// The store is on its way out: no session begins, and no FLUSH waits.
     leaving: bool,
-    /// Sessions that were ended for their blocks, of which the engine knows nothing.
-    refused: u64,
 }
 
 /// What [`Store::chores`] does next.
@@ -197,7 +193,6 @@ impl Membership {
             retries: false,
             chores: false,
             leaving: false,
-            refused: 0,
         })
     }
 
@@ -242,31 +237,6 @@ impl Membership {
 
         self.fetched_count = self.fetched_count.saturating_sub(1);
         page
-    }
-
-    fn oldest_fetched(&self) -> Option<u64> {
-        let first = self.fetched.keys().next().copied();
-
-        first
-    }
-
-    /// The engine names no block that it does not want any more. Tokens rise, so the first one is the
-    /// oldest: that of a session that has ended, or of a peer that takes nothing, whose session then
-    /// ends for want of it.
-    fn bound_fetched(&mut self) {
-        while self.fetched_count >= FETCHED_MAX {
-            let Some(token) = self.oldest_fetched() else {
-                return;
-            };
-
-            drop(self.drop_fetched(token));
-        }
-    }
-
-    fn drop_all_fetched(&mut self) {
-        while let Some(token) = self.oldest_fetched() {
-            drop(self.drop_fetched(token));
-        }
     }
 
     /// Whether the worker has to look again soon.
@@ -316,6 +286,10 @@ impl Store {
             } => self
                 .fetch_block(inner, (token, cluster, check), bios)
                 .map_err(|()| action),
+            Action::FetchDrop { token } => {
+                drop(inner.member.drop_fetched(token));
+                Ok(())
+            }
             Action::SetReply { command, reply } => {
                 inner.member.answer(command, reply);
                 Ok(())
@@ -392,7 +366,6 @@ impl Store {
             .alloc(Op::Read, OpFlags::SYNC, cluster, 1, io)
             .map_err(|_| ())?;
 
-        inner.member.bound_fetched();
         inner.member.fetched.insert(node);
         inner.member.fetched_count += 1;
         bio.add_pages_mut(Io::pages_mut);
@@ -501,13 +474,14 @@ impl Store {
         self.peer_pages.alloc(Wait::Yes)
     }
 
-    /// Gives a frame that came to the engine, with its blocks, which were verified. An error ends the
+    /// Gives a frame that came to the engine, with its blocks and what they are. An error ends the
     /// session. May sleep.
     pub(crate) fn take_frame(
         &self,
         session: &Session,
         meta: &[u8],
         blocks: KVec<PageBuf>,
+        contents: &[BlockContent],
     ) -> Result {
         let count = blocks.len() as u64;
         let mut nodes = KVec::with_capacity(blocks.len(), GFP_KERNEL)?;
@@ -527,7 +501,8 @@ impl Store {
                 &session.peer,
                 session.nonce,
                 meta,
-                first..first + count,
+                first,
+                contents,
             );
             if taken != Ok(true) {
                 for handle in first..first + count {
@@ -536,24 +511,6 @@ impl Store {
             }
             taken.map(|_| ())
         })
-    }
-
-    /// Digest and check of the block that a DATA frame claims to bring. May sleep.
-    pub(crate) fn wanted(
-        &self,
-        session: &Session,
-        epoch: u64,
-        index: u32,
-        resync: bool,
-    ) -> Option<([u8; 24], u64)> {
-        self.with_engine(|engine| engine.set()?.wanted(session.nonce, epoch, index, resync))
-    }
-
-    /// A session is to end for what came in it. May sleep.
-    pub(crate) fn refuse_session(&self, session: &Session) {
-        self.inner.lock().member.refused += 1;
-        session.close();
-        self.look_again();
     }
 
     /// Reads the blocks of a frame, in their order. An error ends the session. May sleep.
@@ -685,14 +642,6 @@ impl Store {
         let _noreclaim = NoReclaim::enter();
 
         self.with_engine(|engine| engine.set().map(f))
-    }
-
-    /// Sessions that were ended for what came in them. May sleep.
-    pub(crate) fn refused_sessions(&self) -> u64 {
-        let refused = self.inner.lock().member.refused;
-
-        self.look_again();
-        refused + self.with_set(|set| set.state().refused).unwrap_or(0)
     }
 
     /// The session with a peer, if there is one. May sleep.
@@ -963,9 +912,6 @@ impl Store {
         if let Some(at) = member.seats.iter().position(Seat::is_left) {
             let seat = member.seats.remove(at).ok()?;
 
-            if member.seats.is_empty() {
-                member.drop_all_fetched();
-            }
             return Some(Chore::Join(seat));
         }
         if core::mem::take(&mut member.events_lost) {

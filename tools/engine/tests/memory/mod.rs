@@ -346,6 +346,9 @@ impl Shell {
                 }
                 self.engine.fetched(self.now, token, good.is_some());
             }
+            Action::FetchDrop { token } => {
+                self.fetched.remove(&token).expect("dropped once");
+            }
             Action::SetReply { command, reply } => self.replies.push((command, reply)),
             Action::ClosePeer { store, nonce } => self.closed.push((store, nonce)),
             Action::Role { serves } => self.serves = serves,

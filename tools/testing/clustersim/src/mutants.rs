@@ -84,6 +84,12 @@ const NAMES: &[(u32, &str)] = &[
     ),
     (140, "an epoch goes to a peer that cannot take it"),
     (141, "5, 12: acknowledgements of an earlier session count"),
+    (142, "data of another content than its entry says is taken"),
+    (
+        143,
+        "a block of another content than was asked for is taken",
+    ),
+    (144, "a block that was read in vain is kept for ever"),
 ];
 
 /// Chooses the deliberate error from now on; 0 is none.

@@ -4,6 +4,7 @@
 //! entries. It is right where it is slow, so that what fails is the protocol.
 
 use ddup_engine::engine::replication::types::{Entry, Op, Position};
+use ddup_engine::engine::{BlockContent, Check, Name};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A block's content; 0 is zeroes.
@@ -33,6 +34,15 @@ pub fn content(digest: &[u8; 24]) -> Content {
 /// The check of a content.
 pub fn check(content: Content) -> u64 {
     (u64::from(content).wrapping_mul(0x9e37_79b9_7f4a_7c15)) >> 16
+}
+
+/// What a shell finds out about a block that came.
+pub fn described(content: Content) -> BlockContent {
+    BlockContent {
+        name: Name(digest(content)),
+        check: Check(check(content)),
+        zero: false,
+    }
 }
 
 /// What an entry makes of a block's place in an image.

@@ -510,9 +510,13 @@ impl World {
             self.at(5, Event::Deliver(nonce, from));
             return Ok(());
         }
-        let Some(packet) = connection.queues[from].0.pop_front() else {
+        let Some(mut packet) = connection.queues[from].0.pop_front() else {
             return Ok(());
         };
+        if self.setup.noise && !self.calm && !packet.blocks.is_empty() && self.rng.chance(1, 20) {
+            let at = self.rng.below(packet.blocks.len() as u64) as usize;
+            packet.blocks[at] ^= 1;
+        }
         self.hear(target, source, nonce, &packet)?;
         let first = self.serial + 1;
         self.serial += packet.blocks.len() as u64;
@@ -521,8 +525,10 @@ impl World {
             self.nodes[target].blocks.insert(handle, *content);
         }
         let id = self.nodes[source].id;
+        let described = packet.blocks.iter().map(|c| store::described(*c));
+        let contents = std::vec::Vec::from_iter(described);
         let taken = self.with(target, |set| {
-            set.received(&id, nonce, &packet.meta, range.clone())
+            set.received(&id, nonce, &packet.meta, (first, &contents))
         });
         if taken.is_some_and(|t| !matches!(t, Ok(true))) {
             for handle in range {
@@ -923,6 +929,11 @@ impl World {
             Action::ScanClose(scan) => {
                 self.nodes[n].store.scans.remove(&scan);
             }
+            Action::StageDrop(handle) | Action::FetchDrop(handle) => {
+                if self.nodes[n].blocks.remove(&handle).is_none() {
+                    return Err(format!("node {n} drops what is not there"));
+                }
+            }
             Action::Fetch {
                 token,
                 digest,
@@ -999,7 +1010,10 @@ impl World {
                 let Some(content) = node.blocks.remove(&handle) else {
                     return Err(format!("(7) node {n} stages data that did not come"));
                 };
-                (content == wanted).then_some(wanted)
+                if content != wanted {
+                    return Err(format!("(7) node {n} stages {content}, meant is {wanted}"));
+                }
+                Some(wanted)
             }
             Source::Lost if self.oracle.rot => Some(BAD),
             Source::Lost => return Err(format!("(7) node {n}: {wanted} is lost")),
@@ -1559,6 +1573,10 @@ impl World {
                     node.number,
                     node.flushes.len()
                 ));
+            }
+            if !node.blocks.is_empty() {
+                let (number, kept) = (node.number, node.blocks.len());
+                return Some(format!("node {number} keeps {kept} blocks"));
             }
             if node.store.tip != tip {
                 let (here, there) = (short(&node.store.tip), short(&tip));

@@ -12,6 +12,7 @@ use ddup_engine::engine::replication::record::{choose, Found, Record, Slots};
 use ddup_engine::engine::replication::set::Set;
 use ddup_engine::engine::replication::types::{Entry, Id, Limits, Op, Position};
 use ddup_engine::engine::replication::wire::{self, Envelope, Frame, Hello, Need};
+use ddup_engine::engine::{BlockContent, Check, Name};
 use ddup_sim::rng::Rng;
 use kernel::prelude::*;
 
@@ -352,7 +353,7 @@ pub fn session(rng: &mut Rng) -> Fallible<()> {
                 stream: 1,
             };
             let meta = wire::encode(&envelope, &hello, blind).map_err(memory)?;
-            let _ = set.received(&store(peer), nonce, &meta, 0..0);
+            let _ = set.received(&store(peer), nonce, &meta, (0, &[]));
             work(&mut set, rng, &mut honest);
         }
         if set.serves() {
@@ -383,8 +384,13 @@ pub fn session(rng: &mut Rng) -> Fallible<()> {
         let Ok((_, data)) = wire::lengths(&meta) else {
             continue;
         };
-        let blocks = 1000..1000 + (data / 4096) as u64;
-        let _ = set.received(&store(peer), session, &meta, blocks);
+        let mut blocks = vec![BlockContent::default(); data / 4096];
+        if let (Frame::Entries { entries, .. }, false) = (&said, rng.chance(1, 10)) {
+            for (block, entry) in blocks.iter_mut().zip(entries.iter().filter(|e| e.fresh)) {
+                (block.name, block.check) = (Name(entry.digest), Check(entry.check));
+            }
+        }
+        let _ = set.received(&store(peer), session, &meta, (1000, &blocks));
         if rng.chance(1, 20) {
             set.tick(rng.below(5000));
         }

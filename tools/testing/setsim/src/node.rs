@@ -250,7 +250,8 @@ impl Node {
     /// Begins to attach the store.
     pub fn attach(&mut self, now: u64, rng: &mut Rng) {
         let small = rng.chance(1, 3);
-        let mut engine = Engine::new(engine_config(self.number, false, rng, small)).expect("memory");
+        let mut engine =
+            Engine::new(engine_config(self.number, false, rng, small)).expect("memory");
         engine.start(now);
         self.engine = Some(engine);
         self.life += 1;
@@ -533,6 +534,10 @@ impl Node {
                 cluster: cluster.0,
                 check: check.0,
             }),
+            Action::FetchDrop { token } => {
+                self.fetched.remove(&token);
+                return self.poll(now);
+            }
             Action::CompleteAfterIo { tag } => {
                 self.handed.insert(tag);
                 if self.ios.get(&tag).copied().unwrap_or(0) == 0 {
@@ -636,7 +641,8 @@ impl Node {
             handed: BTreeSet::new(),
             ended: VecDeque::new(),
         };
-        let mut engine = Engine::new(engine_config(self.number, true, &mut rng, false)).expect("memory");
+        let mut engine =
+            Engine::new(engine_config(self.number, true, &mut rng, false)).expect("memory");
         engine.start(1);
         reader.engine = Some(engine);
         reader.settle(&mut rng)?;

@@ -3,7 +3,7 @@
 //! The world: machines, sessions between them, an authority that commits configurations, a workload.
 //! All of it follows from one seed.
 
-use crate::node::{store_id, Asked, Io, Node, Told, BLOCKS, TAGS};
+use crate::node::{described, store_id, Asked, Io, Node, Told, BLOCKS, TAGS};
 use crate::oracle::Oracle;
 use ddup_engine::engine::replication::action::{Event as SetEvent, Reply};
 use ddup_engine::engine::replication::config::{Config, Member, MemberState};
@@ -636,7 +636,7 @@ impl World {
                 }
                 Ok(())
             }
-            Event::Frame(nonce, end, meta, blocks) => {
+            Event::Frame(nonce, end, meta, mut blocks) => {
                 let Some(session) = self.sessions.get(&nonce) else {
                     return Ok(());
                 };
@@ -652,6 +652,11 @@ impl World {
                         blocks.len()
                     )
                 });
+                let changed = self.faults && !blocks.is_empty() && self.rng.chance(1, 200);
+                if changed {
+                    let at = self.rng.below(blocks.len() as u64) as usize;
+                    blocks[at] = 1 + (blocks[at] + 1) % 30;
+                }
                 let first = self.handle;
                 self.handle += blocks.len() as u64;
                 let node = &mut self.nodes[n];
@@ -661,14 +666,15 @@ impl World {
                 let Some(engine) = node.engine.as_mut() else {
                     return Ok(());
                 };
-                let range = first..self.handle;
-                let taken = engine.peer_received(now, &store_id(peer), nonce, &meta, range.clone());
+                let contents: Vec<_> = blocks.iter().map(|c| described(*c)).collect();
+                let peer_id = store_id(peer);
+                let taken = engine.peer_received(now, &peer_id, nonce, &meta, first, &contents);
                 if !matches!(taken, Ok(true)) {
-                    for handle in range {
+                    for handle in first..self.handle {
                         node.received.remove(&handle);
                     }
                 }
-                if taken.is_err() {
+                if taken.is_err() && !changed {
                     return Err(format!("node {n} refuses a frame of node {peer}"));
                 }
                 self.pump(n)
@@ -941,7 +947,9 @@ impl World {
                 .iter()
                 .filter_map(|node| Some(node.engine.as_ref()?.set()?.state().position.epoch))
                 .collect();
-            if idle && positions.len() == 1 {
+            // (11) Whatever came and whatever was read for others goes.
+            let kept = |node: &Node| node.received.len() + node.fetched.len();
+            if idle && positions.len() == 1 && self.nodes.iter().all(|node| kept(node) == 0) {
                 for n in 0..self.nodes.len() {
                     self.look_at(n)?;
                 }
@@ -974,8 +982,12 @@ impl World {
             println!("store {}:\n{text}", node.number);
         }
         Err(format!(
-            "(12) does not converge: {states:?}, asked {:?}",
-            self.nodes.iter().map(|n| n.asked.len()).collect::<Vec<_>>()
+            "(12) does not converge: {states:?}, asked {:?}, blocks kept {:?}",
+            self.nodes.iter().map(|n| n.asked.len()).collect::<Vec<_>>(),
+            self.nodes
+                .iter()
+                .map(|n| (n.received.len(), n.fetched.len()))
+                .collect::<Vec<_>>()
         ))
     }
 }

@@ -348,6 +348,7 @@ impl Store for Real {
             Action::StageWrite { .. }
             | Action::StageDrop { .. }
             | Action::FetchBlock { .. }
+            | Action::FetchDrop { .. }
             | Action::SetReply { .. }
             | Action::ClosePeer { .. }
             | Action::Role { .. } => return self.poll_action(now),

@@ -60,8 +60,11 @@ pub enum Action {
         /// It is of a full compare, which [`Action::Switch`] ends, and of no epoch.
         resync: bool,
     },
-    /// Whatever is staged and was not told to be applied is void: let go of it.
+    /// Whatever is staged and was not told to be applied is void: let go of it, and of the data that
+    /// came with it.
     Void,
+    /// A block that came will not be staged.
+    StageDrop(u64),
     /// Apply an epoch's staged entries: journal all or nothing, and flush. `Set::applied`, in order.
     Apply {
         /// The epoch's end.
@@ -116,6 +119,8 @@ pub enum Action {
         /// Else the epoch that pins it, and which of its entries.
         pinned: (u64, u32),
     },
+    /// A block that was read is not needed any more: it will not be sent.
+    FetchDrop(u64),
     /// A FLUSH ended: true if everything before it is where it has to be.
     Flushed {
         /// As in `Set::flush`.

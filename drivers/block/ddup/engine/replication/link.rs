@@ -5,6 +5,7 @@
 
 use super::super::mark::mark;
 use super::super::mutant::mutant;
+use super::super::types::{BlockContent, CLUSTER_SIZE};
 use super::action::{Action, Block, Event, Outgoing};
 use super::change::Change;
 use super::config::{MemberState, Refusal};
@@ -217,7 +218,8 @@ impl Set {
         if mutant!(105) {
             return;
         }
-        if self.receiver.take().is_some() {
+        if let Some(mut receiver) = self.receiver.take() {
+            receiver.clear(&mut self.dropped);
             self.void = true;
         }
     }
@@ -277,15 +279,15 @@ impl Set {
         }
     }
 
-    /// Takes a frame that came in a session, with the handles of its data. True if the data was
-    /// taken; what is taken comes back with `Action::Stage` or is void with `Action::Void`. `ENOMEM`
+    /// Takes a frame that came in a session, and its blocks: the first one's handle, and what they
+    /// are. True if they were taken; what is taken comes back with [`Action::Stage`] or [`Action::StageDrop`]. `ENOMEM`
     /// ends the session, and so does a frame that no peer sends.
     pub fn received(
         &mut self,
         store: &Id,
         nonce: u64,
         meta: &[u8],
-        data: core::ops::Range<u64>,
+        data: (u64, &[BlockContent]),
     ) -> Result<bool> {
         let Some(at) = self.peer_at(store) else {
             return Ok(false);
@@ -310,9 +312,9 @@ impl Set {
         &mut self,
         at: usize,
         meta: &[u8],
-        data: core::ops::Range<u64>,
+        data: (u64, &[BlockContent]),
     ) -> Result<Option<bool>> {
-        let bytes = (data.end - data.start) as usize * super::super::types::CLUSTER_SIZE;
+        let bytes = data.1.len() * CLUSTER_SIZE;
         let Ok((envelope, frame)) = decode(meta, bytes, self.params.hash)? else {
             return Ok(None);
         };

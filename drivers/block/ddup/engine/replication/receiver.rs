@@ -5,7 +5,7 @@
 
 use super::super::mark::mark;
 use super::super::mutant::mutant;
-use super::super::types::NAME_BYTES;
+use super::super::types::BlockContent;
 use super::action::{Action, Params, Source, StageResult};
 use super::epoch::{chain_entry, chain_seal, Epoch};
 use super::history::History;
@@ -92,6 +92,11 @@ pub(super) struct Receiver {
     fresh: usize,
 }
 
+/// Whether a block that came is what an entry says.
+fn is_content(entry: &Entry, block: &BlockContent) -> bool {
+    block.name.0 == entry.digest && block.check.0 == entry.check && !block.zero
+}
+
 impl Receiver {
     pub(super) fn new(nonce: u64, stream: u32, last: Position, params: &Params) -> Result<Self> {
         let credit = params.limits.entries.into();
@@ -135,6 +140,18 @@ impl Receiver {
         Ok(())
     }
 
+    /// Forgets what came. Blocks that the store was not told of go to `dropped`, where there is room
+    /// for them.
+    pub(super) fn clear(&mut self, dropped: &mut KVec<u64>) {
+        for staged in self.epochs.iter().flat_map(|e| &e.entries) {
+            if let State::New(Source::Data(handle)) = staged.state {
+                let _ = dropped.push_within_capacity(handle);
+            }
+        }
+        self.epochs.clear();
+        self.fresh = 0;
+    }
+
     fn is_open(&self) -> bool {
         self.epochs.last().is_some_and(|e| e.position.is_none())
     }
@@ -144,7 +161,7 @@ impl Receiver {
         &mut self,
         at: (u64, u32, bool),
         entries: &[Entry],
-        mut handle: u64,
+        (first_block, blocks): (u64, &[BlockContent]),
         token: &mut u64,
         hash: super::super::Hash,
     ) -> Result<Option<()>> {
@@ -166,15 +183,20 @@ impl Receiver {
             return Ok(None);
         };
         let fits = resync || epoch.entries.len() + entries.len() <= limit;
+        let fresh = entries.iter().filter(|e| e.fresh);
+        // A frame has as many blocks as fresh entries.
+        let is_meant = fresh.zip(blocks).all(|(e, b)| is_content(e, b));
         if epoch.number != number
             || epoch.count() != first
             || epoch.compare.is_some() != resync
             || !fits
+            || !(is_meant || mutant!(142))
             || epoch.count() > u32::MAX / 4
         {
             return Ok(None);
         }
         epoch.entries.reserve(entries.len(), GFP_KERNEL)?;
+        let mut handle = first_block;
         for entry in entries {
             let source = if entry.fresh {
                 handle += 1;
@@ -243,18 +265,28 @@ impl Receiver {
     }
 
     /// Takes what was asked for; false if nobody waits for it any more.
-    fn take_block(&mut self, (epoch, resync): (u64, bool), index: u32, source: Source) -> bool {
+    /// Takes what was asked for, or (`None`) that there is no good copy of it. False: it is not
+    /// wanted any more. `None`: it is something else.
+    fn take_block(
+        &mut self,
+        (epoch, resync): (u64, bool),
+        index: u32,
+        block: Option<(u64, &BlockContent)>,
+    ) -> Option<bool> {
         let is_it = |e: &&mut StagedEpoch| e.number == epoch && e.compare.is_some() == resync;
         let staged = self.epochs.iter_mut().find(is_it);
-        let Some(staged) = staged.and_then(|e| e.entry(index)) else {
-            return false;
+        let staged = staged.and_then(|e| e.entry(index));
+        let Some(staged) = staged.filter(|s| s.state == State::Needed) else {
+            return Some(false);
         };
-        if staged.state != State::Needed {
-            return false;
+        let is_meant = block.is_none_or(|(_, b)| is_content(&staged.entry, b));
+        if !is_meant && !mutant!(143) {
+            mark!(replication_block_of_another_content);
+            return None;
         }
-        staged.state = State::New(source);
+        staged.state = State::New(block.map_or(Source::Lost, |(handle, _)| Source::Data(handle)));
         self.fresh += 1;
-        true
+        Some(true)
     }
 
     pub(super) fn staged(&mut self, token: u64, result: StageResult) {
@@ -435,29 +467,12 @@ impl Receiver {
 }
 
 impl Set {
-    /// Digest and check of an entry whose block was asked for in this session; `None` if nobody waits
-    /// for it.
-    pub fn wanted(
-        &self,
-        nonce: u64,
-        epoch: u64,
-        index: u32,
-        resync: bool,
-    ) -> Option<([u8; NAME_BYTES], u64)> {
-        let receiver = self.receiver.as_ref().filter(|r| r.nonce == nonce)?;
-        let is_it = |e: &&StagedEpoch| e.number == epoch && e.compare.is_some() == resync;
-        let staged = receiver.epochs.iter().find(is_it)?;
-        let at = index.checked_sub(staged.base)?;
-        let staged = staged.entries.get(at as usize)?;
-        (staged.state == State::Needed).then_some((staged.entry.digest, staged.entry.check))
-    }
-
     /// Takes a frame of the primary's stream: true if its data was taken, `None` if no primary sends
     /// it.
     pub(super) fn take_stream(
         &mut self,
         frame: Frame,
-        data: core::ops::Range<u64>,
+        (first_block, blocks): (u64, &[BlockContent]),
     ) -> Result<Option<bool>> {
         let (hash, term) = (self.params.hash, self.record.config.term);
         let (own, contains) = (self.history.position(), |history: &History| {
@@ -466,6 +481,8 @@ impl Set {
         let Some(receiver) = self.receiver.as_mut() else {
             return Ok(Some(false));
         };
+        self.dropped
+            .reserve(receiver.fresh + blocks.len(), GFP_KERNEL)?;
         Ok(match frame {
             Frame::Entries {
                 epoch,
@@ -475,8 +492,9 @@ impl Set {
             } => {
                 let at = (epoch, first, resync);
                 let token = &mut self.stage_token;
-                let taken = receiver.take_entries(at, &entries, data.start, token, hash)?;
-                taken.map(|()| data.end > data.start)
+                let data = (first_block, blocks);
+                let taken = receiver.take_entries(at, &entries, data, token, hash)?;
+                taken.map(|()| !blocks.is_empty())
             }
             Frame::Seal {
                 position,
@@ -494,14 +512,17 @@ impl Set {
                 epoch,
                 index,
                 resync,
-            } => Some(receiver.take_block((epoch, resync), index, Source::Data(data.start))),
+            } => {
+                let block = blocks.first().map(|b| (first_block, b));
+                block.and_then(|b| receiver.take_block((epoch, resync), index, Some(b)))
+            }
             Frame::Lost {
                 epoch,
                 index,
                 resync,
             } => {
                 mark!(replication_lost);
-                receiver.take_block((epoch, resync), index, Source::Lost);
+                receiver.take_block((epoch, resync), index, None);
                 Some(false)
             }
             Frame::Resync { position, history } => {
@@ -513,8 +534,7 @@ impl Set {
                 mark!(replication_compare_begins);
                 let gone: usize = receiver.epochs.iter().map(|e| e.entries.len()).sum();
                 receiver.granted += gone as u64;
-                receiver.epochs.clear();
-                receiver.fresh = 0;
+                receiver.clear(&mut self.dropped);
                 self.void = true;
                 receiver.last = position;
                 receiver.open(position.epoch, self.stage_token + 1, Some(history))?;

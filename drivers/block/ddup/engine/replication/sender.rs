@@ -251,6 +251,15 @@ impl Set {
 
     /// The end of an [`Action::Fetch`]: where the block lies now, `None` if there is no good copy.
     pub fn fetched(&mut self, token: u64, handle: Option<u64>) {
+        match handle {
+            Some(_) => {
+                let known = self.fetched.iter_mut().find(|(t, _)| *t == token);
+                if let Some((_, place)) = known {
+                    *place = handle;
+                }
+            }
+            None => self.fetched.retain(|(t, _)| *t != token),
+        }
         for at in 0..self.peers.len() {
             let Some(sender) = self.sender_mut(at) else {
                 continue;
@@ -364,6 +373,18 @@ impl Set {
         if let Some(at) = self.scans.iter().position(|scan| !used(*scan)) {
             return self.scans.remove(at).ok().map(Action::ScanClose);
         }
+        let sends = |handle: u64| {
+            let senders = (0..self.peers.len()).filter_map(|at| self.sender_at(at));
+            let is_it = |f: &Fetch| f.state == FetchState::Read(handle);
+            senders.into_iter().any(|s| s.fetches.iter().any(is_it))
+        };
+        let gone = |(_, handle): &(u64, Option<u64>)| handle.is_some_and(|h| !sends(h));
+        let vain = self.fetched.iter().position(gone);
+        if let Some(at) = vain.filter(|_| !mutant!(144)) {
+            mark!(replication_fetched_in_vain);
+            let (_, handle) = self.fetched.remove(at).ok()?;
+            return handle.map(Action::FetchDrop);
+        }
         for at in 0..self.peers.len() {
             let position = self.history.position();
             let token = self.token + 1;
@@ -379,6 +400,8 @@ impl Set {
                 .iter_mut()
                 .find(|f| f.state == FetchState::Wanted)
             {
+                self.fetched.reserve(1, GFP_KERNEL).ok()?;
+                let _ = self.fetched.push_within_capacity((token, None));
                 fetch.state = FetchState::Asked(token);
                 self.token = token;
                 return Some(Action::Fetch {
@@ -473,6 +496,9 @@ impl Set {
                 },
             };
             let meta = encode(envelope, &frame, hash)?;
+            if let FetchState::Read(handle) = fetch.state {
+                self.fetched.retain(|(_, h)| *h != Some(handle));
+            }
             let _ = sender.fetches.remove(i);
             return Self::outgoing(meta, blocks);
         }

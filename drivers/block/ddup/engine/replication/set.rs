@@ -74,10 +74,15 @@ pub struct Set {
     replies: KVec<(u64, Reply)>,
     /// What is staged and not being applied is to be let go of.
     pub(super) void: bool,
+    /// Blocks that came and will not be staged.
+    pub(super) dropped: KVec<u64>,
     /// Epochs up to here need no pins, and up to there the store was told.
     pub(super) release: (u64, u64),
     /// Scans that the store was asked for.
     pub(super) scans: KVec<u64>,
+    /// Blocks that the store was asked to read and that were not sent, and where those lie that it
+    /// has read.
+    pub(super) fetched: KVec<(u64, Option<u64>)>,
     pub(super) token: u64,
     /// Token of the last entry that was staged.
     pub(super) stage_token: u64,
@@ -160,8 +165,10 @@ impl Set {
             event_count: 0,
             replies: KVec::new(),
             void: false,
+            dropped: KVec::new(),
             release: (0, 0),
             scans: KVec::new(),
+            fetched: KVec::new(),
             token: 0,
             stage_token: 0,
             now: 0,
@@ -761,6 +768,9 @@ impl Set {
         if self.void {
             self.void = false;
             return Some(Action::Void);
+        }
+        if let Some(handle) = self.dropped.pop() {
+            return Some(Action::StageDrop(handle));
         }
         if self.failed {
             return self.poll_flush();
