@@ -11,9 +11,9 @@ use crate::{
     target,
     verb::{member::Member, print_json},
 };
-use ddup_engine::engine::mkfs::Volume;
+use ddup_engine::engine::{format::superblock::Superblock, mkfs::Volume, replication::types::Id};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 #[derive(Serialize)]
 struct Invited {
@@ -41,19 +41,7 @@ pub fn run(args: &SetInviteArgs) -> Result {
 fn invite(args: &SetInviteArgs) -> Result<(String, String)> {
     let member = Member::open(&args.device)?;
     let base = member.base()?;
-    let (major, minor) = member
-        .device
-        .backing_number
-        .ok_or_else(|| Error::new(Exit::Failed, "the driver told no backing device"))?;
-    // The path at attach may lead elsewhere by now.
-    let backing = PathBuf::from(format!("/dev/block/{major}:{minor}"));
-    let superblock = store::superblock_of(&backing)
-        .map_err(|error| Error::io("read", &backing, &error))?
-        .filter(|superblock| superblock.uuid == member.state.store)
-        .ok_or_else(|| {
-            let words = format!("{} has no intact superblock", backing.display());
-            Error::new(Exit::Damaged, words)
-        })?;
+    let superblock = superblock_of(&member.device, &member.state.store)?;
     let volume = |device: &Device| {
         Some(Volume {
             uuid: parse_uuid(device.volume_uuid.as_deref()?)?,
@@ -79,4 +67,27 @@ fn invite(args: &SetInviteArgs) -> Result<(String, String)> {
         volumes,
     };
     Ok((set, invitation.write()?))
+}
+
+/// The superblock of an attached store.
+fn superblock_of(device: &Device, store: &Id) -> Result<Superblock> {
+    // The path at attach may lead elsewhere by now, but the kernel has a name for the device.
+    let number = device.backing_number.unwrap_or_default();
+    let link = fs::read_link(format!("/sys/dev/block/{}:{}", number.0, number.1));
+    let name = link
+        .ok()
+        .and_then(|link| Some(link.file_name()?.to_owned()));
+    let named = name.map(|name| PathBuf::from("/dev").join(name));
+    let mut paths = [Some(PathBuf::from(&device.path)), named]
+        .into_iter()
+        .flatten();
+    paths
+        .find_map(|path| {
+            let superblock = store::superblock_of(&path).ok()??;
+            (superblock.uuid == *store).then_some(superblock)
+        })
+        .ok_or_else(|| {
+            let words = format!("no superblock of the store can be read on {}", device.path);
+            Error::new(Exit::Damaged, words)
+        })
 }
