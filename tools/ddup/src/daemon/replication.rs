@@ -173,7 +173,8 @@ impl Replicator {
     /// Listens where it is wanted and not done: an address may come late.
     fn listen(&self) {
         let mut state = self.state();
-        let wanted: Vec<SocketAddr> = state
+        // Several stores may be listened for at one.
+        let wanted: BTreeSet<SocketAddr> = state
             .sites
             .iter()
             .flat_map(|site| &site.replication.listen)

@@ -222,8 +222,10 @@ three_stores_hold_the_same_and_one_may_go() {
 	[ "$(told "$one" '[.members[] | select(.state == "in-sync")] | length')" = 3 ]
 	fill "$one" 4 4
 	before=$(sum_of "$one")
-	# The third one becomes primary; both others have to acknowledge that.
+	# The third one becomes primary; both others have to acknowledge that, so it knows that they are there.
 	ddup demote "$one"
+	refused $FAILED "$two_uuid is in sync and not connected" ddup promote "$three"
+	ddup peer connect --local "$two" "$three"
 	ddup promote "$three"
 	ddup peer connect --local "$three" "$one"
 	sleep 1
@@ -429,9 +431,12 @@ the_daemon_connects_and_connects_again() {
 	load
 	wait_for "$PATIENCE" test -b "$two"
 	wait_for "$PATIENCE" test -b "$one"
+	# The numbers of devices may be others now.
+	one=$(ddup list -n -o name "$first" | tr -d ' ')
 	is "$one" '.role == "replica"'
-	ddup promote --wait "$PATIENCE" "$first"
-	fill "$(ddup list -n -o name "$first" | tr -d ' ')" 2 1
+	wait_for "$PATIENCE" is_member "$one" "$two_uuid" link greeting
+	ddup promote --wait "$PATIENCE" "$one"
+	fill "$one" 2 1
 }
 
 if [ "${1:-}" ]; then
