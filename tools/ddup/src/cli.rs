@@ -545,8 +545,8 @@ pub struct RemoveArgs {
 /// Arguments of `ddup adjust`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Each file *.toml wants one device; its keys are `store`, `number`, `read-only`, `cache`, `index` and a \
-table `knobs`. What differs is printed in lines: `+` is attached, `~` is set, `-` is detached, `!` stays \
+Each file *.toml wants one device; its keys are `store`, `number`, `read-only`, `cache`, `index`, a \
+table `knobs`, and for ddupd `set` and `peer`. What differs is printed in lines: `+` is attached, `~` is set, `-` is detached, `!` stays \
 until the device is detached (exit status 5). If a file is wrong nothing is changed.")]
 pub struct AdjustArgs {
     /// Files and folders that say what is wanted

@@ -150,17 +150,20 @@ pub enum State {
     Failed,
     /// Being detached.
     Detaching,
+    /// The store is in a replica set and does not serve.
+    Replica,
     /// One that this tool does not know.
     Unknown,
 }
 
 impl State {
     /// Those that there are.
-    pub const ALL: [State; 4] = [
+    pub const ALL: [State; 5] = [
         State::Online,
         State::ReadOnly,
         State::Failed,
         State::Detaching,
+        State::Replica,
     ];
 
     fn from_number(number: u32) -> Self {
@@ -169,6 +172,7 @@ impl State {
             1 => State::ReadOnly,
             2 => State::Failed,
             3 => State::Detaching,
+            4 => State::Replica,
             _ => State::Unknown,
         }
     }
@@ -180,6 +184,7 @@ impl State {
             State::ReadOnly => "read-only",
             State::Failed => "failed",
             State::Detaching => "detaching",
+            State::Replica => "replica",
             State::Unknown => "unknown",
         }
     }

@@ -9,6 +9,7 @@
 //! of those in sync without proof, or a person's word, that they do not go on by themselves.
 
 pub mod change;
+pub mod handshake;
 pub mod invitation;
 pub mod statement;
 pub mod token;

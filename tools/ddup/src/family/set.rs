@@ -13,7 +13,15 @@ use ddup_engine::engine::replication::{
     types::{Id, Position},
 };
 use serde::{Serialize, Serializer};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::{
+    os::fd::{AsRawFd, BorrowedFd},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Time that a change waits for another one to end.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(50);
 
 numbers! {
     /// `DDUP_A_POSITION_*`.
@@ -186,6 +194,8 @@ named! {
         Reconciled = 10 "reconciled",
         /// The store failed, or has no space.
         StoreFailed = 11 "store-failed",
+        /// The store takes no requests any more.
+        Demoted = 12 "demoted",
     }
 }
 
@@ -451,6 +461,21 @@ impl Driver {
         self.channel.call(request).map_err(set_error)
     }
 
+    /// The same, of a change: only one goes on at a time, and none takes long.
+    fn set_change(&mut self, request: impl Fn(&Self) -> Request) -> Result<Vec<Message>> {
+        let since = Instant::now();
+        loop {
+            match self.channel.call(request(self)) {
+                Err(Failure::Refused(refusal))
+                    if refusal.errno == libc::EBUSY && since.elapsed() < PATIENCE =>
+                {
+                    thread::sleep(PAUSE);
+                }
+                answer => return answer.map_err(set_error),
+            }
+        }
+    }
+
     /// Describes the part of each attached store that is in a set.
     pub fn sets(&mut self) -> Result<Vec<SetState>> {
         let (family, command) = (self.family, cmd::SET_GET);
@@ -482,17 +507,21 @@ impl Driver {
         let bytes = config
             .bytes()
             .map_err(|_| Error::new(Exit::Failed, "out of memory"))?;
-        let request = self
-            .set_request(cmd::SET_CONFIG, index)
-            .uint(set::EXPECT_VERSION, expect)
-            .binary(set::CONFIG, &bytes);
-        self.set_call(request).map(drop)
+        self.set_change(|driver| {
+            driver
+                .set_request(cmd::SET_CONFIG, index)
+                .uint(set::EXPECT_VERSION, expect)
+                .binary(set::CONFIG, &bytes)
+        })
+        .map(drop)
     }
 
     /// Lets the store refuse terms below `term`.
     pub fn fence(&mut self, index: u32, term: u64) -> Result<Fenced> {
-        let request = self.set_request(cmd::FENCE, index).uint(set::TERM, term);
-        let answer = self.set_call(request)?;
+        let answer = self.set_change(|driver| {
+            let request = driver.set_request(cmd::FENCE, index);
+            request.uint(set::TERM, term)
+        })?;
         let (mut config, mut position) = (None, None);
         for attribute in answer.iter().flat_map(Message::attributes) {
             match attribute.kind {
@@ -518,7 +547,18 @@ impl Driver {
 
     /// Hands everything over and ends the reign; waits for the members in sync.
     pub fn demote(&mut self, index: u32) -> Result<Position> {
-        let answer = self.set_call(self.set_request(cmd::DEMOTE, index))?;
+        // The driver waits for some seconds at a time. Who looks at a device that was just closed, as
+        // udev does, has it open for a moment.
+        let answer = loop {
+            let request = |driver: &Self| driver.set_request(cmd::DEMOTE, index);
+            match self.channel.call(request(self)) {
+                Err(Failure::Refused(refusal)) if refusal.errno == libc::EINPROGRESS => {}
+                Err(Failure::Refused(refusal)) if refusal.errno == libc::EBUSY => {
+                    break self.set_change(request)?;
+                }
+                answer => break answer.map_err(set_error)?,
+            }
+        };
         answer
             .iter()
             .flat_map(Message::attributes)
@@ -535,7 +575,7 @@ impl Driver {
 
     /// Gives up what the store has and its primary has not.
     pub fn resolve(&mut self, index: u32) -> Result {
-        self.set_call(self.set_request(cmd::RESOLVE, index))
+        self.set_change(|driver| driver.set_request(cmd::RESOLVE, index))
             .map(drop)
     }
 

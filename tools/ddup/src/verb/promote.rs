@@ -12,6 +12,7 @@ use crate::{
     replica::change::{self, Proof},
     verb::{member::Member, print_json},
 };
+use ddup_engine::engine::replication::types::Id;
 use serde::Serialize;
 use std::{
     thread,
@@ -95,12 +96,27 @@ fn refuse_beside_a_primary(member: &mut Member) -> Result {
     let rival = sets
         .iter()
         .find(|state| state.set == set && state.store != own && state.rules());
-    match rival {
-        Some(rival) => Err(Error::new(
+    if let Some(rival) = rival {
+        return Err(Error::new(
             Exit::Busy,
             format!(
                 "/dev/ddup{} of the same set is primary: `ddup demote` it first",
                 rival.index
+            ),
+        ));
+    }
+    // A replica follows a primary alone.
+    let primary = member.state.config.as_ref().map(|config| config.primary);
+    let follows = |store: &Id| {
+        let peer = member.state.peer_state(store);
+        peer.is_some_and(|peer| peer.link == Link::Connected)
+    };
+    match primary.filter(|store| *store != own && follows(store)) {
+        Some(primary) => Err(Error::new(
+            Exit::Busy,
+            format!(
+                "store {} is primary and connected: `ddup demote` it on its machine first",
+                format_uuid(&primary)
             ),
         )),
         None => Ok(()),
