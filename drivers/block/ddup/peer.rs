@@ -95,6 +95,12 @@ pub(crate) struct Session {
     pub(crate) received: Traffic,
 }
 
+/// What a thread of a session does until the session ends.
+type Body = fn(&Store, &Session);
+
+/// Both, with their names.
+const BODIES: [(&CStr, Body); 2] = [(c"ddup_receive", receive), (c"ddup_send", send)];
+
 /// The threads of a session, to be joined when they have left.
 pub(crate) type Threads = [Option<Kthread>; 2];
 
@@ -123,7 +129,7 @@ impl Session {
     /// Starts both threads. If one can't be made the session is over; its part is left here. May
     /// sleep.
     pub(crate) fn start(session: &Arc<Session>, store: &Arc<Store>) -> (Threads, Result) {
-        let spawn = |name, body: fn(&Store, &Session)| {
+        let spawn = |name, body: Body| {
             let (theirs, session) = (store.clone(), session.clone());
 
             Kthread::spawn(name, move |_| {
@@ -136,10 +142,7 @@ impl Session {
         };
         let mut threads = [None, None];
         let mut result = Ok(());
-        let bodies: [(&CStr, fn(&Store, &Session)); 2] =
-            [(c"ddup_receive", receive), (c"ddup_send", send)];
-
-        for (thread, (name, body)) in threads.iter_mut().zip(bodies) {
+        for (thread, (name, body)) in threads.iter_mut().zip(BODIES) {
             match spawn(name, body) {
                 Ok(spawned) => *thread = Some(spawned),
                 Err(error) => {
