@@ -68,6 +68,8 @@ pub fn text(devices: Option<&[Device]>, sets: &[SetState]) -> String {
 
 /// What is told of a store's part in its set, or of a peer: name, kind, meaning, value.
 type Told<T> = (&'static str, &'static str, &'static str, T);
+type OfSet = fn(&SetState) -> Option<u64>;
+type OfPeer = fn(&SetState, &PeerState) -> Option<u64>;
 
 fn set_families(text: &mut String, sets: &[SetState]) {
     let roles: Vec<_> = sets
@@ -81,7 +83,7 @@ fn set_families(text: &mut String, sets: &[SetState]) {
         .collect();
     let about = "What the store is in its replica set.";
     family(text, "ddup_set_role", "stateset", about, &roles);
-    let of_sets: [Told<fn(&SetState) -> Option<u64>>; 8] = [
+    let of_sets: [Told<OfSet>; 8] = [
         (
             "ddup_set_version",
             "gauge",
@@ -164,7 +166,7 @@ fn peer_families(text: &mut String, sets: &[SetState]) {
     family(text, "ddup_peer_state", "stateset", about, &samples[0]);
     let about = "How far the connection to the other member is.";
     family(text, "ddup_peer_link", "stateset", about, &samples[1]);
-    let of_peers: [Told<fn(&SetState, &PeerState) -> Option<u64>>; 6] = [
+    let of_peers: [Told<OfPeer>; 6] = [
         (
             "ddup_peer_acked_epoch",
             "gauge",
