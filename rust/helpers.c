@@ -184,6 +184,13 @@ unsigned int kstage_disk_openers(struct gendisk *disk)
 	return disk_openers(disk);
 }
 
+/* The next open looks for partitions, and userspace is told to open it. */
+void kstage_disk_changed(struct gendisk *disk)
+{
+	set_bit(GD_NEED_PART_SCAN, &disk->state);
+	kobject_uevent(&disk_to_dev(disk)->kobj, KOBJ_CHANGE);
+}
+
 struct gendisk *kstage_dev_to_disk(struct device *dev)
 {
 	return dev_to_disk(dev);
@@ -708,6 +715,15 @@ struct socket *kstage_socket_from_fd(int fd, int *err)
 	sock->sk->sk_use_task_frag = false;
 	tcp_sock_set_nodelay(sock->sk);
 	return sock;
+}
+
+/* Whatever its former owner wanted, receiving waits for ever. */
+void kstage_socket_set_timeout(struct socket *sock, unsigned int seconds)
+{
+	lock_sock(sock->sk);
+	sock->sk->sk_rcvtimeo = MAX_SCHEDULE_TIMEOUT;
+	release_sock(sock->sk);
+	sock_set_sndtimeo(sock->sk, seconds);
 }
 
 void kstage_socket_put(struct socket *sock)

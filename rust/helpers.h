@@ -56,6 +56,8 @@ static const blk_status_t KSTAGE_STS_IOERR = BLK_STS_IOERR;
 static const blk_status_t KSTAGE_STS_OFFLINE = BLK_STS_OFFLINE;
 static const blk_status_t KSTAGE_STS_INVAL = BLK_STS_INVAL;
 
+static const blk_mode_t KSTAGE_OPEN_WRITE = BLK_OPEN_WRITE;
+
 static const unsigned int KSTAGE_MQ_F_BLOCKING = BLK_MQ_F_BLOCKING;
 static const unsigned int KSTAGE_MQ_F_NO_SCHED =
 	BLK_MQ_F_NO_SCHED_BY_DEFAULT;
@@ -160,6 +162,7 @@ int kstage_disk_set_capacity(struct gendisk *disk, u64 sectors);
 bool kstage_disk_close_if_idle(struct gendisk *disk, bool *closing);
 void kstage_disk_reopen(struct gendisk *disk, bool *closing);
 unsigned int kstage_disk_openers(struct gendisk *disk);
+void kstage_disk_changed(struct gendisk *disk);
 struct gendisk *kstage_dev_to_disk(struct device *dev);
 void kstage_device_attr_init(struct device_attribute *attr, const char *name,
 			     umode_t mode,
@@ -273,6 +276,7 @@ void kstage_nla_nest_cancel(struct sk_buff *skb, struct nlattr *start);
 
 /* Sockets (may sleep). */
 struct socket *kstage_socket_from_fd(int fd, int *err);
+void kstage_socket_set_timeout(struct socket *sock, unsigned int seconds);
 void kstage_socket_put(struct socket *sock);
 int kstage_socket_send(struct socket *sock, const void *data, size_t len,
 		       int flags);

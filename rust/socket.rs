@@ -42,6 +42,13 @@ impl Socket {
         }
     }
 
+    /// From here on a send fails with `EAGAIN` when it made no progress for so long. Receiving waits
+    /// for ever.
+    pub fn set_send_timeout(&self, seconds: u32) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::kstage_socket_set_timeout(self.raw.as_ptr(), seconds) };
+    }
+
     /// Sends all of `data`. `more` says that more follows at once.
     pub fn send_all(&self, data: &[u8], more: bool) -> Result {
         let flags = if more { bindings::KSTAGE_MSG_MORE } else { 0 };

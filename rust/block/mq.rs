@@ -51,6 +51,12 @@ pub trait Operations: Sized + Send + Sync + 'static {
     /// Makes the private data of one tag. May sleep; runs once per tag when a disk is made.
     fn new_request_data() -> Result<Self::RequestData>;
 
+    /// Somebody opens the disk, `write` says whether to write too. An error refuses that. Called under
+    /// the disk's `open_mutex`; must not wait for requests.
+    fn open(_data: ArcBorrow<'_, Self::QueueData>, _write: bool) -> Result {
+        Ok(())
+    }
+
     /// Takes a request, which has been started. May sleep.
     ///
     /// The request is done when it is ended, here or at any time later; dropping it ends it with

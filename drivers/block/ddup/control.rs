@@ -13,7 +13,14 @@
 //! A store has a device for each of its volumes, and they are attached and detached together. While
 //! a volume is created, resized or removed, its store is noted in the list: it is not detached then.
 //!
-//! Lock: [`LIST`] alone, a leaf. It is not held while a device is made or removed.
+//! What concerns replica sets is in [`set`][].
+//!
+//! Lock: [`LIST`] alone. Below it are the engines' locks. It is not held while a device is made or
+//! removed, nor while a command of a set is carried out.
+
+mod set;
+
+pub(crate) use self::set::{event_lost, role_changed, set_changed};
 
 use crate::{
     content::BLOCK_SIZE,
@@ -47,7 +54,17 @@ genl_family! {
     do ddup_nl_create_doit => create;
     do ddup_nl_resize_doit => resize;
     do ddup_nl_remove_doit => remove;
+    do ddup_nl_set_get_doit => set::get;
+    do ddup_nl_set_config_doit => set::set_config;
+    do ddup_nl_fence_doit => set::fence;
+    do ddup_nl_join_doit => set::join;
+    do ddup_nl_demote_doit => set::demote;
+    do ddup_nl_flush_fail_doit => set::flush_fail;
+    do ddup_nl_resolve_doit => set::resolve;
+    do ddup_nl_peer_doit => set::peer;
+    do ddup_nl_peer_drop_doit => set::peer_drop;
     dump ddup_nl_get_dumpit => get_all;
+    dump ddup_nl_set_get_dumpit => set::get_all;
 }
 
 /// What happens to a number.
@@ -259,12 +276,24 @@ impl List {
 
     /// Tells listeners that `cmd` happened to what `fill` describes.
     fn announce(&mut self, cmd: u32, fill: impl FnOnce(&mut Message<'_>) -> Result) {
+        let attrs = (uapi::DDUP_A_DEVICE_INSTANCE, uapi::DDUP_A_DEVICE_EVENT_SEQ);
+
+        self.announce_as(attrs, cmd, fill);
+    }
+
+    /// The same, with the attributes that an event of this kind has for instance and number.
+    fn announce_as(
+        &mut self,
+        (instance_attr, seq_attr): (u32, u32),
+        cmd: u32,
+        fill: impl FnOnce(&mut Message<'_>) -> Result,
+    ) {
         self.event_seq = self.event_seq.wrapping_add(1);
         let (instance, event_seq) = (self.instance, self.event_seq);
 
         let sent = genetlink::multicast(&FAMILY, GROUP_EVENTS, cmd, |message| {
-            message.put_u32(uapi::DDUP_A_DEVICE_INSTANCE, instance)?;
-            message.put_uint(uapi::DDUP_A_DEVICE_EVENT_SEQ, event_seq)?;
+            message.put_u32(instance_attr, instance)?;
+            message.put_uint(seq_attr, event_seq)?;
             fill(message)
         });
         if let Err(error) = sent {
@@ -611,6 +640,9 @@ fn try_detach(info: &mut Info<'_>) -> Result<(), Refusal> {
         if let Some(store) = device.store().filter(|store| list.is_changing(store)) {
             return Err(refuse_change(EBUSY, index, store));
         }
+        if let (Some(waiting), false) = (device.store().and_then(|s| s.waiting()), force) {
+            return Err(set::refuse_waiting(index, &waiting));
+        }
         let open = list.group(index).find(|device| !device.close_if_idle());
         if let (Some(open), false) = (open, force) {
             let open = open.identity().index;
@@ -653,6 +685,11 @@ fn refuse_change(error: Error, index: u32, store: &Store) -> Refusal {
             "ddup{index} is the last volume of its store: detach it"
         ),
         ENOSPC => refuse!(error, attr, "the store of ddup{index} has no room for that"),
+        EPERM => refuse!(
+            error,
+            attr,
+            "the store is in a replica set, whose volumes do not change yet"
+        ),
         EIO => match store.failure() {
             Some(reason) => refuse!(error, attr, "the store failed: {reason}"),
             None => refuse!(error, attr, "the store failed"),

@@ -6,7 +6,7 @@
 //! - [`queue`][]: requests of a volume; [`content`][]: their fingerprints, with
 //!   [`blake2b`][].
 //! - [`store`][]: runs an engine against a backing device, with [`io`][], [`worker`][] and
-//!   [`compared`][].
+//!   [`compared`][]; [`peer`][]: sessions with other members of a replica set.
 //! - [`control`][]: netlink requests; the list of attached devices.
 //! - [`device`][]: one attached device.
 //! - [`error`][]: refusals.
@@ -33,6 +33,7 @@ mod engine;
 mod error;
 mod io;
 mod passthrough;
+mod peer;
 mod queue;
 mod store;
 mod trace;

@@ -37,6 +37,11 @@ pub(crate) static FILES: &[File<Store>] = &[
     object!(c"index", Index),
     object!(c"recycler", Recycler),
     object!(c"pin", Pin),
+    object!(c"member", Member),
+    File {
+        name: c"sessions",
+        show: |store, text| store.show_sessions(text),
+    },
     File {
         name: c"queue",
         show: |store, text| store.show_queue(text),

@@ -271,6 +271,13 @@ impl Device {
         }
     }
 
+    /// Tells userspace that it can be read and written from now on, or not any more. May sleep.
+    pub(crate) fn announce_change(&self) {
+        if let Kind::Store(attached) = &self.kind {
+            attached.disk.announce_change();
+        }
+    }
+
     /// Whether somebody has it open.
     pub(crate) fn is_open(&self) -> bool {
         match &self.kind {
@@ -355,6 +362,9 @@ impl Device {
             match (failed, self.read_only) {
                 (true, _) => uapi::DDUP_STATE_FAILED,
                 (false, true) => uapi::DDUP_STATE_READ_ONLY,
+                (false, false) if self.store().is_some_and(|s| !s.serves()) => {
+                    uapi::DDUP_STATE_REPLICA
+                }
                 (false, false) => uapi::DDUP_STATE_ONLINE,
             },
         )?;

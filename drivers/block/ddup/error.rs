@@ -5,6 +5,11 @@
 use core::fmt::{self, Write};
 use kernel::prelude::*;
 
+/// An error that the kernel crate does not name in all of its versions.
+pub(crate) fn errno(number: u32) -> Error {
+    Error::from_errno(-(number as i32))
+}
+
 /// Longest sentence; what an extended acknowledgment has room for.
 const MESSAGE_MAX: usize = 79;
 

@@ -15,12 +15,20 @@ use crate::{
     trace::{self, DataWork},
     worker::Worker,
 };
-use kernel::sync::{atomic::Relaxed, Arc};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Full, Relaxed},
+        Arc, Completion,
+    },
+};
 use kstage::{
     block::{
         bio::{Completed, EndIo},
         mq::Part,
     },
+    hash,
+    llist::Inbox,
     page_pool::PageBuf,
 };
 
@@ -189,10 +197,84 @@ impl MetaIo {
     }
 }
 
+/// The write of a block that came from a peer.
+pub(crate) struct StageIo {
+    pub(crate) tag: Tag,
+    /// The block.
+    pub(crate) handle: u64,
+    pub(crate) page: PageBuf,
+    /// How it went, when it is done.
+    pub(crate) ok: bool,
+}
+
+/// The read of a block that a peer asked for.
+pub(crate) struct FetchIo {
+    pub(crate) token: u64,
+    /// What the content must match, under this key.
+    pub(crate) check: Check,
+    pub(crate) check_key: u64,
+    pub(crate) page: PageBuf,
+    /// Whether it was read and matches, when it is done.
+    pub(crate) ok: bool,
+}
+
+/// The read of neighbouring blocks of a frame that is to be sent. The engine hears nothing of it.
+pub(crate) struct SendIo {
+    /// Number of the first one in the frame.
+    pub(crate) first: usize,
+    pub(crate) pages: KVec<PageBuf>,
+    pub(crate) gather: Arc<Gather>,
+}
+
+/// All reads for one frame, for the thread that waits for them. It takes what is done in any case:
+/// bios there refer to this.
+#[pin_data]
+pub(crate) struct Gather {
+    /// Reads under way, and one while more may begin.
+    left: Atomic<i32>,
+    #[pin]
+    all: Completion,
+    pub(crate) done: Inbox<Completed<Io>>,
+}
+
+impl Gather {
+    /// May sleep.
+    pub(crate) fn new() -> Result<Arc<Gather>> {
+        Arc::pin_init(
+            pin_init!(Gather {
+                left: Atomic::new(1),
+                all <- Completion::new(),
+                done: Inbox::new(),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// One more is about to be submitted.
+    pub(crate) fn begin(&self) {
+        self.left.add(1, Relaxed);
+    }
+
+    fn end(&self) {
+        if self.left.fetch_sub(1, Full) == 1 {
+            self.all.complete_all();
+        }
+    }
+
+    /// Waits until all are done; none begins after. May sleep.
+    pub(crate) fn wait(&self) {
+        self.end();
+        self.all.wait_for_completion();
+    }
+}
+
 /// Context of a bio.
 pub(crate) enum Io {
     Data(DataIo),
     Meta(MetaIo),
+    Stage(StageIo),
+    Fetch(FetchIo),
+    Send(SendIo),
 }
 
 impl Io {
@@ -200,14 +282,16 @@ impl Io {
     pub(crate) fn request(&self) -> Option<&Part<Queue>> {
         match self {
             Io::Data(data) => data.part.as_ref(),
-            Io::Meta(_) => None,
+            _ => None,
         }
     }
 
     /// The copies that a write writes.
     pub(crate) fn pages(&self) -> Option<&[PageBuf]> {
-        let Io::Data(data) = self else {
-            return None;
+        let data = match self {
+            Io::Data(data) => data,
+            Io::Stage(stage) => return Some(core::slice::from_ref(&stage.page)),
+            _ => return None,
         };
         let first = data.block as usize;
 
@@ -218,13 +302,15 @@ impl Io {
             .get(first..first + data.count as usize)
     }
 
-    /// The page that a comparison reads into.
-    pub(crate) fn page_mut(&mut self) -> Option<&mut [PageBuf]> {
+    /// The pages that are read into.
+    pub(crate) fn pages_mut(&mut self) -> Option<&mut [PageBuf]> {
         match self {
             Io::Data(DataIo {
                 work: Work::Compare(_, page),
                 ..
             }) => Some(core::slice::from_mut(page)),
+            Io::Fetch(fetch) => Some(core::slice::from_mut(&mut fetch.page)),
+            Io::Send(send) => Some(&mut send.pages),
             _ => None,
         }
     }
@@ -233,7 +319,7 @@ impl Io {
     pub(crate) fn buffer(&self) -> Option<&Buf> {
         match self {
             Io::Meta(meta) => Some(&meta.buf),
-            Io::Data(_) => None,
+            _ => None,
         }
     }
 
@@ -241,7 +327,7 @@ impl Io {
     pub(crate) fn buffer_mut(&mut self) -> Option<&mut Buf> {
         match self {
             Io::Meta(meta) => Some(&mut meta.buf),
-            Io::Data(_) => None,
+            _ => None,
         }
     }
 
@@ -249,7 +335,7 @@ impl Io {
     pub(crate) fn into_parts(self) -> (Buf, Commit) {
         match self {
             Io::Meta(meta) => (meta.buf, meta.commit),
-            Io::Data(_) => (Buf::new(), Default::default()),
+            _ => (Buf::new(), Default::default()),
         }
     }
 
@@ -302,6 +388,22 @@ impl EndIo for Io {
                 if let Some(part) = part {
                     part.finish(Ok(()));
                 }
+            }
+            Io::Stage(stage) => {
+                stage.ok = ok;
+                worker.report(bio, true);
+            }
+            Io::Fetch(fetch) => {
+                let found = hash::xxh64(&fetch.page[..], fetch.check_key);
+
+                fetch.ok = ok && content::check_of(found) == fetch.check;
+                worker.report(bio, true);
+            }
+            Io::Send(send) => {
+                let gather = send.gather.clone();
+
+                gather.done.push(bio);
+                gather.end();
             }
         }
     }

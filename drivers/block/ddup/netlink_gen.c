@@ -16,6 +16,10 @@ static const struct netlink_range_validation ddup_a_device_index_range = {
 	.max	= DDUP_INDEX_MAX,
 };
 
+static const struct netlink_range_validation ddup_a_set_index_range = {
+	.max	= DDUP_INDEX_MAX,
+};
+
 /* DDUP_CMD_ATTACH - do */
 static const struct nla_policy ddup_attach_nl_policy[DDUP_A_DEVICE_INDEX_BYTES + 1] = {
 	[DDUP_A_DEVICE_PATH] = { .type = NLA_NUL_STRING, .len = DDUP_PATH_LEN_MAX, },
@@ -62,6 +66,59 @@ static const struct nla_policy ddup_resize_nl_policy[DDUP_A_DEVICE_SIZE + 1] = {
 /* DDUP_CMD_REMOVE - do */
 static const struct nla_policy ddup_remove_nl_policy[DDUP_A_DEVICE_INDEX + 1] = {
 	[DDUP_A_DEVICE_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_device_index_range),
+};
+
+/* DDUP_CMD_SET_GET - do */
+static const struct nla_policy ddup_set_get_nl_policy[DDUP_A_SET_INDEX + 1] = {
+	[DDUP_A_SET_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_set_index_range),
+};
+
+/* DDUP_CMD_SET_CONFIG - do */
+static const struct nla_policy ddup_set_config_nl_policy[DDUP_A_SET_EXPECT_VERSION + 1] = {
+	[DDUP_A_SET_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_set_index_range),
+	[DDUP_A_SET_EXPECT_VERSION] = { .type = NLA_UINT, },
+	[DDUP_A_SET_CONFIG] = NLA_POLICY_MAX_LEN(DDUP_CONFIG_MAX),
+};
+
+/* DDUP_CMD_FENCE - do */
+static const struct nla_policy ddup_fence_nl_policy[DDUP_A_SET_TERM + 1] = {
+	[DDUP_A_SET_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_set_index_range),
+	[DDUP_A_SET_TERM] = { .type = NLA_UINT, },
+};
+
+/* DDUP_CMD_JOIN - do */
+static const struct nla_policy ddup_join_nl_policy[DDUP_A_SET_PEER_STORE + 1] = {
+	[DDUP_A_SET_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_set_index_range),
+	[DDUP_A_SET_PEER_STORE] = NLA_POLICY_EXACT_LEN(DDUP_UUID_LEN),
+};
+
+/* DDUP_CMD_DEMOTE - do */
+static const struct nla_policy ddup_demote_nl_policy[DDUP_A_SET_INDEX + 1] = {
+	[DDUP_A_SET_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_set_index_range),
+};
+
+/* DDUP_CMD_FLUSH_FAIL - do */
+static const struct nla_policy ddup_flush_fail_nl_policy[DDUP_A_SET_INDEX + 1] = {
+	[DDUP_A_SET_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_set_index_range),
+};
+
+/* DDUP_CMD_RESOLVE - do */
+static const struct nla_policy ddup_resolve_nl_policy[DDUP_A_SET_INDEX + 1] = {
+	[DDUP_A_SET_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_set_index_range),
+};
+
+/* DDUP_CMD_PEER - do */
+static const struct nla_policy ddup_peer_nl_policy[DDUP_A_SET_NONCE + 1] = {
+	[DDUP_A_SET_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_set_index_range),
+	[DDUP_A_SET_PEER_STORE] = NLA_POLICY_EXACT_LEN(DDUP_UUID_LEN),
+	[DDUP_A_SET_FD] = { .type = NLA_U32, },
+	[DDUP_A_SET_NONCE] = { .type = NLA_UINT, },
+};
+
+/* DDUP_CMD_PEER_DROP - do */
+static const struct nla_policy ddup_peer_drop_nl_policy[DDUP_A_SET_PEER_STORE + 1] = {
+	[DDUP_A_SET_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_set_index_range),
+	[DDUP_A_SET_PEER_STORE] = NLA_POLICY_EXACT_LEN(DDUP_UUID_LEN),
 };
 
 /* Ops table for ddup */
@@ -118,6 +175,74 @@ static const struct genl_split_ops ddup_nl_ops[] = {
 		.doit		= ddup_nl_remove_doit,
 		.policy		= ddup_remove_nl_policy,
 		.maxattr	= DDUP_A_DEVICE_INDEX,
+		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
+	},
+	{
+		.cmd		= DDUP_CMD_SET_GET,
+		.doit		= ddup_nl_set_get_doit,
+		.policy		= ddup_set_get_nl_policy,
+		.maxattr	= DDUP_A_SET_INDEX,
+		.flags		= GENL_CMD_CAP_DO,
+	},
+	{
+		.cmd	= DDUP_CMD_SET_GET,
+		.dumpit	= ddup_nl_set_get_dumpit,
+		.flags	= GENL_CMD_CAP_DUMP,
+	},
+	{
+		.cmd		= DDUP_CMD_SET_CONFIG,
+		.doit		= ddup_nl_set_config_doit,
+		.policy		= ddup_set_config_nl_policy,
+		.maxattr	= DDUP_A_SET_EXPECT_VERSION,
+		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
+	},
+	{
+		.cmd		= DDUP_CMD_FENCE,
+		.doit		= ddup_nl_fence_doit,
+		.policy		= ddup_fence_nl_policy,
+		.maxattr	= DDUP_A_SET_TERM,
+		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
+	},
+	{
+		.cmd		= DDUP_CMD_JOIN,
+		.doit		= ddup_nl_join_doit,
+		.policy		= ddup_join_nl_policy,
+		.maxattr	= DDUP_A_SET_PEER_STORE,
+		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
+	},
+	{
+		.cmd		= DDUP_CMD_DEMOTE,
+		.doit		= ddup_nl_demote_doit,
+		.policy		= ddup_demote_nl_policy,
+		.maxattr	= DDUP_A_SET_INDEX,
+		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
+	},
+	{
+		.cmd		= DDUP_CMD_FLUSH_FAIL,
+		.doit		= ddup_nl_flush_fail_doit,
+		.policy		= ddup_flush_fail_nl_policy,
+		.maxattr	= DDUP_A_SET_INDEX,
+		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
+	},
+	{
+		.cmd		= DDUP_CMD_RESOLVE,
+		.doit		= ddup_nl_resolve_doit,
+		.policy		= ddup_resolve_nl_policy,
+		.maxattr	= DDUP_A_SET_INDEX,
+		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
+	},
+	{
+		.cmd		= DDUP_CMD_PEER,
+		.doit		= ddup_nl_peer_doit,
+		.policy		= ddup_peer_nl_policy,
+		.maxattr	= DDUP_A_SET_NONCE,
+		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
+	},
+	{
+		.cmd		= DDUP_CMD_PEER_DROP,
+		.doit		= ddup_nl_peer_drop_doit,
+		.policy		= ddup_peer_drop_nl_policy,
+		.maxattr	= DDUP_A_SET_PEER_STORE,
 		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
 	},
 };

@@ -20,6 +20,16 @@ int ddup_nl_check_doit(struct sk_buff *skb, struct genl_info *info);
 int ddup_nl_create_doit(struct sk_buff *skb, struct genl_info *info);
 int ddup_nl_resize_doit(struct sk_buff *skb, struct genl_info *info);
 int ddup_nl_remove_doit(struct sk_buff *skb, struct genl_info *info);
+int ddup_nl_set_get_doit(struct sk_buff *skb, struct genl_info *info);
+int ddup_nl_set_get_dumpit(struct sk_buff *skb, struct netlink_callback *cb);
+int ddup_nl_set_config_doit(struct sk_buff *skb, struct genl_info *info);
+int ddup_nl_fence_doit(struct sk_buff *skb, struct genl_info *info);
+int ddup_nl_join_doit(struct sk_buff *skb, struct genl_info *info);
+int ddup_nl_demote_doit(struct sk_buff *skb, struct genl_info *info);
+int ddup_nl_flush_fail_doit(struct sk_buff *skb, struct genl_info *info);
+int ddup_nl_resolve_doit(struct sk_buff *skb, struct genl_info *info);
+int ddup_nl_peer_doit(struct sk_buff *skb, struct genl_info *info);
+int ddup_nl_peer_drop_doit(struct sk_buff *skb, struct genl_info *info);
 
 enum {
 	DDUP_NLGRP_EVENTS,

@@ -17,6 +17,7 @@
 use crate::{
     content::{Fingerprinter, BLOCK_SIZE},
     engine::{types::REQUEST_BLOCKS_MAX, BlockContent},
+    error::errno,
     store::Store,
     trace,
 };
@@ -73,6 +74,15 @@ impl mq::Operations for Queue {
             contents: KVec::with_capacity(blocks, GFP_KERNEL)?,
             checks,
         })
+    }
+
+    fn open(volume: ArcBorrow<'_, Volume>, write: bool) -> Result {
+        match volume.store.serves() {
+            true => Ok(()),
+            false if write => Err(EROFS),
+            // As other replicating drivers say it: it is there, and not to be read.
+            false => Err(errno(kstage::bindings::EMEDIUMTYPE)),
+        }
     }
 
     fn queue_rq(

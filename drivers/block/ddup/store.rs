@@ -21,6 +21,11 @@
 //!   done when a bio of ours has been completed or a few milliseconds have passed; the reserve of
 //!   the bio set makes sure that one comes back.
 
+mod member;
+
+pub(crate) use self::member::Waiting;
+
+use self::member::Membership;
 use crate::{
     compared::Compared,
     content::{self, BLOCK_SIZE},
@@ -74,6 +79,10 @@ const BIO_RESERVE: u16 = 64;
 /// Pages for copies of data that go from one write to the next, 2 MiB; two of the largest writes.
 /// What more is needed comes from the system, if it has it.
 const PAGE_RESERVE: u16 = 512;
+
+/// Pages for blocks that come from peers or go to them that are there even when memory is not: two
+/// frames of the largest.
+const PEER_RESERVE: u16 = 128;
 
 /// Pages for comparisons that are there even when memory is not.
 const COMPARE_RESERVE: u16 = 32;
@@ -182,6 +191,8 @@ struct Inner {
     next: Option<Request<Queue>>,
     /// Somebody is told of the engine's events.
     observed: bool,
+    /// What a member of a replica set has beside the engine.
+    member: Membership,
 }
 
 /// A store that is attached, or about to be.
@@ -198,6 +209,12 @@ pub(crate) struct Store {
     /// Pages to compare with. Apart from those of requests, which hold theirs until they were
     /// compared.
     compare_pages: PagePool,
+    /// Pages of blocks that come from peers or go to them.
+    peer_pages: PagePool,
+    /// The next handle of a block that came from a peer.
+    handles: Atomic<u64>,
+    /// The volumes take requests.
+    serves: Atomic<i32>,
     /// Key of checks, once it is known.
     check_key: Atomic<u64>,
     can_discard: bool,
@@ -302,6 +319,7 @@ impl Store {
             change: None,
             next: None,
             observed: false,
+            member: Membership::new()?,
         };
 
         let can_discard = device.limits().max_discard_sectors > 0;
@@ -309,6 +327,7 @@ impl Store {
         let bios = BioSet::new(device, BIO_RESERVE, worker.clone())?;
         let pages = PagePool::new(PAGE_RESERVE)?;
         let compare_pages = PagePool::new(COMPARE_RESERVE)?;
+        let peer_pages = PagePool::new(PEER_RESERVE)?;
         let store = Arc::pin_init(
             pin_init!(Store {
                 inner <- new_mutex!(inner, "ddup::Store::inner"),
@@ -318,6 +337,9 @@ impl Store {
                 bios,
                 pages,
                 compare_pages,
+                peer_pages,
+                handles: Atomic::new(0),
+                serves: Atomic::new(1),
                 check_key: Atomic::new(0),
                 can_discard,
                 live: Atomic::new(0),
@@ -349,12 +371,15 @@ impl Store {
         let params = store.fingerprint().ok_or(EINVAL)?;
         store.check_key.store(params.check_key, Relaxed);
         store.live.store(1, Relaxed);
+        store.await_lead();
         Ok(Ok(store))
     }
 
     /// Detaches the store, whose requests have all ended and whose disk is gone. Returns whether all
     /// of it is durable. May sleep.
     pub(crate) fn detach(self: Arc<Self>) -> bool {
+        self.leave_set();
+        self.end_sessions();
         {
             let mut inner = self.inner.lock();
             let mut bios = BioList::new();
@@ -368,15 +393,18 @@ impl Store {
         }
         self.worker.kick();
         self.detached.wait_for_completion();
+        self.inner.lock().member.fail_commands();
         self.worker.stop();
 
         let clean = matches!(self.inner.lock().phase, Phase::Detached(true));
         clean
     }
 
-    /// Requests that wait for space fail, now and from here on: the disk is to go. May sleep.
+    /// Requests that wait for space fail, now and from here on, and so do FLUSHes that wait for
+    /// members of a set: the disk is to go. May sleep.
     pub(crate) fn stop_waiting(&self) {
         self.change_knobs(|knobs| knobs.wait_for_space = false);
+        self.leave_set();
     }
 
     /// Pages for copies of data.
@@ -589,6 +617,28 @@ impl Store {
         failure
     }
 
+    /// A turn around inputs that `f` gives to the engine. May sleep, but waits for no I/O of ours.
+    fn with_turn<R>(&self, f: impl FnOnce(&mut Inner, Millis) -> R) -> R {
+        // Reclaim may wait for the engine.
+        let _noreclaim = NoReclaim::enter();
+        let mut inner = self.inner.lock();
+        let mut bios = BioList::new();
+        let now = self.now();
+
+        self.turn(&mut inner, now, &mut bios);
+        let result = f(&mut inner, now);
+        self.act(&mut inner, now, &mut bios);
+        self.turn(&mut inner, now, &mut bios);
+        let settled = self.settle(&mut inner, now);
+        drop(inner);
+        bios.submit();
+        if !matches!(settled, Settled::Idle) {
+            self.worker.kick();
+        }
+        self.look_again();
+        result
+    }
+
     /// Calls `f` with the engine, which must not get an input.
     fn with_engine<R>(&self, f: impl FnOnce(&mut Engine) -> R) -> R {
         let result = f(&mut self.inner.lock().engine);
@@ -680,13 +730,9 @@ impl Store {
                 }
                 Settled::Idle => false,
             };
-            let told = core::mem::take(&mut inner.untold);
             drop(inner);
             bios.submit();
 
-            if told {
-                crate::control::store_failed(self);
-            }
             if !more && !self.has_work() {
                 return;
             }
@@ -696,6 +742,13 @@ impl Store {
 
     /// Tells the engine what was completed, gives it requests, and does what it wants of them.
     fn turn(&self, inner: &mut Inner, now: Millis, bios: &mut BioList<Io>) {
+        self.take_requests(inner, now, bios);
+        if self.fail_flushes(inner, now) {
+            self.act(inner, now, bios);
+        }
+    }
+
+    fn take_requests(&self, inner: &mut Inner, now: Millis, bios: &mut BioList<Io>) {
         inner.observe(self.worker.devt);
         if !self.report(inner, now, bios) {
             return;
@@ -744,6 +797,10 @@ impl Store {
 
     /// Ends a turn: says who has to be woken for what.
     fn settle(&self, inner: &mut Inner, now: Millis) -> Settled {
+        self.settle_member(inner, now);
+        if inner.member.take_chores() {
+            self.worker.tell();
+        }
         let stalled = inner.is_stalled();
         let blocked = stalled || inner.free.is_empty();
 
@@ -753,6 +810,9 @@ impl Store {
         let mut deadline = inner.engine.next_deadline();
         if inner.free.len() < inner.slots.len() {
             deadline = Some(deadline.unwrap_or(u64::MAX).min(now + REPORT_MS));
+        }
+        if let Some(retry) = inner.member.deadline(now) {
+            deadline = Some(deadline.unwrap_or(u64::MAX).min(retry));
         }
         if stalled {
             deadline = Some(now + u64::from(STALL_MS));
@@ -859,7 +919,7 @@ impl Store {
         match self.alloc(Op::Flush, OpFlags::SYNC, Cluster(0), 0, Io::Meta(written)) {
             Ok(bio) => bios.push(bio),
             Err(Io::Meta(written)) => inner.flush = Some(written),
-            Err(Io::Data(_)) => {}
+            Err(_) => {}
         }
         inner.flush.is_none()
     }
@@ -962,7 +1022,7 @@ impl Store {
                 match self.alloc(Op::Read, OpFlags::SYNC, cluster, 1, io) {
                     Ok(mut bio) => {
                         inner.tell_data(tag, DataWork::Compare, block, 1, cluster);
-                        bio.add_pages_mut(Io::page_mut);
+                        bio.add_pages_mut(Io::pages_mut);
                         inner.sent(tag);
                         bios.push(bio);
                         Ok(())
@@ -1103,9 +1163,12 @@ impl Store {
             | Action::FetchDrop { .. }
             | Action::SetReply { .. }
             | Action::ClosePeer { .. }
-            | Action::Role { .. } => Ok(()),
+            | Action::Role { .. } => self.perform_member(inner, now, action, bios),
             Action::Started => {
                 inner.phase = Phase::Started;
+                if inner.engine.set().is_some() {
+                    self.serves.store(0, Relaxed);
+                }
                 self.started.complete_all();
                 Ok(())
             }
@@ -1116,7 +1179,7 @@ impl Store {
                 } else if inner.failure.is_none() {
                     inner.failure = Some(reason);
                     inner.untold = true;
-                    self.worker.kick();
+                    inner.member.store_failed();
                 }
                 Ok(())
             }
@@ -1280,6 +1343,10 @@ impl Inner {
                     }
                 }
             },
+            Io::Stage(stage) => self.report_stage(now, stage),
+            Io::Fetch(fetch) => self.report_fetch(now, fetch),
+            // Its thread takes it.
+            Io::Send(_) => {}
             Io::Data(mut data) => {
                 let tag = data.tag;
 

@@ -29,12 +29,17 @@ const NOW: u64 = 0;
 /// Number of the item that runs at a time.
 const LATER: u64 = 1;
 
+/// Number of the item that does chores, which may wait for those who wait for requests.
+const CHORES: u64 = 2;
+
 #[pin_data]
 pub(crate) struct Worker {
     #[pin]
     now: Work<Worker, NOW>,
     #[pin]
     later: DelayedWork<Worker, LATER>,
+    #[pin]
+    chores: Work<Worker, CHORES>,
     /// Whom it works for; None before the store is made and after it was stopped.
     #[pin]
     store: Mutex<Option<Arc<Store>>>,
@@ -49,6 +54,7 @@ pub(crate) struct Worker {
 
 impl_has_work! {
     impl HasWork<Self, 0> for Worker { self.now }
+    impl HasWork<Self, 2> for Worker { self.chores }
 }
 
 impl_has_delayed_work! {
@@ -71,6 +77,19 @@ impl WorkItem<LATER> for Worker {
     }
 }
 
+impl WorkItem<CHORES> for Worker {
+    type Pointer = Arc<Worker>;
+
+    fn run(this: Arc<Worker>) {
+        let _noio = NoIo::enter();
+        let store = this.store.lock().clone();
+
+        if let Some(store) = store {
+            store.chores();
+        }
+    }
+}
+
 impl Worker {
     /// Makes a worker for no store yet, on the device `devt`. May sleep.
     pub(crate) fn new(queue: Arc<OwnedQueue>, devt: u32) -> Result<Arc<Worker>> {
@@ -78,6 +97,7 @@ impl Worker {
             pin_init!(Worker {
                 now <- new_work!("ddup::Worker::now"),
                 later <- new_delayed_work!("ddup::Worker::later"),
+                chores <- new_work!("ddup::Worker::chores"),
                 store <- new_mutex!(None, "ddup::Worker::store"),
                 queue,
                 inbox: Inbox::new(),
@@ -99,6 +119,7 @@ impl Worker {
 
         cancel_sync::<_, NOW>(self);
         cancel_delayed_sync::<_, LATER>(self);
+        cancel_sync::<_, CHORES>(self);
         drop(store);
     }
 
@@ -115,6 +136,11 @@ impl Worker {
     pub(crate) fn kick(self: &Arc<Self>) {
         // If it is queued already it will run, which is all we want.
         let _ = self.queue.enqueue::<_, NOW>(self.clone());
+    }
+
+    /// Does chores soon. Any context.
+    pub(crate) fn tell(self: &Arc<Self>) {
+        let _ = self.queue.enqueue::<_, CHORES>(self.clone());
     }
 
     /// Runs in `delay_ms`, instead of when it was asked to before. Any context.

@@ -92,8 +92,11 @@ struct State {
 
 /// # Safety
 ///
-/// Called by the block layer only, under `open_mutex`, for a live disk of [`Disk`].
-unsafe extern "C" fn open(disk: *mut bindings::gendisk, _mode: bindings::blk_mode_t) -> c_int {
+/// Called by the block layer only, under `open_mutex`, for a live disk of [`Disk<T>`].
+unsafe extern "C" fn open<T: Operations>(
+    disk: *mut bindings::gendisk,
+    mode: bindings::blk_mode_t,
+) -> c_int {
     // SAFETY: `private_data` points to a `State` until `del_gendisk()` has made the disk dead, for
     // which it takes `open_mutex`.
     let closing = unsafe {
@@ -101,27 +104,18 @@ unsafe extern "C" fn open(disk: *mut bindings::gendisk, _mode: bindings::blk_mod
 
         core::ptr::read_volatile((*state).closing.get())
     };
-
     if closing {
-        ENXIO.to_errno()
-    } else {
-        0
+        return ENXIO.to_errno();
+    }
+
+    // SAFETY: For as long as the disk is alive its queue has data from `Arc::into_raw`.
+    let data = unsafe { ArcBorrow::from_raw((*(*disk).queue).queuedata.cast()) };
+
+    match T::open(data, mode & bindings::KSTAGE_OPEN_WRITE != 0) {
+        Ok(()) => 0,
+        Err(error) => error.to_errno(),
     }
 }
-
-/// The C table of all disks of this module.
-struct Fops(bindings::block_device_operations);
-
-// SAFETY: The table is never written.
-unsafe impl Sync for Fops {}
-
-static FOPS: Fops = Fops(bindings::block_device_operations {
-    open: Some(open),
-    // Without an owner a module could be unloaded while its disks are open.
-    owner: crate::this_module(),
-    // SAFETY: All other members are optional pointers, for which zero is None.
-    ..unsafe { core::mem::zeroed() }
-});
 
 /// A disk. Dropping it removes it: waits for its requests, fails later ones. May sleep.
 ///
@@ -159,6 +153,15 @@ impl<T: Operations> Drop for Unfinished<T> {
 }
 
 impl<T: Operations> Disk<T> {
+    /// The C table of all disks of this kind.
+    const FOPS: bindings::block_device_operations = bindings::block_device_operations {
+        open: Some(open::<T>),
+        // Without an owner a module could be unloaded while its disks are open.
+        owner: crate::this_module(),
+        // SAFETY: All other members are optional pointers, for which zero is None.
+        ..unsafe { core::mem::zeroed() }
+    };
+
     /// Makes a disk and shows it to the world; requests come from here on. `name` is at most 31
     /// bytes. `attributes` appear in the directory `group` of the disk in sysfs. May sleep.
     pub fn add(
@@ -207,7 +210,7 @@ impl<T: Operations> Disk<T> {
 
         // SAFETY: The disk is ours alone; `state`, the table and the groups live until it is gone.
         unsafe {
-            (*disk).fops = &FOPS.0;
+            (*disk).fops = &Self::FOPS;
             (*disk).private_data = (&raw const *state).cast_mut().cast();
             bindings::set_capacity(disk, limits.capacity_bytes >> SECTOR_SHIFT);
             bindings::kstage_disk_set_ro(disk, limits.read_only);
@@ -268,6 +271,13 @@ impl<T: Operations> Disk<T> {
         unsafe {
             bindings::kstage_disk_set_capacity(self.raw.as_ptr(), bytes >> SECTOR_SHIFT);
         }
+    }
+
+    /// Tells userspace to look at the disk again; partitions are looked for with the next open. May
+    /// sleep.
+    pub fn announce_change(&self) {
+        // SAFETY: By the type invariant.
+        unsafe { bindings::kstage_disk_changed(self.raw.as_ptr()) };
     }
 
     /// Changes whether writes are refused. May sleep.

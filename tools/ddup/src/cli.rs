@@ -6,6 +6,7 @@ use crate::{
     config,
     family::INDEX_MAX,
     knob::{self, Knob, Setting, KNOBS},
+    replica::statement::Statement,
     size,
     table::Column,
 };
@@ -44,7 +45,7 @@ pub enum Verb {
     Status(StatusArgs),
     /// Show knobs of an attached device: value, default, range and unit
     Get(GetArgs),
-    /// Change knobs of an attached device
+    /// Change knobs of an attached device; look at replica sets
     Set(SetArgs),
     /// Create one more volume in an attached store and print its block device's path
     Create(CreateArgs),
@@ -52,6 +53,14 @@ pub enum Verb {
     Resize(ResizeArgs),
     /// Remove a volume from an attached store; what only it holds is lost
     Remove(RemoveArgs),
+    /// Change the members of a replica set, and their connections
+    Peer(PeerArgs),
+    /// Make a member of a replica set its primary
+    Promote(PromoteArgs),
+    /// Let a primary hand everything over and stop being primary
+    Demote(DemoteArgs),
+    /// Let a member of a replica set refuse earlier primaries, and print proof of that
+    Fence(FenceArgs),
     /// Attach stores and set knobs as the files in /etc/ddup say
     Adjust(AdjustArgs),
     /// Print what happens to devices, as it happens
@@ -79,22 +88,30 @@ pub enum Fingerprint {
 #[derive(Args, Debug)]
 #[command(after_help = "\
 A device that is in use is refused, by force as well. One that holds something well known is \
-refused unless forced.")]
+refused unless forced. Whether a store is of a replica set is fixed when it is made; one that is to \
+join begins with nothing but the set's volumes, and is sent the rest after `ddup peer add`.")]
 pub struct FormatArgs {
     /// The block device or regular file that becomes a store, of 64 MiB at least
     pub store: PathBuf,
     /// Size of the volume, a multiple of 4096; without it that of the store's space for data
     #[arg(short, long, value_name = "SIZE", value_parser = volume_size)]
     pub size: Option<u64>,
-    /// How blocks are named
-    #[arg(long, value_name = "HASH", value_enum, default_value_t = Fingerprint::Xxh64)]
-    pub fingerprint: Fingerprint,
+    /// How blocks are named; without it xxh64, in a new replica set blake2b, and else as the set does
+    #[arg(long, value_name = "HASH", value_enum)]
+    pub fingerprint: Option<Fingerprint>,
     /// Size of the journal, 2M to 256M; without it 1/256 of the store within these bounds
     #[arg(long, value_name = "SIZE", value_parser = journal_size)]
     pub journal: Option<u64>,
     /// A name for the store, of 64 bytes at most
     #[arg(short, long, value_name = "NAME", value_parser = label, default_value = "", hide_default_value = true)]
     pub label: String,
+    /// Begin a replica set, whose primary and only member the store is
+    #[arg(long)]
+    pub set: bool,
+    /// Make a store that is to join a replica set: what `ddup set invite` printed, a file with that,
+    /// or - for standard input
+    #[arg(long, value_name = "INVITATION", conflicts_with_all = ["set", "size"])]
+    pub replica_of: Option<String>,
     /// Also if the device holds something
     #[arg(short, long)]
     pub force: bool,
@@ -236,15 +253,248 @@ pub struct GetArgs {
 
 /// Arguments of `ddup set`.
 #[derive(Args, Debug)]
-#[command(after_help = format!("\
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = format!("\
 Nothing is changed if one of the values is out of range; the exit status is 2 then. What is set \
 lasts until the device is detached.\n\n{}", knob::help()))]
 pub struct SetArgs {
+    /// What to do with a replica set
+    #[command(subcommand)]
+    pub verb: Option<SetVerb>,
     /// The device: /dev/ddupN, ddupN, or the path of its backing device or file
-    pub device: PathBuf,
+    #[arg(required = true)]
+    pub device: Option<PathBuf>,
     /// A knob and its value: a number, or `default`
     #[arg(required = true, value_name = "KNOB=VALUE", value_parser = Setting::parse)]
     pub settings: Vec<Setting>,
+}
+
+/// Verbs about replica sets as a whole.
+#[derive(Debug, Subcommand)]
+pub enum SetVerb {
+    /// Describe replica sets: role, configuration, members, their connections
+    Show(SetShowArgs),
+    /// Print what `ddup format --replica-of` makes a new member with
+    Invite(SetInviteArgs),
+    /// Let FLUSHes that wait for members fail with an I/O error
+    FailFlushes(SetFailFlushesArgs),
+}
+
+/// Arguments of `ddup set show`.
+#[derive(Args, Debug)]
+pub struct SetShowArgs {
+    /// A device of the store: /dev/ddupN, ddupN, or the path of its backing device or file; without
+    /// it all that are in a replica set
+    #[arg(value_name = "DEVICE")]
+    pub devices: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(short, long)]
+    pub json: bool,
+}
+
+/// Arguments of `ddup set invite`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The line says nothing of what is in the volumes, but the key of the checks. It is good until 32 more \
+configurations were made.")]
+pub struct SetInviteArgs {
+    /// A device of the store: /dev/ddupN, ddupN, or the path of its backing device or file
+    pub device: PathBuf,
+    /// Print JSON
+    #[arg(short, long)]
+    pub json: bool,
+}
+
+/// Arguments of `ddup set fail-flushes`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+A demotion that waits fails as well. What was not flushed may be lost if another member is promoted; \
+a file system will treat its disk as failed.")]
+pub struct SetFailFlushesArgs {
+    /// A device of the store: /dev/ddupN, ddupN, or the path of its backing device or file
+    pub device: PathBuf,
+}
+
+/// Arguments of `ddup peer`.
+#[derive(Args, Debug)]
+pub struct PeerArgs {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: PeerVerb,
+}
+
+/// Verbs about one other member.
+#[derive(Debug, Subcommand)]
+pub enum PeerVerb {
+    /// Add a store as a member that follows and that nothing waits for; or one back that was out
+    Add(PeerAddArgs),
+    /// Wait until a member has all that is durable, and let each FLUSH wait for it from then on
+    Join(PeerJoinArgs),
+    /// Take a member out of those that each FLUSH waits for
+    Shrink(PeerShrinkArgs),
+    /// Remove a member that is not in sync
+    Remove(PeerRemoveArgs),
+    /// Give up what this store has and its primary has not
+    Resolve(PeerResolveArgs),
+    /// End the connection to a member; ddupd connects again
+    Drop(PeerDropArgs),
+    /// Connect two stores that are both attached here, for tests: ddupd connects those of machines
+    Connect(PeerConnectArgs),
+}
+
+/// Arguments of `ddup peer add`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Run it on the machine of the primary. The new store is formatted with `ddup format --replica-of`, and \
+sent all that is in the volumes once it is connected; `ddup peer join` makes it one in sync.")]
+pub struct PeerAddArgs {
+    /// A device of the primary: /dev/ddupN, ddupN, or the path of its backing device or file
+    pub device: PathBuf,
+    /// UUID of the store to add; or, if that is on this machine, its path
+    #[arg(value_name = "STORE")]
+    pub peer: String,
+}
+
+/// Arguments of `ddup peer join`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Run it on the machine of the primary. It may be interrupted and run again.")]
+pub struct PeerJoinArgs {
+    /// A device of the primary: /dev/ddupN, ddupN, or the path of its backing device or file
+    pub device: PathBuf,
+    /// The member: UUID of its store, the beginning of that, or a path on this machine
+    pub peer: String,
+    /// Give up after so many seconds
+    #[arg(short, long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub timeout: Option<u32>,
+}
+
+/// Arguments of `ddup peer shrink`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Run it on the machine of the primary. A member that is left out could be promoted elsewhere; so it \
+has to have stated that it was fenced, or you say that it will not go on by itself.")]
+pub struct PeerShrinkArgs {
+    /// A device of the primary: /dev/ddupN, ddupN, or the path of its backing device or file
+    pub device: PathBuf,
+    /// The member: UUID of its store, the beginning of that, or a path on this machine
+    pub peer: String,
+    /// Send it nothing any more; without it, it goes on to follow
+    #[arg(long)]
+    pub out: bool,
+    /// What `ddup fence` printed on the machine of the member
+    #[arg(long, value_name = "STATEMENT")]
+    pub fenced: Option<Statement>,
+    /// The member is off, or will not be promoted: you are sure of that
+    #[arg(short, long, conflicts_with = "fenced")]
+    pub force: bool,
+}
+
+/// Arguments of `ddup peer remove`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Run it on the machine of the primary, and only for a store that is not to come back: one whose set names \
+no other member is primary by itself when it is attached.")]
+pub struct PeerRemoveArgs {
+    /// A device of the primary: /dev/ddupN, ddupN, or the path of its backing device or file
+    pub device: PathBuf,
+    /// The member: UUID of its store, the beginning of that, or a path on this machine
+    pub peer: String,
+}
+
+/// Arguments of `ddup peer resolve`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Run it on the machine of the store that is to lose what it has on its own. The next session with the \
+primary makes it equal to that.")]
+pub struct PeerResolveArgs {
+    /// A device of the store: /dev/ddupN, ddupN, or the path of its backing device or file
+    pub device: PathBuf,
+    /// What this store has on its own is lost: you are sure of that
+    #[arg(long, required = true)]
+    pub discard_local: bool,
+}
+
+/// Arguments of `ddup peer drop`.
+#[derive(Args, Debug)]
+pub struct PeerDropArgs {
+    /// A device of the store: /dev/ddupN, ddupN, or the path of its backing device or file
+    pub device: PathBuf,
+    /// The member: UUID of its store, the beginning of that, or a path on this machine
+    pub peer: String,
+}
+
+/// Arguments of `ddup peer connect`.
+#[derive(Args, Debug)]
+pub struct PeerConnectArgs {
+    /// The stores are on this machine: connect them over TCP through its loopback device
+    #[arg(long, required = true)]
+    pub local: bool,
+    /// A device of one store: /dev/ddupN, ddupN, or the path of its backing device or file
+    pub device: PathBuf,
+    /// A device of the other store
+    pub other: PathBuf,
+}
+
+/// Arguments of `ddup promote`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The new primary takes requests when all members in sync have acknowledged its reign, for which they \
+have to be connected. Demote the old primary first, so that nothing fails there. A member in sync that \
+does not answer has to have stated that it was fenced. With --force nobody is waited for: what only \
+others have is lost, and they join again afterwards.")]
+pub struct PromoteArgs {
+    /// A device of the store: /dev/ddupN, ddupN, or the path of its backing device or file
+    pub device: PathBuf,
+    /// What `ddup fence` printed on the machine of a member that is to be left out
+    #[arg(long, value_name = "STATEMENT")]
+    pub fenced: Vec<Statement>,
+    /// All members that do not answer are off, and what this store lacks may be lost: you are sure
+    #[arg(short, long, conflicts_with = "fenced")]
+    pub force: bool,
+    /// Wait so many seconds until it takes requests
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "60", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub wait: Option<u32>,
+    /// Print JSON
+    #[arg(short, long)]
+    pub json: bool,
+}
+
+/// Arguments of `ddup demote`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Refused while a device of the store is open. Waits until all members in sync have everything. With \
+--force nothing is waited for: FLUSHes that wait fail.")]
+pub struct DemoteArgs {
+    /// A device of the store: /dev/ddupN, ddupN, or the path of its backing device or file
+    pub device: PathBuf,
+    /// Do not wait for members: what they have not acknowledged was not made durable
+    #[arg(short, long)]
+    pub force: bool,
+    /// Print JSON
+    #[arg(short, long)]
+    pub json: bool,
+}
+
+/// Arguments of `ddup fence`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The line that is printed is what --fenced takes. It tells for good that this store goes on with no \
+primary of a lower term. Of the members that it is connected to, a primary stops as well.")]
+pub struct FenceArgs {
+    /// A device of the store: /dev/ddupN, ddupN, or the path of its backing device or file
+    pub device: PathBuf,
+    /// The lowest term that is still taken; without it one more than now
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub term: Option<u64>,
+    /// Also if the store is primary: what uses its devices gets I/O errors
+    #[arg(short, long)]
+    pub force: bool,
+    /// Print JSON
+    #[arg(short, long)]
+    pub json: bool,
 }
 
 /// Arguments of `ddup create`.
@@ -295,8 +545,8 @@ pub struct RemoveArgs {
 /// Arguments of `ddup adjust`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Each file *.toml wants one device; its keys are `store`, `number`, `read-only`, `cache`, `index` and a \
-table `knobs`. What differs is printed in lines: `+` is attached, `~` is set, `-` is detached, `!` stays \
+Each file *.toml wants one device; its keys are `store`, `number`, `read-only`, `cache`, `index`, a \
+table `knobs`, and for ddupd `set` and `peer`. What differs is printed in lines: `+` is attached, `~` is set, `-` is detached, `!` stays \
 until the device is detached (exit status 5). If a file is wrong nothing is changed.")]
 pub struct AdjustArgs {
     /// Files and folders that say what is wanted
@@ -397,6 +647,21 @@ mod tests {
     }
 
     #[test]
+    fn sets_of_knobs_and_of_replicas_are_told_apart() {
+        let parse = |words: &[&str]| {
+            let words = std::iter::once("ddup").chain(words.iter().copied());
+            match Cli::try_parse_from(words).unwrap().verb {
+                Verb::Set(args) => args,
+                verb => panic!("{verb:?}"),
+            }
+        };
+        let knobs = parse(&["set", "ddup0", "gc_delay=1"]);
+        assert!(knobs.verb.is_none() && knobs.device.is_some() && knobs.settings.len() == 1);
+        let show = parse(&["set", "show"]);
+        assert!(matches!(show.verb, Some(SetVerb::Show(_))) && show.device.is_none());
+    }
+
+    #[test]
     fn wrong_arguments_are_named() {
         for (arguments, word) in [
             (&["format"][..], "STORE"),
@@ -422,6 +687,22 @@ mod tests {
             (&["set", "ddup0"], "KNOB=VALUE"),
             (&["set", "ddup0", "gc_delay"], "KNOB=VALUE"),
             (&["set", "ddup0", "discard=2"], "0 to 1"),
+            (&["set", "show", "--bytes"], "--bytes"),
+            (&["set", "invite"], "DEVICE"),
+            (
+                &["format", "/dev/vdb", "--set", "--replica-of", "x"],
+                "--replica-of",
+            ),
+            (&["peer"], "add"),
+            (&["peer", "add", "ddup0"], "STORE"),
+            (&["peer", "resolve", "ddup0"], "--discard-local"),
+            (&["peer", "connect", "ddup0", "ddup1"], "--local"),
+            (
+                &["peer", "shrink", "ddup0", "1234", "--fenced", "x"],
+                "ddup-fenced:",
+            ),
+            (&["promote"], "DEVICE"),
+            (&["fence", "ddup0", "--term", "0"], "0"),
             (&["create", "ddup0"], "--size"),
             (&["create", "ddup0", "--size", "100"], "multiple"),
             (&["resize", "ddup0"], "SIZE"),

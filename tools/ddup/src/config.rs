@@ -11,11 +11,19 @@
 //!
 //! [knobs]
 //! gc_delay = 60
+//!
+//! [set]                                        # of a store in a replica set
+//! listen = ["192.0.2.1:7789"]
+//! transport = "plain"
+//!
+//! [[peer]]
+//! store = "187bec17-3b51-42c0-ba31-d5bbc7612166"
+//! address = "192.0.2.2:7789"
 //! ```
 
 use crate::{
     error::{Error, Exit, Result},
-    family::INDEX_MAX,
+    family::{format_uuid, parse_uuid, INDEX_MAX},
     knob::{self, Setting},
     size,
 };
@@ -25,6 +33,7 @@ use serde::{
 };
 use std::{
     fmt, fs,
+    net::SocketAddr,
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -49,7 +58,32 @@ pub struct Wanted {
     pub index: Option<u64>,
     /// The knobs that are named; the others stay as they are.
     pub knobs: Vec<Setting>,
+    /// How the store is connected to the others of its replica set.
+    pub replication: Option<Replication>,
 }
+
+/// The connections of a store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replication {
+    /// Where the others are listened for.
+    pub listen: Vec<SocketAddr>,
+    /// The others.
+    pub peers: Vec<Peer>,
+}
+
+/// Another member of the set.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Peer {
+    /// Its store.
+    pub store: [u8; 16],
+    /// Where it listens, and the host that it calls from.
+    pub address: SocketAddr,
+}
+
+/// The most members of a set beside the own.
+const PEERS_MAX: usize = 15;
+/// The most addresses that a store is listened for at.
+const LISTEN_MAX: usize = 16;
 
 /// What a file holds.
 #[derive(Deserialize)]
@@ -63,6 +97,115 @@ struct Content {
     index: Option<Size>,
     #[serde(default)]
     knobs: Knobs,
+    set: Option<Set>,
+    #[serde(default)]
+    peer: Peers,
+}
+
+/// The table `set`.
+struct Set(Vec<SocketAddr>);
+
+impl<'de> Deserialize<'de> for Set {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+        struct Table {
+            #[serde(default)]
+            listen: Vec<Address>,
+            transport: Option<Transport>,
+        }
+        let table = Table::deserialize(deserializer)?;
+        // There is no other yet; nobody shall take this one for one that protects.
+        if table.transport.is_none() {
+            return Err(de::Error::custom(
+                "transport is missing: say transport = \"plain\" if all of the network between the \
+                 machines is trusted, for then nothing is encrypted or authenticated",
+            ));
+        }
+        let listen: Vec<SocketAddr> = table.listen.into_iter().map(|address| address.0).collect();
+        if listen.len() > LISTEN_MAX {
+            return Err(de::Error::custom(format!(
+                "listen has {} addresses, more than {LISTEN_MAX}",
+                listen.len()
+            )));
+        }
+        Ok(Self(listen))
+    }
+}
+
+struct Transport;
+
+impl<'de> Deserialize<'de> for Transport {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match String::deserialize(deserializer)?.as_str() {
+            "plain" => Ok(Self),
+            other => Err(de::Error::custom(format!(
+                "there is no transport `{other}`: it is \"plain\", which is neither encrypted nor \
+                 authenticated"
+            ))),
+        }
+    }
+}
+
+struct Address(SocketAddr);
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.port() != 0 => Ok(Self(address)),
+            _ => Err(de::Error::custom(format!(
+                "`{text}` is no address and port, such as 192.0.2.1:7789 or [2001:db8::1]:7789"
+            ))),
+        }
+    }
+}
+
+/// The tables `peer`.
+#[derive(Default)]
+struct Peers(Vec<Peer>);
+
+impl<'de> Deserialize<'de> for Peers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+        struct Table {
+            store: Uuid,
+            address: Address,
+        }
+        let mut peers: Vec<Peer> = Vec::new();
+        for table in Vec::<Table>::deserialize(deserializer)? {
+            let (store, address) = (table.store.0, table.address.0);
+            if address.ip().is_unspecified() {
+                let words = format!("a peer has an address, and {} is none", address.ip());
+                return Err(de::Error::custom(words));
+            }
+            if peers.iter().any(|other| other.store == store) {
+                let words = format!("store {} is named twice", format_uuid(&store));
+                return Err(de::Error::custom(words));
+            }
+            peers.push(Peer { store, address });
+        }
+        if peers.len() > PEERS_MAX {
+            let words = format!("{} peers are more than {PEERS_MAX}", peers.len());
+            return Err(de::Error::custom(words));
+        }
+        Ok(Self(peers))
+    }
+}
+
+struct Uuid([u8; 16]);
+
+impl<'de> Deserialize<'de> for Uuid {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match parse_uuid(&text) {
+            Some(id) if id != [0; 16] => Ok(Self(id)),
+            _ => Err(de::Error::custom(format!(
+                "`{text}` is no UUID of a store, as `ddup set show` prints it"
+            ))),
+        }
+    }
 }
 
 struct Store(PathBuf);
@@ -199,6 +342,19 @@ pub fn parse(file: &Path, text: &str) -> Result<Wanted> {
             format!("{}:{line}: {}", file.display(), visible(&(key + &words))),
         )
     })?;
+    let replication = match (content.set, content.peer.0) {
+        (Some(Set(listen)), peers) => Some(Replication { listen, peers }),
+        (None, peers) if peers.is_empty() => None,
+        (None, _) => {
+            return Err(Error::new(
+                Exit::Usage,
+                format!(
+                    "{}:1: set is missing: a file with [[peer]] has a table [set] with `transport`",
+                    file.display()
+                ),
+            ))
+        }
+    };
     Ok(Wanted {
         file: file.to_owned(),
         store: content.store.0,
@@ -207,6 +363,7 @@ pub fn parse(file: &Path, text: &str) -> Result<Wanted> {
         cache: content.cache.map(|size| size.0),
         index: content.index.map(|size| size.0),
         knobs: content.knobs.0,
+        replication,
     })
 }
 
@@ -346,6 +503,90 @@ mod tests {
         assert!(wanted.knobs.is_empty());
     }
 
+    const ONE: &str = "187bec17-3b51-42c0-ba31-d5bbc7612166";
+    const OTHER: &str = "be444099-a43f-4a6b-9ef4-4a0cd94b5587";
+
+    #[test]
+    fn a_store_of_a_set_is_listened_for_and_its_peers_are_known() {
+        let wanted = read(&format!(
+            "store = '/dev/vdb'\n[set]\nlisten = ['192.0.2.1:7789', '[2001:db8::1]:7789']\n\
+             transport = 'plain'\n[[peer]]\nstore = '{ONE}'\naddress = '192.0.2.2:7789'\n\
+             [[peer]]\nstore = '{OTHER}'\naddress = '192.0.2.3:7789'"
+        ))
+        .unwrap();
+        let replication = wanted.replication.unwrap();
+        assert_eq!(replication.listen.len(), 2);
+        assert_eq!(replication.peers[0].store, parse_uuid(ONE).unwrap());
+        assert_eq!(
+            replication.peers[1].address,
+            "192.0.2.3:7789".parse().unwrap()
+        );
+        assert_eq!(read("store = '/dev/vdb'").unwrap().replication, None);
+        let alone = read("store = '/dev/vdb'\n[set]\ntransport = 'plain'").unwrap();
+        assert!(alone.replication.unwrap().listen.is_empty());
+    }
+
+    #[test]
+    fn a_wrong_way_to_replicate_is_told_with_line_and_key() {
+        let peer = |store: &str, address: &str| {
+            format!(
+                "[set]\ntransport = 'plain'\n[[peer]]\nstore = '{store}'\naddress = '{address}'"
+            )
+        };
+        let good = peer(ONE, "192.0.2.2:7789");
+        for (text, words) in [
+            (
+                "[set]\nlisten = ['192.0.2.1:7789']".to_owned(),
+                "a.toml:2: transport is missing",
+            ),
+            (
+                "[set]\ntransport = 'tls'".to_owned(),
+                "a.toml:3: transport: there is no transport `tls`",
+            ),
+            (
+                "[set]\ntransport = 'plain'\nlisten = ['host:1']".to_owned(),
+                "`host:1` is no address",
+            ),
+            (
+                "[set]\ntransport = 'plain'\nlisten = ['192.0.2.1:0']".to_owned(),
+                "is no address",
+            ),
+            (
+                "[set]\ntransport = 'plain'\ncolour = 1".to_owned(),
+                "unknown field `colour`",
+            ),
+            (
+                good.replace("[set]\ntransport = 'plain'\n", ""),
+                "set is missing",
+            ),
+            (
+                format!(
+                    "{good}\n{}",
+                    good.trim_start_matches("[set]\ntransport = 'plain'\n")
+                ),
+                "is named twice",
+            ),
+            (
+                peer("1234", "192.0.2.2:7789"),
+                "a.toml:5: store: `1234` is no UUID",
+            ),
+            (peer(&format_uuid(&[0; 16]), "192.0.2.2:7789"), "is no UUID"),
+            (
+                peer(ONE, "192.0.2.2"),
+                "a.toml:6: address: `192.0.2.2` is no address",
+            ),
+            (peer(ONE, "0.0.0.0:7789"), "0.0.0.0 is none"),
+            (
+                "[set]\ntransport = 'plain'\n[[peer]]\naddress = '192.0.2.2:7789'".to_owned(),
+                "missing field `store`",
+            ),
+        ] {
+            let error = read(&format!("store = '/dev/vdb'\n{text}")).unwrap_err();
+            assert_eq!(error.exit, Exit::Usage);
+            assert!(error.to_string().contains(words), "{text}\n{error}");
+        }
+    }
+
     #[test]
     fn the_example_holds_together_as_it_is_and_with_all_of_it() {
         let text = include_str!("../systemd/example.toml");
@@ -357,6 +598,7 @@ mod tests {
         });
         let wanted = read(&lines.collect::<Vec<_>>().join("\n")).unwrap();
         assert_eq!((wanted.number, wanted.knobs.len()), (Some(0), 1));
+        assert_eq!(wanted.replication.unwrap().peers.len(), 1);
     }
 
     #[test]
@@ -484,6 +726,10 @@ mod tests {
             "#",
             "é",
             "\\u0000",
+            "[set]",
+            "[[peer]]",
+            "transport",
+            "'plain'",
             ",",
             " ",
             "\u{1F980}",

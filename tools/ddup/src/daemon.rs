@@ -5,20 +5,27 @@
 //! It holds nothing that I/O needs: it may end, or be killed, at any moment, and whatever is
 //! attached goes on. Each store is brought to what its file says once: when the daemon starts, is
 //! told to reload, or the driver is loaded anew. So what is detached by hand stays so. A store that
-//! is not there, or cannot be attached, is tried again.
+//! is not there, or cannot be attached, is tried again. Stores of replica sets are kept connected to
+//! the peers that the files name.
 
 mod log;
 pub mod metrics;
+mod replication;
 mod server;
 
 use crate::{
     adjust, config,
     config::Wanted,
     error::{describe, Error, Exit, Result},
-    family::{Device, Driver, EventKind, Incoming},
-    plan,
+    family::{
+        format_uuid,
+        set::{SetEventKind, SetState},
+        Device, Driver, EventKind, Incoming,
+    },
+    plan, sys,
 };
 use clap::{Parser, ValueEnum};
+use replication::Replicator;
 use sd_notify::NotifyState;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
@@ -41,7 +48,7 @@ use tracing::{error, info, warn};
     version,
     after_help = "\
 Each file *.toml in /etc/ddup wants one device; its keys are `store`, `number`, `read-only`, `cache`, \
-`index` and a table `knobs`. `ddup adjust --dry-run` shows what would be done. SIGHUP makes the daemon \
+`index`, a table `knobs`, and for a store of a replica set a table `set` and tables `peer`. `ddup adjust --dry-run` shows what would be done. SIGHUP makes the daemon \
 read the files again. Nothing is ever detached, and a device that was detached by hand stays so until \
 then. A wrong file is told in the log and left out."
 )]
@@ -88,6 +95,7 @@ fn local_address(text: &str) -> Result<SocketAddr, String> {
 /// Runs until a signal ends it.
 pub fn run(args: &Args) -> Result {
     log::start(args.log);
+    spare_io();
     let signals = signals()?;
     if let Some(address) = args.metrics {
         let listener = TcpListener::bind(address).map_err(|failure| {
@@ -101,8 +109,10 @@ pub fn run(args: &Args) -> Result {
         thread::spawn(move || server::serve(&listener));
     }
     let interval = Duration::from_secs(args.interval.into());
-    thread::spawn(move || follow(interval));
-    let mut daemon = Daemon::new(&args.config);
+    let replicator = Replicator::start();
+    let woken = replicator.clone();
+    thread::spawn(move || follow(interval, &woken));
+    let mut daemon = Daemon::new(&args.config, replicator);
     daemon.load();
     daemon.look();
     notify(&[NotifyState::Ready]);
@@ -123,6 +133,20 @@ pub fn run(args: &Args) -> Result {
     Ok(())
 }
 
+/// What this process does may be what frees memory, by a connection to a peer that a FLUSH waits for: so
+/// it neither waits for memory that only I/O could free, nor for swap. Before any thread is started,
+/// since they inherit it.
+fn spare_io() {
+    for (what, done) in [
+        ("lock its memory", sys::lock_memory()),
+        ("do without I/O for memory", sys::be_io_flusher()),
+    ] {
+        if let Err(failure) = done {
+            warn!("cannot {what}: {}", describe(&failure));
+        }
+    }
+}
+
 /// Tells systemd, if that has started the daemon.
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(failure) = sd_notify::notify(state) {
@@ -131,16 +155,16 @@ fn notify(state: &[NotifyState<'_>]) {
 }
 
 /// Logs what happens to devices.
-fn follow(interval: Duration) -> ! {
+fn follow(interval: Duration, replicator: &Replicator) -> ! {
     loop {
         // Why there is nothing to follow is said by who looks for the driver.
-        let _ = log_events();
+        let _ = log_events(replicator);
         thread::sleep(interval);
     }
 }
 
 /// Logs stores that failed already, then what happens, until the driver goes.
-fn log_events() -> Result {
+fn log_events(replicator: &Replicator) -> Result {
     let mut driver = Driver::connect()?;
     let mut events = driver.subscribe()?;
     let failed = |device: &Device| device.failure.is_some();
@@ -149,6 +173,8 @@ fn log_events() -> Result {
         .iter()
         .filter(|d| failed(d))
         .for_each(log_failure);
+    // What happened before there was somebody to follow it.
+    replicator.wake();
     loop {
         match events.wait()? {
             Incoming::Event(EventKind::StoreFailed, device) => log_failure(&device),
@@ -160,6 +186,10 @@ fn log_events() -> Result {
                     device.backing()
                 );
             }
+            Incoming::Set(state) => {
+                log_set(&state);
+                replicator.wake();
+            }
             Incoming::Lost => {
                 warn!("some events were lost");
                 driver
@@ -170,6 +200,27 @@ fn log_events() -> Result {
             }
             Incoming::Unloaded => return Ok(()),
         }
+    }
+}
+
+fn log_set(state: &SetState) {
+    let what = state.event.map_or("unknown", SetEventKind::name);
+    let of = match &state.peer {
+        Some(peer) => format!("peer {}", format_uuid(peer)),
+        None => format!("replica set {}", format_uuid(&state.set)),
+    };
+    let device = format!("/dev/ddup{}", state.index);
+    match state.event {
+        Some(
+            SetEventKind::Diverged
+            | SetEventKind::SplitBrain
+            | SetEventKind::Regressed
+            | SetEventKind::StoreFailed,
+        ) => error!("{what} {device}: {of}"),
+        Some(SetEventKind::PeerLost | SetEventKind::FlushSuspended | SetEventKind::Superseded) => {
+            warn!("{what} {device}: {of}")
+        }
+        _ => info!("{what} {device}: {of}"),
     }
 }
 
@@ -208,12 +259,14 @@ struct Daemon<'a> {
     said: BTreeMap<PathBuf, String>,
     /// Number of the family, another one each time that the driver is loaded.
     family: Option<u16>,
+    replicator: Replicator,
 }
 
 impl<'a> Daemon<'a> {
-    fn new(paths: &'a [PathBuf]) -> Self {
+    fn new(paths: &'a [PathBuf], replicator: Replicator) -> Self {
         Self {
             paths,
+            replicator,
             wanted: Vec::new(),
             settled: BTreeSet::new(),
             said: BTreeMap::new(),
@@ -231,6 +284,7 @@ impl<'a> Daemon<'a> {
                     error!("{wrong}: this file is left out");
                 }
                 self.wanted = loaded.wanted;
+                self.replicator.want(&self.wanted);
             }
             Err(failure) => error!("{failure}: as before"),
         }

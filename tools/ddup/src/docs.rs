@@ -32,7 +32,8 @@ fn programs() -> [(&'static str, Command); 2] {
     [("ddup", cli::command()), ("ddupd", daemon::Args::command())]
 }
 
-/// The pages: one for each program, one for each verb. File name and text.
+/// The pages: one for each program, one for each verb, and one for each verb below that. File name
+/// and text.
 pub fn man_pages() -> io::Result<Vec<(String, Vec<u8>)>> {
     let mut command = cli::command();
     command.build();
@@ -40,13 +41,22 @@ pub fn man_pages() -> io::Result<Vec<(String, Vec<u8>)>> {
         page("ddup", &command)?,
         page("ddupd", &daemon::Args::command())?,
     ];
-    for verb in command
-        .get_subcommands()
-        .filter(|verb| verb.get_name() != "help")
-    {
-        pages.push(page(&format!("ddup-{}", verb.get_name()), verb)?);
+    for (name, verb) in verbs("ddup", &command) {
+        pages.push(page(&name, verb)?);
     }
     Ok(pages)
+}
+
+/// Verbs with the names of their pages, each followed by those below it.
+fn verbs<'a>(name: &str, command: &'a Command) -> Vec<(String, &'a Command)> {
+    let mut all = Vec::new();
+    for verb in command.get_subcommands().filter(|v| v.get_name() != "help") {
+        let name = format!("{name}-{}", verb.get_name());
+        let below = verbs(&name, verb);
+        all.push((name, verb));
+        all.extend(below);
+    }
+    all
 }
 
 fn page(name: &str, command: &Command) -> io::Result<(String, Vec<u8>)> {
@@ -115,11 +125,13 @@ mod tests {
         let top = find("ddup");
         let command = cli::command();
         let daemon = daemon::Args::command();
-        let verbs = command.get_subcommands().map(|verb| {
+        for verb in command.get_subcommands() {
             assert!(top.contains(verb.get_name()), "{}", verb.get_name());
-            (format!("ddup-{}", verb.get_name()), verb)
-        });
-        for (name, verb) in verbs.chain([("ddupd".to_owned(), &daemon)]) {
+        }
+        let verbs = verbs("ddup", &command);
+        assert!(verbs.iter().any(|(name, _)| name == "ddup-peer-add"));
+        assert_eq!(pages.len(), 2 + verbs.len());
+        for (name, verb) in verbs.into_iter().chain([("ddupd".to_owned(), &daemon)]) {
             let text = find(&name);
             let about = verb.get_about().unwrap().to_string();
             assert!(text.contains(&about), "{about}");
@@ -134,7 +146,6 @@ mod tests {
                 assert!(text.contains(words), "{exit:?}");
             }
         }
-        assert_eq!(pages.len(), 2 + command.get_subcommands().count());
     }
 
     #[test]
@@ -145,7 +156,7 @@ mod tests {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut cli::command(), "ddup", &mut text);
             let text = String::from_utf8(text).unwrap();
-            for verb in command.get_subcommands() {
+            for (_, verb) in verbs("ddup", &command) {
                 assert!(
                     text.contains(verb.get_name()),
                     "{shell}: {}",
@@ -156,14 +167,15 @@ mod tests {
                 }
             }
         }
-        for verb in command.get_subcommands().filter(|v| v.get_name() != "help") {
+        for (_, verb) in verbs("ddup", &command) {
             let help = verb.clone().render_long_help().to_string();
             for argument in verb.get_arguments() {
                 let words = match argument.get_long() {
                     Some(long) => format!("--{long}"),
                     None => argument.get_value_names().unwrap()[0].to_string(),
                 };
-                assert!(help.contains(&words), "{} {words}", verb.get_name());
+                let words = words.as_str();
+                assert!(help.contains(words), "{} {words}", verb.get_name());
             }
         }
     }

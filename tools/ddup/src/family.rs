@@ -8,6 +8,7 @@ use crate::{
     netlink::{Attribute, Attributes, Channel, Failure, Message, Refusal, Request},
 };
 use serde::Serialize;
+use set::SetState;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,8 @@ macro_rules! numbers {
     };
 }
 
+pub mod set;
+
 numbers! {
     /// `DDUP_CMD_*`.
     cmd: u8 {
@@ -55,6 +58,16 @@ numbers! {
         RESIZED = 11,
         REMOVE = 12,
         REMOVED = 13,
+        SET_GET = 14,
+        SET_CONFIG = 15,
+        FENCE = 16,
+        JOIN = 17,
+        DEMOTE = 18,
+        FLUSH_FAIL = 19,
+        RESOLVE = 20,
+        PEER = 21,
+        PEER_DROP = 22,
+        SET_CHANGED = 23,
     }
 }
 
@@ -137,17 +150,20 @@ pub enum State {
     Failed,
     /// Being detached.
     Detaching,
+    /// The store is in a replica set and does not serve.
+    Replica,
     /// One that this tool does not know.
     Unknown,
 }
 
 impl State {
     /// Those that there are.
-    pub const ALL: [State; 4] = [
+    pub const ALL: [State; 5] = [
         State::Online,
         State::ReadOnly,
         State::Failed,
         State::Detaching,
+        State::Replica,
     ];
 
     fn from_number(number: u32) -> Self {
@@ -156,6 +172,7 @@ impl State {
             1 => State::ReadOnly,
             2 => State::Failed,
             3 => State::Detaching,
+            4 => State::Replica,
             _ => State::Unknown,
         }
     }
@@ -167,6 +184,7 @@ impl State {
             State::ReadOnly => "read-only",
             State::Failed => "failed",
             State::Detaching => "detaching",
+            State::Replica => "replica",
             State::Unknown => "unknown",
         }
     }
@@ -451,6 +469,24 @@ fn check(device: &mut Device) -> &mut Check {
     device.check.get_or_insert_with(Check::default)
 }
 
+/// A UUID from its usual form.
+pub fn parse_uuid(text: &str) -> Option<[u8; 16]> {
+    let dashes = [8, 13, 18, 23];
+    let right = |(at, c): (usize, char)| match dashes.contains(&at) {
+        true => c == '-',
+        false => c.is_ascii_hexdigit(),
+    };
+    if text.len() != 36 || !text.char_indices().all(right) {
+        return None;
+    }
+    let digits: String = text.split('-').collect();
+    let mut bytes = [0; 16];
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    Some(bytes)
+}
+
 /// A UUID in its usual form.
 pub fn format_uuid(bytes: &[u8; 16]) -> String {
     let mut text = String::with_capacity(36);
@@ -504,6 +540,8 @@ impl EventKind {
 pub enum Incoming {
     /// An event of the driver.
     Event(EventKind, Box<Device>),
+    /// An event of a replica set.
+    Set(Box<SetState>),
     /// The socket's buffer ran over: some events are lost.
     Lost,
     /// The module was unloaded.
@@ -768,6 +806,10 @@ fn incoming(family: u16, message: &Message) -> Option<Incoming> {
         cmd::CHECKED => EventKind::Checked,
         cmd::RESIZED => EventKind::Resized,
         cmd::REMOVED => EventKind::Removed,
+        cmd::SET_CHANGED => {
+            let state = SetState::read(message.attributes());
+            return Some(Incoming::Set(Box::new(state)));
+        }
         _ => return None,
     };
     let device = Box::new(Device::read(message.attributes()));
@@ -802,14 +844,21 @@ fn error(failure: Failure) -> Error {
             Exit::Failed,
             format!("the driver sent {what}: this tool and the module do not fit together"),
         ),
-        Failure::Refused(refusal) => {
-            Error::new(Exit::from_errno(refusal.errno), refusal_sentence(&refusal))
-        }
+        Failure::Refused(refusal) => refused_with(&refusal, &DEVICE_ATTRIBUTES),
     }
 }
 
+/// A refusal of a request whose attributes have these names.
+fn refused_with(refusal: &Refusal, names: &[&'static str]) -> Error {
+    Error::new(
+        Exit::from_errno(refusal.errno),
+        refusal_sentence(refusal, names),
+    )
+}
+
 /// The kernel's sentence if there is one, else the errno's; with the attribute to blame.
-fn refusal_sentence(refusal: &Refusal) -> String {
+fn refusal_sentence(refusal: &Refusal, names: &[&'static str]) -> String {
+    let attribute_name = |kind: u16| attribute_name(names, kind);
     let mut text = match &refusal.message {
         Some(message) => format!("{message} ({})", describe_errno(refusal.errno)),
         None if refusal.errno == libc::EPERM => {
@@ -826,20 +875,18 @@ fn refusal_sentence(refusal: &Refusal) -> String {
     text
 }
 
-fn attribute_name(kind: u16) -> Option<&'static str> {
-    DEVICE_ATTRIBUTES
-        .get(usize::from(kind).checked_sub(1)?)
-        .copied()
+fn attribute_name(names: &[&'static str], kind: u16) -> Option<&'static str> {
+    names.get(usize::from(kind).checked_sub(1)?).copied()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const HEADER: &str = include_str!("../../../drivers/block/ddup/uapi/linux/ddup.h");
+    pub(super) const HEADER: &str = include_str!("../../../drivers/block/ddup/uapi/linux/ddup.h");
 
     /// The members of the header's enum whose names begin with `prefix`, and their values.
-    fn members(prefix: &str) -> Vec<(String, u64)> {
+    pub(super) fn members(prefix: &str) -> Vec<(String, u64)> {
         let mut members = Vec::new();
         let mut value = 0;
         for line in HEADER.lines().map(str::trim) {
@@ -862,7 +909,7 @@ mod tests {
         members
     }
 
-    fn same(ours: &[(&str, u64)], prefix: &str) {
+    pub(super) fn same(ours: &[(&str, u64)], prefix: &str) {
         let ours: Vec<_> = ours
             .iter()
             .map(|(name, value)| (name.to_uppercase(), *value))
@@ -899,11 +946,12 @@ mod tests {
     #[test]
     fn attribute_names_are_in_the_order_of_their_numbers() {
         for (name, value) in device::ALL {
-            let spoken = attribute_name(*value as u16).unwrap();
+            let spoken = attribute_name(&DEVICE_ATTRIBUTES, *value as u16).unwrap();
             assert_eq!(spoken.to_uppercase().replace('-', "_"), *name);
         }
-        assert_eq!(attribute_name(0), None);
-        assert_eq!(attribute_name(device::ALL.len() as u16 + 1), None);
+        assert_eq!(attribute_name(&DEVICE_ATTRIBUTES, 0), None);
+        let beyond = device::ALL.len() as u16 + 1;
+        assert_eq!(attribute_name(&DEVICE_ATTRIBUTES, beyond), None);
     }
 
     #[test]
@@ -915,7 +963,7 @@ mod tests {
             missing: None,
         };
         assert_eq!(
-            refusal_sentence(&refusal),
+            refusal_sentence(&refusal, &DEVICE_ATTRIBUTES),
             "/dev/vdb holds no store (Invalid argument) [path]"
         );
         let refusal = Refusal {
@@ -925,7 +973,7 @@ mod tests {
             ..refusal
         };
         assert_eq!(
-            refusal_sentence(&refusal),
+            refusal_sentence(&refusal, &DEVICE_ATTRIBUTES),
             "Invalid argument [index is missing]"
         );
     }
@@ -933,7 +981,20 @@ mod tests {
     #[test]
     fn uuids_are_written_as_usual() {
         let bytes = core::array::from_fn(|i| i as u8 * 17);
-        assert_eq!(format_uuid(&bytes), "00112233-4455-6677-8899-aabbccddeeff");
+        let text = "00112233-4455-6677-8899-aabbccddeeff";
+        assert_eq!(format_uuid(&bytes), text);
+        assert_eq!(parse_uuid(text), Some(bytes));
+        assert_eq!(parse_uuid(&text.to_uppercase()), Some(bytes));
+        for wrong in [
+            "",
+            "x",
+            &text[1..],
+            &text.replace('-', "0"),
+            &text.replace('a', "g"),
+        ] {
+            assert_eq!(parse_uuid(wrong), None, "{wrong}");
+        }
+        assert_eq!(parse_uuid(&"é".repeat(18)), None);
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod loopdev;
 pub mod netlink;
 pub mod plan;
 pub mod probe;
+pub mod replica;
 pub mod size;
 pub mod store;
 #[expect(unsafe_code, reason = "ioctl has no safe form")]

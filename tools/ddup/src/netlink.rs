@@ -119,6 +119,11 @@ impl Request {
         self.attribute(kind, &[value, &[0]])
     }
 
+    /// Adds bytes as they are.
+    pub fn binary(self, kind: u16, value: &[u8]) -> Self {
+        self.attribute(kind, &[value])
+    }
+
     fn finish(mut self, flags: u16, sequence: u32) -> Vec<u8> {
         let len = self.bytes.len() as u32;
         self.bytes[0..4].copy_from_slice(&len.to_ne_bytes());

@@ -5,13 +5,14 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, RawFd},
 };
 
 const LOOP_CONFIGURE: libc::c_ulong = 0x4C0A;
 const LOOP_GET_STATUS64: libc::c_ulong = 0x4C05;
 const LOOP_CTL_GET_FREE: libc::c_ulong = 0x4C82;
 const BLKROGET: libc::c_ulong = 0x125E;
+const PR_SET_IO_FLUSHER: libc::c_int = 57;
 const BLKGETSIZE64: libc::c_ulong = 0x8008_1272;
 
 /// The loop device is not written to.
@@ -130,6 +131,27 @@ pub fn die_of_closed_pipe() {
     unsafe {
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
     }
+}
+
+/// Ends a socket for all who wait in it.
+pub fn shut(socket: BorrowedFd<'_>) {
+    // SAFETY: The descriptor is open as long as it is borrowed; no memory is involved.
+    unsafe {
+        libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR);
+    }
+}
+
+/// Keeps all memory of this process, as it comes to be used, from being written to swap.
+pub fn lock_memory() -> io::Result<()> {
+    let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
+    // SAFETY: The call changes no memory and no mapping that a program could see.
+    check(unsafe { libc::mlockall(flags) })
+}
+
+/// Lets memory that this thread and those that it starts ask for be made free without I/O.
+pub fn be_io_flusher() -> io::Result<()> {
+    // SAFETY: The request takes numbers alone.
+    check(unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) })
 }
 
 /// An ioctl result as a [`Result`](io::Result).

@@ -6,13 +6,18 @@ pub mod adjust;
 pub mod attach;
 pub mod check;
 pub mod create;
+pub mod demote;
 pub mod detach;
 pub mod dump;
 pub mod events;
+pub mod fence;
 pub mod format;
 pub mod get;
 pub mod list;
+pub mod member;
+pub mod peer;
 pub mod probe;
+pub mod promote;
 pub mod remove;
 pub mod resize;
 pub mod set;
@@ -37,6 +42,10 @@ pub fn run(verb: &Verb) -> Result {
         Verb::Create(args) => create::run(args),
         Verb::Resize(args) => resize::run(args),
         Verb::Remove(args) => remove::run(args),
+        Verb::Peer(args) => peer::run(args),
+        Verb::Promote(args) => promote::run(args),
+        Verb::Demote(args) => demote::run(args),
+        Verb::Fence(args) => fence::run(args),
         Verb::Adjust(args) => adjust::run(args),
         Verb::Events(args) => events::run(args),
         Verb::Check(args) => check::run(args),

@@ -2,14 +2,22 @@
 
 //! Metrics as OpenMetrics text, from what the driver says of its devices.
 
-use crate::family::{Counters, Device, MetricKind, State};
+use crate::{
+    family::{
+        format_uuid,
+        set::{member_state_name, Link, PeerState, Role, SetState},
+        Counters, Device, MetricKind, State,
+    },
+    verb::set::show,
+};
+use ddup_engine::engine::replication::config::MemberState;
 use std::fmt::Write;
 
 /// The media type of [`text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// All metrics of the devices; None if the driver did not answer.
-pub fn text(devices: Option<&[Device]>) -> String {
+/// All metrics of the devices, and of replica sets; None if the driver did not answer.
+pub fn text(devices: Option<&[Device]>, sets: &[SetState]) -> String {
     let mut text = String::new();
     let up = [(String::new(), u64::from(devices.is_some()))];
     family(
@@ -53,8 +61,169 @@ pub fn text(devices: Option<&[Device]>) -> String {
         let values = of_each(&|device| device.counters.as_ref()?.values()[at]);
         family(&mut text, &format!("ddup_{name}"), kind, about, &values);
     }
+    set_families(&mut text, sets);
     text.push_str("# EOF\n");
     text
+}
+
+/// What is told of a store's part in its set, or of a peer: name, kind, meaning, value.
+type Told<T> = (&'static str, &'static str, &'static str, T);
+type OfSet = fn(&SetState) -> Option<u64>;
+type OfPeer = fn(&SetState, &PeerState) -> Option<u64>;
+
+fn set_families(text: &mut String, sets: &[SetState]) {
+    let roles: Vec<_> = sets
+        .iter()
+        .flat_map(|set| {
+            Role::ALL.iter().map(|role| {
+                let labels = format!("{},ddup_set_role=\"{}\"", set_labels(set), role.name());
+                (labels, u64::from(set.role == Some(*role)))
+            })
+        })
+        .collect();
+    let about = "What the store is in its replica set.";
+    family(text, "ddup_set_role", "stateset", about, &roles);
+    let of_sets: [Told<OfSet>; 8] = [
+        (
+            "ddup_set_version",
+            "gauge",
+            "Version of the configuration in force.",
+            |set| Some(set.config.as_ref()?.version),
+        ),
+        (
+            "ddup_set_term",
+            "gauge",
+            "Term of the configuration in force.",
+            |set| Some(set.config.as_ref()?.term),
+        ),
+        (
+            "ddup_set_promised_term",
+            "gauge",
+            "Lower terms are refused.",
+            |set| set.promise,
+        ),
+        (
+            "ddup_set_epoch",
+            "gauge",
+            "Last epoch of the durable history.",
+            |set| Some(set.position?.epoch),
+        ),
+        (
+            "ddup_set_in_sync_members",
+            "gauge",
+            "Members in sync, this store included.",
+            |set| Some(set.config.as_ref()?.in_sync_count() as u64),
+        ),
+        (
+            "ddup_set_waiting_flushes",
+            "gauge",
+            "FLUSHes that wait for members.",
+            |set| set.waiting_flushes,
+        ),
+        (
+            "ddup_set_refused_sessions",
+            "counter",
+            "Sessions ended for what came in them.",
+            |set| set.refused_sessions,
+        ),
+        (
+            "ddup_set_history_kept",
+            "gauge",
+            "1 if the history is kept until it is resolved.",
+            |set| Some(set.history_kept.into()),
+        ),
+    ];
+    for (name, kind, about, value) in of_sets {
+        let samples: Vec<_> = sets
+            .iter()
+            .filter_map(|set| Some((set_labels(set), value(set)?)))
+            .collect();
+        family(text, name, kind, about, &samples);
+    }
+    peer_families(text, sets);
+}
+
+fn peer_families(text: &mut String, sets: &[SetState]) {
+    let peers: Vec<_> = sets
+        .iter()
+        .flat_map(|set| set.peers.iter().map(move |peer| (set, peer)))
+        .collect();
+    let states = [MemberState::InSync, MemberState::Async, MemberState::Out];
+    let mut samples = [Vec::new(), Vec::new()];
+    for (set, peer) in &peers {
+        let labels = peer_labels(set, peer);
+        for state in states {
+            let name = member_state_name(state);
+            let labels = format!("{labels},ddup_peer_state=\"{name}\"");
+            samples[0].push((labels, u64::from(peer.state == Some(state))));
+        }
+        for link in Link::ALL {
+            let labels = format!("{labels},ddup_peer_link=\"{}\"", link.name());
+            samples[1].push((labels, u64::from(peer.link == *link)));
+        }
+    }
+    let about = "What the other member is in the configuration in force.";
+    family(text, "ddup_peer_state", "stateset", about, &samples[0]);
+    let about = "How far the connection to the other member is.";
+    family(text, "ddup_peer_link", "stateset", about, &samples[1]);
+    let of_peers: [Told<OfPeer>; 6] = [
+        (
+            "ddup_peer_acked_epoch",
+            "gauge",
+            "Last epoch that it acknowledged.",
+            |_, peer| peer.acked_epoch,
+        ),
+        (
+            "ddup_peer_lag_epochs",
+            "gauge",
+            "Epochs that it has not acknowledged.",
+            |set, peer| show::lag(set, &peer.store),
+        ),
+        (
+            "ddup_peer_sent_bytes",
+            "counter",
+            "Bytes sent to it since it was connected.",
+            |_, peer| peer.sent_bytes,
+        ),
+        (
+            "ddup_peer_sent_blocks",
+            "counter",
+            "Blocks of data among those sent.",
+            |_, peer| peer.sent_blocks,
+        ),
+        (
+            "ddup_peer_received_bytes",
+            "counter",
+            "Bytes that came since it was connected.",
+            |_, peer| peer.received_bytes,
+        ),
+        (
+            "ddup_peer_received_blocks",
+            "counter",
+            "Blocks of data among those that came.",
+            |_, peer| peer.received_blocks,
+        ),
+    ];
+    for (name, kind, about, value) in of_peers {
+        let samples: Vec<_> = peers
+            .iter()
+            .filter_map(|(set, peer)| Some((peer_labels(set, peer), value(set, peer)?)))
+            .collect();
+        family(text, name, kind, about, &samples);
+    }
+}
+
+fn set_labels(set: &SetState) -> String {
+    format!(
+        "device=\"ddup{}\",store=\"{}\",set=\"{}\"",
+        set.index,
+        format_uuid(&set.store),
+        format_uuid(&set.set)
+    )
+}
+
+fn peer_labels(set: &SetState, peer: &PeerState) -> String {
+    format!("{},peer=\"{}\"", set_labels(set), format_uuid(&peer.store))
 }
 
 /// One family with its samples: labels and value. Nothing if there are none.
@@ -96,6 +265,8 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replica::change;
+    use ddup_engine::engine::replication::types::Position;
     use openmetrics_parser::openmetrics::parse_openmetrics;
 
     fn device(index: u32, path: &str) -> Device {
@@ -124,15 +295,57 @@ mod tests {
             (Some(&devices[..1]), 5),
             (Some(&devices[..]), 5),
         ] {
-            let text = text(devices);
+            let text = text(devices, &[]);
             let parsed = parse_openmetrics(&text).unwrap_or_else(|e| panic!("{e:?}\n{text}"));
             assert_eq!(parsed.families.len(), families, "{text}");
         }
     }
 
     #[test]
+    fn a_set_and_each_of_its_peers_are_told() {
+        let config = change::first([5; 16], [1; 16], [[2; 16], [3; 16]]).unwrap();
+        let peer = PeerState {
+            store: [9; 16],
+            state: Some(MemberState::Async),
+            link: Link::Connected,
+            acked_epoch: Some(4),
+            sent_bytes: Some(4096),
+            ..PeerState::default()
+        };
+        let sets = [SetState {
+            index: 3,
+            store: [1; 16],
+            set: [5; 16],
+            role: Some(Role::Primary),
+            config: Some(config),
+            position: Some(Position {
+                epoch: 7,
+                ..Position::ZERO
+            }),
+            peers: vec![peer],
+            ..SetState::default()
+        }];
+        let text = text(Some(&[]), &sets);
+        parse_openmetrics(&text).unwrap_or_else(|e| panic!("{e:?}\n{text}"));
+        let set = set_labels(&sets[0]);
+        let peer = peer_labels(&sets[0], &sets[0].peers[0]);
+        for line in [
+            format!("ddup_set_role{{{set},ddup_set_role=\"primary\"}} 1"),
+            format!("ddup_set_role{{{set},ddup_set_role=\"replica\"}} 0"),
+            format!("ddup_set_epoch{{{set}}} 7"),
+            format!("ddup_set_in_sync_members{{{set}}} 1"),
+            format!("ddup_peer_link{{{peer},ddup_peer_link=\"connected\"}} 1"),
+            format!("ddup_peer_state{{{peer},ddup_peer_state=\"async\"}} 1"),
+            format!("ddup_peer_lag_epochs{{{peer}}} 3"),
+            format!("ddup_peer_sent_bytes_total{{{peer}}} 4096"),
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line}\n{text}");
+        }
+    }
+
+    #[test]
     fn values_are_there_with_their_labels() {
-        let text = text(Some(&[device(3, "/dev/vdb")]));
+        let text = text(Some(&[device(3, "/dev/vdb")]), &[]);
         let labels =
             "device=\"ddup3\",store=\"00112233-4455-6677-8899-aabbccddeeff\",backing=\"/dev/vdb\"";
         for line in [

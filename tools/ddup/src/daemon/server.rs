@@ -60,8 +60,11 @@ fn read_head(stream: &mut impl Read) -> io::Result<Vec<u8>> {
 }
 
 fn scrape() -> String {
-    let devices = Driver::connect().and_then(|mut driver| driver.devices());
-    metrics::text(devices.ok().as_deref())
+    let seen = Driver::connect().and_then(|mut driver| Ok((driver.devices()?, driver.sets()?)));
+    match &seen {
+        Ok((devices, sets)) => metrics::text(Some(devices), sets),
+        Err(_) => metrics::text(None, &[]),
+    }
 }
 
 /// Status, content type and body for a request.

@@ -6,7 +6,11 @@ use super::print_json_line;
 use crate::{
     cli::EventsArgs,
     error::{Error, Exit, Result},
-    family::{Device, Driver, Events, Incoming},
+    family::{
+        format_uuid,
+        set::{Place, SetEventKind, SetState},
+        Device, Driver, Events, Incoming,
+    },
     size,
 };
 use serde::Serialize;
@@ -50,13 +54,13 @@ impl Seen {
         })
     }
 
-    fn judge(&mut self, event: &Device) -> Verdict {
-        let Some(seq) = event.event_seq else {
+    fn judge(&mut self, instance: Option<u32>, seq: Option<u64>) -> Verdict {
+        let Some(seq) = seq else {
             return Verdict::Next;
         };
         // Before the first event and without a device to tell, anything is next.
         let fresh = self.instance.is_none();
-        if !fresh && self.instance != event.instance {
+        if !fresh && self.instance != instance {
             return Verdict::Gap;
         }
         if !fresh && seq <= self.seq {
@@ -67,10 +71,7 @@ impl Seen {
         } else {
             Verdict::Gap
         };
-        *self = Self {
-            instance: event.instance,
-            seq,
-        };
+        *self = Self { instance, seq };
         verdict
     }
 }
@@ -102,7 +103,7 @@ fn follow(driver: &mut Driver, events: &mut Events, seen: &mut Seen, json: bool)
             *seen = relist(driver, json)?;
             Ok(false)
         }
-        Incoming::Event(kind, device) => match seen.judge(&device) {
+        Incoming::Event(kind, device) => match seen.judge(device.instance, device.event_seq) {
             Verdict::Known => Ok(false),
             Verdict::Next => {
                 print_line(kind.name(), Some(&device), json)?;
@@ -113,7 +114,70 @@ fn follow(driver: &mut Driver, events: &mut Events, seen: &mut Seen, json: bool)
                 Ok(false)
             }
         },
+        Incoming::Set(state) => match seen.judge(state.instance, state.event_seq) {
+            Verdict::Known => Ok(false),
+            Verdict::Next => {
+                print_set(&state, json)?;
+                Ok(true)
+            }
+            Verdict::Gap => {
+                *seen = relist(driver, json)?;
+                Ok(false)
+            }
+        },
     }
+}
+
+/// What happened to a replica set, for machines.
+#[derive(Serialize)]
+struct SetLine<'a> {
+    event: &'static str,
+    seq: Option<u64>,
+    what: &'a str,
+    index: u32,
+    store_uuid: String,
+    set_uuid: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<Place>,
+}
+
+fn print_set(state: &SetState, json: bool) -> Result {
+    if json {
+        print_json_line(&SetLine {
+            event: "set-changed",
+            seq: state.event_seq,
+            what: state.event.map_or("unknown", SetEventKind::name),
+            index: state.index,
+            store_uuid: format_uuid(&state.store),
+            set_uuid: format_uuid(&state.set),
+            peer: state.peer.as_ref().map(format_uuid),
+            position: state.position.as_ref().map(Place::from),
+        })?;
+    } else {
+        println!("{}", set_line(state));
+    }
+    let _ = std::io::stdout().flush();
+    Ok(())
+}
+
+fn set_line(state: &SetState) -> String {
+    let seq = state.event_seq.map(|seq| seq.to_string());
+    let mut text = format!(
+        "{:>6} {:<12} /dev/ddup{} set {}",
+        seq.unwrap_or_default(),
+        state.event.map_or("unknown", SetEventKind::name),
+        state.index,
+        format_uuid(&state.set)
+    );
+    if let Some(peer) = &state.peer {
+        text.push_str(&format!(" peer {}", format_uuid(peer)));
+    }
+    if let Some(position) = &state.position {
+        text.push_str(&format!(" epoch {}", position.epoch));
+    }
+    text
 }
 
 fn relist(driver: &mut Driver, json: bool) -> Result<Seen> {
@@ -186,19 +250,35 @@ mod tests {
     #[test]
     fn no_event_is_lost_or_repeated_after_the_list() {
         let mut seen = Seen::by(&[event(7, 4), event(7, 4)]).unwrap();
-        assert_eq!(seen.judge(&event(7, 3)), Verdict::Known);
-        assert_eq!(seen.judge(&event(7, 4)), Verdict::Known);
-        assert_eq!(seen.judge(&event(7, 5)), Verdict::Next);
-        assert_eq!(seen.judge(&event(7, 5)), Verdict::Known);
-        assert_eq!(seen.judge(&event(7, 8)), Verdict::Gap);
-        assert_eq!(seen.judge(&event(8, 9)), Verdict::Gap);
+        assert_eq!(seen.judge(Some(7), Some(3)), Verdict::Known);
+        assert_eq!(seen.judge(Some(7), Some(4)), Verdict::Known);
+        assert_eq!(seen.judge(Some(7), Some(5)), Verdict::Next);
+        assert_eq!(seen.judge(Some(7), Some(5)), Verdict::Known);
+        assert_eq!(seen.judge(Some(7), Some(8)), Verdict::Gap);
+        assert_eq!(seen.judge(Some(8), Some(9)), Verdict::Gap);
     }
 
     #[test]
     fn the_first_event_after_an_empty_list_is_next() {
         let mut seen = Seen::by(&[]).unwrap_or_default();
-        assert_eq!(seen.judge(&event(7, 12)), Verdict::Next);
-        assert_eq!(seen.judge(&event(7, 13)), Verdict::Next);
+        assert_eq!(seen.judge(Some(7), Some(12)), Verdict::Next);
+        assert_eq!(seen.judge(Some(7), Some(13)), Verdict::Next);
+    }
+
+    #[test]
+    fn what_happens_to_a_set_is_told_in_one_line() {
+        let state = SetState {
+            index: 3,
+            event: Some(SetEventKind::PeerUp),
+            event_seq: Some(12),
+            peer: Some([0x11; 16]),
+            ..SetState::default()
+        };
+        assert_eq!(
+            set_line(&state),
+            "    12 peer-up      /dev/ddup3 set 00000000-0000-0000-0000-000000000000 \
+             peer 11111111-1111-1111-1111-111111111111"
+        );
     }
 
     #[test]

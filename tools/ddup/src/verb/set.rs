@@ -1,19 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `ddup set`.
+//! `ddup set`: knobs, and the verbs about replica sets.
 
-use crate::{cli::SetArgs, error::Result, family::Driver, knob, target};
+mod fail_flushes;
+mod invite;
+pub mod show;
+
+use crate::{
+    cli::{SetArgs, SetVerb},
+    error::{Error, Exit, Result},
+    family::Driver,
+    knob, target,
+};
 
 /// Changes knobs of a device, in the given order. All of them were found within their ranges.
 pub fn run(args: &SetArgs) -> Result {
-    let doing = format!("cannot set knobs of {}", args.device.display());
-    set(args).map_err(|error| error.context(doing))
-}
-
-fn set(args: &SetArgs) -> Result {
-    let devices = Driver::connect()?.devices()?;
-    let device = target::find(&devices, &args.device)?;
-    args.settings
-        .iter()
-        .try_for_each(|setting| knob::write(&device.name, setting))
+    match &args.verb {
+        Some(SetVerb::Show(args)) => return show::run(args),
+        Some(SetVerb::Invite(args)) => return invite::run(args),
+        Some(SetVerb::FailFlushes(args)) => return fail_flushes::run(args),
+        None => {}
+    }
+    let Some(path) = &args.device else {
+        return Err(Error::new(Exit::Usage, "no device is given"));
+    };
+    let doing = format!("cannot set knobs of {}", path.display());
+    let set = || {
+        let devices = Driver::connect()?.devices()?;
+        let device = target::find(&devices, path)?;
+        args.settings
+            .iter()
+            .try_for_each(|setting| knob::write(&device.name, setting))
+    };
+    set().map_err(|error| error.context(doing))
 }

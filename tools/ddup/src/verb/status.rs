@@ -2,7 +2,10 @@
 
 //! `ddup status`.
 
-use super::print_json;
+use super::{
+    print_json,
+    set::show::{self, View},
+};
 use crate::{
     cli::StatusArgs,
     error::Result,
@@ -15,6 +18,7 @@ use std::{fmt::Write, io::IsTerminal, thread, time::Duration};
 #[derive(Serialize)]
 struct Status<'a> {
     devices: &'a [Device],
+    sets: &'a [View],
 }
 
 /// Describes devices, once or again and again.
@@ -30,12 +34,17 @@ pub fn run(args: &StatusArgs) -> Result {
             // Clear the screen and go to its upper left corner.
             print!("\x1b[H\x1b[2J");
         }
+        let sets = show::views(&mut driver, &devices).map_err(|error| error.context(doing))?;
         if args.json {
-            print_json(&Status { devices: &devices })?;
+            print_json(&Status {
+                devices: &devices,
+                sets: &sets,
+            })?;
         } else if devices.is_empty() {
             println!("No device is attached.");
         } else {
-            let texts: Vec<_> = devices.iter().map(describe).collect();
+            let devices = devices.iter().map(describe);
+            let texts: Vec<_> = devices.chain(sets.iter().map(show::describe)).collect();
             print!("{}", texts.join("\n"));
         }
         let Some(seconds) = args.watch else {

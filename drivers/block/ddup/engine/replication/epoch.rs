@@ -114,7 +114,8 @@ impl Window {
         }
         let open = self.epochs.last_mut().filter(|e| e.position.is_none());
         let open = open.map(|e| &mut e.entries);
-        for entries in self.spares.iter_mut().chain(open) {
+        // Named whole: the kernel's prelude has another `chain`.
+        for entries in Iterator::chain(self.spares.iter_mut(), open) {
             if entries.capacity() < limit && entries.len() < limit {
                 entries.reserve(limit - entries.len(), GFP_KERNEL)?;
             }

@@ -538,6 +538,11 @@ impl Set {
         self.link_at(at).is_some_and(|l| l.sender.is_some())
     }
 
+    /// Whether a session is there in which the peer's entries flow to this store.
+    pub(super) fn is_following(&self, at: usize) -> bool {
+        self.link_at(at).is_some_and(|l| l.follows)
+    }
+
     /// The last epoch that a peer acknowledged in its session.
     pub(super) fn acked(&self, at: usize) -> u64 {
         if mutant!(141) {

@@ -99,8 +99,10 @@ pub struct Set {
 pub struct PeerState {
     /// The store.
     pub store: Id,
-    /// A session is there and data may flow.
+    /// A session is there in which this store's entries flow to it.
     pub connected: bool,
+    /// A session is there in which its entries flow to this store.
+    pub followed: bool,
     /// The last epoch that it acknowledged in this session.
     pub acked: u64,
     /// FLUSHes wait for it though it is not in sync yet.
@@ -922,6 +924,7 @@ impl Set {
         Some(PeerState {
             store: *store,
             connected: self.is_streaming(at),
+            followed: self.is_following(at),
             acked: self.acked(at),
             joining: peer.joining.is_some(),
             joinable: peer.joining.as_ref().and_then(|j| j.joinable),

@@ -24,12 +24,15 @@
  *   the map in memory and the backing device still allow is read, writes and
  *   flushes fail.
  * @DDUP_STATE_DETACHING: It is on its way out, and takes no new request.
+ * @DDUP_STATE_REPLICA: Its store is a member of a replica set and does not
+ *   serve: opens are refused until it is primary and its reign is reconciled.
  */
 enum ddup_state {
 	DDUP_STATE_ONLINE,
 	DDUP_STATE_READ_ONLY,
 	DDUP_STATE_FAILED,
 	DDUP_STATE_DETACHING,
+	DDUP_STATE_REPLICA,
 
 	/* private: */
 	__DDUP_STATE_MAX,
@@ -55,6 +58,100 @@ enum ddup_failure {
 	/* private: */
 	__DDUP_FAILURE_MAX,
 	DDUP_FAILURE_MAX = (__DDUP_FAILURE_MAX - 1)
+};
+
+#define DDUP_CONFIG_MAX	2016
+
+/**
+ * enum ddup_role - What a store is in its replica set.
+ * @DDUP_ROLE_REPLICA: It follows a primary, or waits for one, and refuses
+ *   requests.
+ * @DDUP_ROLE_RECONCILING: It is primary, and takes no requests until all
+ *   members in sync have acknowledged the beginning of its reign.
+ * @DDUP_ROLE_PRIMARY: It is primary and takes requests.
+ */
+enum ddup_role {
+	DDUP_ROLE_REPLICA,
+	DDUP_ROLE_RECONCILING,
+	DDUP_ROLE_PRIMARY,
+
+	/* private: */
+	__DDUP_ROLE_MAX,
+	DDUP_ROLE_MAX = (__DDUP_ROLE_MAX - 1)
+};
+
+/**
+ * enum ddup_member_state - What a configuration says of a member.
+ * @DDUP_MEMBER_STATE_IN_SYNC: Each FLUSH waits for it.
+ * @DDUP_MEMBER_STATE_ASYNC: It follows, and nothing waits for it.
+ * @DDUP_MEMBER_STATE_OUT: It gets nothing.
+ */
+enum ddup_member_state {
+	DDUP_MEMBER_STATE_IN_SYNC = 1,
+	DDUP_MEMBER_STATE_ASYNC,
+	DDUP_MEMBER_STATE_OUT,
+
+	/* private: */
+	__DDUP_MEMBER_STATE_MAX,
+	DDUP_MEMBER_STATE_MAX = (__DDUP_MEMBER_STATE_MAX - 1)
+};
+
+/**
+ * enum ddup_peer_link - How far the connection to a peer is.
+ * @DDUP_PEER_LINK_ABSENT: There is none.
+ * @DDUP_PEER_LINK_GREETING: There is one, and the two stores agree on what
+ *   they have.
+ * @DDUP_PEER_LINK_CONNECTED: Data may flow.
+ */
+enum ddup_peer_link {
+	DDUP_PEER_LINK_ABSENT,
+	DDUP_PEER_LINK_GREETING,
+	DDUP_PEER_LINK_CONNECTED,
+
+	/* private: */
+	__DDUP_PEER_LINK_MAX,
+	DDUP_PEER_LINK_MAX = (__DDUP_PEER_LINK_MAX - 1)
+};
+
+/**
+ * enum ddup_set_event - What happened to a replica set.
+ * @DDUP_SET_EVENT_CONFIG: A configuration is in force.
+ * @DDUP_SET_EVENT_PEER_UP: A session with a peer was established.
+ * @DDUP_SET_EVENT_PEER_LOST: A session with a peer ended.
+ * @DDUP_SET_EVENT_FLUSH_SUSPENDED: FLUSHes wait for a member that is away, or
+ *   for members.
+ * @DDUP_SET_EVENT_FLUSH_RESUMED: They go on.
+ * @DDUP_SET_EVENT_JOINABLE: The peer may be committed as in sync, by the
+ *   successor of the configuration in force.
+ * @DDUP_SET_EVENT_SUPERSEDED: Others have a newer configuration.
+ * @DDUP_SET_EVENT_REGRESSED: A peer in sync has lost what it had acknowledged.
+ * @DDUP_SET_EVENT_DIVERGED: This store's history is not part of the primary's,
+ *   and is kept until a person resolves it.
+ * @DDUP_SET_EVENT_SPLIT_BRAIN: The configurations of the peer and of this
+ *   store are unrelated.
+ * @DDUP_SET_EVENT_RECONCILED: The reign of this store begins to take requests.
+ * @DDUP_SET_EVENT_STORE_FAILED: The store failed, or has no space.
+ * @DDUP_SET_EVENT_DEMOTED: The store takes no requests any more: it was
+ *   demoted or fenced, or another one is primary.
+ */
+enum ddup_set_event {
+	DDUP_SET_EVENT_CONFIG,
+	DDUP_SET_EVENT_PEER_UP,
+	DDUP_SET_EVENT_PEER_LOST,
+	DDUP_SET_EVENT_FLUSH_SUSPENDED,
+	DDUP_SET_EVENT_FLUSH_RESUMED,
+	DDUP_SET_EVENT_JOINABLE,
+	DDUP_SET_EVENT_SUPERSEDED,
+	DDUP_SET_EVENT_REGRESSED,
+	DDUP_SET_EVENT_DIVERGED,
+	DDUP_SET_EVENT_SPLIT_BRAIN,
+	DDUP_SET_EVENT_RECONCILED,
+	DDUP_SET_EVENT_STORE_FAILED,
+	DDUP_SET_EVENT_DEMOTED,
+
+	/* private: */
+	__DDUP_SET_EVENT_MAX,
+	DDUP_SET_EVENT_MAX = (__DDUP_SET_EVENT_MAX - 1)
 };
 
 enum {
@@ -125,6 +222,62 @@ enum {
 };
 
 enum {
+	DDUP_A_POSITION_TERM = 1,
+	DDUP_A_POSITION_REIGN,
+	DDUP_A_POSITION_EPOCH,
+	DDUP_A_POSITION_CHAIN,
+
+	__DDUP_A_POSITION_MAX,
+	DDUP_A_POSITION_MAX = (__DDUP_A_POSITION_MAX - 1)
+};
+
+enum {
+	DDUP_A_PEER_STORE = 1,
+	DDUP_A_PEER_MEMBER_STATE,
+	DDUP_A_PEER_LINK,
+	DDUP_A_PEER_ACKED_EPOCH,
+	DDUP_A_PEER_JOINING,
+	DDUP_A_PEER_JOINABLE,
+	DDUP_A_PEER_SENT_BYTES,
+	DDUP_A_PEER_SENT_BLOCKS,
+	DDUP_A_PEER_RECEIVED_BYTES,
+	DDUP_A_PEER_RECEIVED_BLOCKS,
+
+	__DDUP_A_PEER_MAX,
+	DDUP_A_PEER_MAX = (__DDUP_A_PEER_MAX - 1)
+};
+
+enum {
+	DDUP_A_SET_INDEX = 1,
+	DDUP_A_SET_STORE_UUID,
+	DDUP_A_SET_SET_UUID,
+	DDUP_A_SET_ROLE,
+	DDUP_A_SET_CONFIG,
+	DDUP_A_SET_EXPECT_VERSION,
+	DDUP_A_SET_VERSION,
+	DDUP_A_SET_TERM,
+	DDUP_A_SET_PROMISE,
+	DDUP_A_SET_CONFIG_ID,
+	DDUP_A_SET_POSITION,
+	DDUP_A_SET_COMMITTED,
+	DDUP_A_SET_PEER,
+	DDUP_A_SET_PEER_STORE,
+	DDUP_A_SET_FD,
+	DDUP_A_SET_NONCE,
+	DDUP_A_SET_WAITING_FLUSHES,
+	DDUP_A_SET_WINDOW_ENTRIES,
+	DDUP_A_SET_APPLYING,
+	DDUP_A_SET_REFUSED_SESSIONS,
+	DDUP_A_SET_HISTORY_KEPT,
+	DDUP_A_SET_EVENT,
+	DDUP_A_SET_INSTANCE,
+	DDUP_A_SET_EVENT_SEQ,
+
+	__DDUP_A_SET_MAX,
+	DDUP_A_SET_MAX = (__DDUP_A_SET_MAX - 1)
+};
+
+enum {
 	DDUP_CMD_ATTACH = 1,
 	DDUP_CMD_DETACH,
 	DDUP_CMD_GET,
@@ -138,6 +291,16 @@ enum {
 	DDUP_CMD_RESIZED,
 	DDUP_CMD_REMOVE,
 	DDUP_CMD_REMOVED,
+	DDUP_CMD_SET_GET,
+	DDUP_CMD_SET_CONFIG,
+	DDUP_CMD_FENCE,
+	DDUP_CMD_JOIN,
+	DDUP_CMD_DEMOTE,
+	DDUP_CMD_FLUSH_FAIL,
+	DDUP_CMD_RESOLVE,
+	DDUP_CMD_PEER,
+	DDUP_CMD_PEER_DROP,
+	DDUP_CMD_SET_CHANGED,
 
 	__DDUP_CMD_MAX,
 	DDUP_CMD_MAX = (__DDUP_CMD_MAX - 1)

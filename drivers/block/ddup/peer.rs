@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Sessions with other members of a replica set: what two threads do with one socket.
+//!
+//! A [`Session`] exists for each connection that userspace handed over. It has a thread that receives
+//! and one that sends, so that neither ever waits for the other, nor for another session. Both call
+//! the [`Store`], which has the engine; a socket is only touched without its lock.
+//!
+//! The receiving thread names and checks the blocks of a frame before the engine hears of them, which
+//! holds that against what was meant to come. The engine bounds what it keeps by the credit that it
+//! grants; one frame at a time is in the hands of a thread.
+//!
+//! A session ends by [`Session::end`], which wakes both threads wherever they wait: when the peer
+//! closes, sends what no peer sends, takes nothing for [`SEND_TIMEOUT`], when the engine says so (which
+//! watches for silence), or when the store is detached. Each thread then leaves through
+//! [`Store::leave_session`], and the store joins those that have left.
+
+use crate::{
+    content::Fingerprinter,
+    engine::{
+        replication::{
+            types::Id,
+            wire::{self, HEADER_BYTES, META_BYTES_MAX},
+        },
+        Sending,
+    },
+    store::Store,
+};
+use kernel::{
+    new_condvar, new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc, CondVar, Mutex,
+    },
+};
+use kstage::{kthread::Kthread, mm::NoIo, socket::Socket};
+
+/// A session ends when its peer took nothing for so many seconds.
+const SEND_TIMEOUT: u32 = 6;
+
+/// Bytes of a block.
+const BLOCK_BYTES: usize = crate::content::BLOCK_SIZE as usize;
+
+/// What the sending thread looks at.
+struct Outbox {
+    /// A frame that somebody else's turn of the engine has brought.
+    frame: Option<Sending>,
+    /// The thread sleeps, or is about to: whoever has a turn of the engine looks for a frame.
+    waits: bool,
+    /// The session is over.
+    over: bool,
+}
+
+/// Bytes and blocks of one direction. One thread adds, others look.
+pub(crate) struct Traffic {
+    pub(crate) bytes: Atomic<u64>,
+    pub(crate) blocks: Atomic<u64>,
+}
+
+impl Traffic {
+    const fn new() -> Traffic {
+        Traffic {
+            bytes: Atomic::new(0),
+            blocks: Atomic::new(0),
+        }
+    }
+
+    fn add(&self, meta: usize, blocks: usize) {
+        let bytes = meta + blocks * BLOCK_BYTES;
+
+        self.bytes
+            .store(self.bytes.load(Relaxed) + bytes as u64, Relaxed);
+        self.blocks
+            .store(self.blocks.load(Relaxed) + blocks as u64, Relaxed);
+    }
+}
+
+/// A connection to another member of the set.
+#[pin_data]
+pub(crate) struct Session {
+    /// The other store.
+    pub(crate) peer: Id,
+    /// Tells it from others; both ends were given the same.
+    pub(crate) nonce: u64,
+    socket: Socket,
+    /// Below the engine's lock.
+    #[pin]
+    outbox: Mutex<Outbox>,
+    #[pin]
+    wake: CondVar,
+    /// It is to be ended by who may touch the socket.
+    closing: Atomic<i32>,
+    pub(crate) sent: Traffic,
+    pub(crate) received: Traffic,
+}
+
+/// What a thread of a session does until the session ends.
+type Body = fn(&Store, &Session);
+
+/// Both, with their names.
+const BODIES: [(&CStr, Body); 2] = [(c"ddup_receive", receive), (c"ddup_send", send)];
+
+/// The threads of a session, to be joined when they have left.
+pub(crate) type Threads = [Option<Kthread>; 2];
+
+impl Session {
+    /// A session over `socket` that does nothing yet. May sleep.
+    pub(crate) fn new(peer: Id, nonce: u64, socket: Socket) -> Result<Arc<Session>> {
+        socket.set_send_timeout(SEND_TIMEOUT);
+        Arc::pin_init(
+            pin_init!(Session {
+                peer,
+                nonce,
+                socket,
+                outbox <- new_mutex!(
+                    Outbox { frame: None, waits: false, over: false },
+                    "ddup::Session::outbox"
+                ),
+                wake <- new_condvar!("ddup::Session::wake"),
+                closing: Atomic::new(0),
+                sent: Traffic::new(),
+                received: Traffic::new(),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Starts both threads. If one can't be made the session is over; its part is left here. May
+    /// sleep.
+    pub(crate) fn start(session: &Arc<Session>, store: &Arc<Store>) -> (Threads, Result) {
+        let spawn = |name, body: Body| {
+            let (theirs, session) = (store.clone(), session.clone());
+
+            Kthread::spawn(name, move |_| {
+                let _noio = NoIo::enter();
+
+                body(&theirs, &session);
+                session.end();
+                theirs.leave_session(&session);
+            })
+        };
+        let mut threads = [None, None];
+        let mut result = Ok(());
+        for (thread, (name, body)) in threads.iter_mut().zip(BODIES) {
+            match spawn(name, body) {
+                Ok(spawned) => *thread = Some(spawned),
+                Err(error) => {
+                    result = Err(error);
+                    session.end();
+                    store.leave_session(session);
+                }
+            }
+        }
+        (threads, result)
+    }
+
+    /// Ends the session: both threads return from whatever they wait for. May sleep; not under the
+    /// engine's lock.
+    pub(crate) fn end(&self) {
+        self.closing.store(1, Relaxed);
+        {
+            let mut outbox = self.outbox.lock();
+
+            outbox.over = true;
+            outbox.waits = false;
+        }
+        self.wake.notify_all();
+        self.socket.shutdown();
+    }
+
+    /// Notes that the session is to end; somebody calls [`end`](Self::end). Any context.
+    pub(crate) fn close(&self) {
+        self.closing.store(1, Relaxed);
+    }
+
+    /// Whether it is to end, and [`end`](Self::end) was not called.
+    pub(crate) fn is_to_end(&self) -> bool {
+        self.is_closing() && !self.outbox.lock().over
+    }
+
+    /// Whether it has ended or is about to. Any context.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Relaxed) != 0
+    }
+
+    /// The sending thread has nothing to send: the next turn of the engine that has something for it
+    /// is to [`deliver`](Self::deliver) that. Under the engine's lock, so that none is missed.
+    pub(crate) fn wait(&self) {
+        let mut outbox = self.outbox.lock();
+
+        outbox.waits = !outbox.over;
+    }
+
+    /// Whether the sending thread waits for a frame.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.outbox.lock().waits
+    }
+
+    /// Gives a frame to the sending thread, which waits for one.
+    pub(crate) fn deliver(&self, frame: Sending) {
+        {
+            let mut outbox = self.outbox.lock();
+
+            outbox.frame = Some(frame);
+            outbox.waits = false;
+        }
+        self.wake.notify_one();
+    }
+
+    /// Waits for what others deliver; `None` if the session is over.
+    fn delivered(&self) -> Option<Sending> {
+        let mut outbox = self.outbox.lock();
+
+        loop {
+            if outbox.over {
+                return None;
+            }
+            if let Some(frame) = outbox.frame.take() {
+                return Some(frame);
+            }
+            // Nobody signals a kernel thread; the state keeps it out of the load average.
+            let _ = self.wake.wait_interruptible(&mut outbox);
+        }
+    }
+}
+
+/// The sending thread's work.
+fn send(store: &Store, session: &Session) {
+    loop {
+        let frame = match store.next_frame(session) {
+            Ok(Some(frame)) => Some(frame),
+            Ok(None) => session.delivered(),
+            Err(_) => None,
+        };
+        let sent = frame
+            .ok_or(EPIPE)
+            .and_then(|f| send_frame(store, session, &f));
+
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+/// Sends a frame and its blocks, which are verified before.
+fn send_frame(store: &Store, session: &Session, frame: &Sending) -> Result {
+    let blocks = store.read_blocks(&frame.blocks)?;
+    let socket = &session.socket;
+    let count = blocks.len();
+
+    socket.send_all(&frame.meta, count > 0)?;
+    for (at, block) in blocks.iter().enumerate() {
+        socket.send_all(&block[..], at + 1 < count)?;
+    }
+    session.sent.add(frame.meta.len(), count);
+    Ok(())
+}
+
+/// The receiving thread's work.
+fn receive(store: &Store, session: &Session) {
+    let Ok(mut meta) = KVec::with_capacity(META_BYTES_MAX, GFP_KERNEL) else {
+        return;
+    };
+    let Some(params) = store.fingerprint() else {
+        return;
+    };
+    let fingerprinter = Fingerprinter::new(params);
+
+    while receive_frame(store, session, &fingerprinter, &mut meta).is_ok() {}
+}
+
+/// Receives a frame, names and checks its blocks, and gives all that to the engine. An error ends the session.
+fn receive_frame(
+    store: &Store,
+    session: &Session,
+    fingerprinter: &Fingerprinter,
+    meta: &mut KVec<u8>,
+) -> Result {
+    let socket = &session.socket;
+
+    meta.resize(HEADER_BYTES, 0, GFP_KERNEL)?;
+    socket.recv_exact(meta)?;
+    let Ok((length, data)) = wire::lengths(meta) else {
+        // No frame at all: the engine refuses it, and counts that.
+        store.take_frame(session, meta, KVec::new(), &[])?;
+        return Err(EPROTO);
+    };
+
+    meta.resize(length, 0, GFP_KERNEL)?;
+    socket.recv_exact(meta.get_mut(HEADER_BYTES..).unwrap_or(&mut []))?;
+
+    let count = data / BLOCK_BYTES;
+    let mut blocks = KVec::with_capacity(count, GFP_KERNEL)?;
+    for _ in 0..count {
+        let mut page = store.receive_page()?;
+
+        socket.recv_exact(&mut page[..])?;
+        blocks.push(page, GFP_KERNEL)?;
+    }
+    session.received.add(length, count);
+    let mut contents = KVec::with_capacity(count, GFP_KERNEL)?;
+    for block in blocks.iter() {
+        contents.push(fingerprinter.describe(block), GFP_KERNEL)?;
+    }
+    store.take_frame(session, meta, blocks, &contents)
+}

@@ -1,0 +1,648 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Replica sets: the operations from `set-get` on.
+
+use super::{cmd, error, format_uuid, refused_with, Driver, VERSION};
+use crate::{
+    error::{Error, Exit, Result},
+    netlink::{Attribute, Attributes, Failure, Message, Request},
+};
+use ddup_engine::engine::replication::{
+    codec::Reader,
+    config::{Config, MemberState},
+    types::{Id, Position},
+};
+use serde::{Serialize, Serializer};
+use std::{
+    os::fd::{AsRawFd, BorrowedFd},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Time that a change waits for another one to end.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(50);
+
+numbers! {
+    /// `DDUP_A_POSITION_*`.
+    position: u16 {
+        TERM = 1,
+        REIGN = 2,
+        EPOCH = 3,
+        CHAIN = 4,
+    }
+}
+
+numbers! {
+    /// `DDUP_A_PEER_*`.
+    peer: u16 {
+        STORE = 1,
+        MEMBER_STATE = 2,
+        LINK = 3,
+        ACKED_EPOCH = 4,
+        JOINING = 5,
+        JOINABLE = 6,
+        SENT_BYTES = 7,
+        SENT_BLOCKS = 8,
+        RECEIVED_BYTES = 9,
+        RECEIVED_BLOCKS = 10,
+    }
+}
+
+numbers! {
+    /// `DDUP_A_SET_*`.
+    set: u16 {
+        INDEX = 1,
+        STORE_UUID = 2,
+        SET_UUID = 3,
+        ROLE = 4,
+        CONFIG = 5,
+        EXPECT_VERSION = 6,
+        VERSION = 7,
+        TERM = 8,
+        PROMISE = 9,
+        CONFIG_ID = 10,
+        POSITION = 11,
+        COMMITTED = 12,
+        PEER = 13,
+        PEER_STORE = 14,
+        FD = 15,
+        NONCE = 16,
+        WAITING_FLUSHES = 17,
+        WINDOW_ENTRIES = 18,
+        APPLYING = 19,
+        REFUSED_SESSIONS = 20,
+        HISTORY_KEPT = 21,
+        EVENT = 22,
+        INSTANCE = 23,
+        EVENT_SEQ = 24,
+    }
+}
+
+/// The attributes' names, for messages about them.
+pub(super) const ATTRIBUTES: [&str; 24] = [
+    "index",
+    "store-uuid",
+    "set-uuid",
+    "role",
+    "config",
+    "expect-version",
+    "version",
+    "term",
+    "promise",
+    "config-id",
+    "position",
+    "committed",
+    "peer",
+    "peer-store",
+    "fd",
+    "nonce",
+    "waiting-flushes",
+    "window-entries",
+    "applying",
+    "refused-sessions",
+    "history-kept",
+    "event",
+    "instance",
+    "event-seq",
+];
+
+/// Bytes of the longest configuration.
+pub const CONFIG_MAX: usize = 2016;
+
+macro_rules! named {
+    ($(#[$doc:meta])* $kind:ident { $($(#[$of:meta])* $variant:ident = $number:literal $name:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum $kind {
+            $($(#[$of])* $variant,)*
+            /// One that this tool does not know.
+            Unknown,
+        }
+
+        impl $kind {
+            /// Those that there are.
+            pub const ALL: &[$kind] = &[$($kind::$variant,)*];
+
+            pub(super) fn from_number(number: u32) -> Self {
+                match number {
+                    $($number => $kind::$variant,)*
+                    _ => $kind::Unknown,
+                }
+            }
+
+            /// Its name in the spec.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $($kind::$variant => $name,)*
+                    $kind::Unknown => "unknown",
+                }
+            }
+        }
+    };
+}
+
+named! {
+    /// What a store is in its set.
+    Role {
+        /// It follows a primary, or waits for one.
+        Replica = 0 "replica",
+        /// It is primary, and waits for the members in sync.
+        Reconciling = 1 "reconciling",
+        /// It is primary and takes requests.
+        Primary = 2 "primary",
+    }
+}
+
+named! {
+    /// How far the connection to a peer is.
+    Link {
+        /// There is none.
+        Absent = 0 "absent",
+        /// The two stores agree on what they have.
+        Greeting = 1 "greeting",
+        /// Data may flow.
+        Connected = 2 "connected",
+    }
+}
+
+named! {
+    /// What happened to a set.
+    SetEventKind {
+        /// A configuration is in force.
+        Config = 0 "config",
+        /// A session with a peer was established.
+        PeerUp = 1 "peer-up",
+        /// A session with a peer ended.
+        PeerLost = 2 "peer-lost",
+        /// FLUSHes wait.
+        FlushSuspended = 3 "flush-suspended",
+        /// They go on.
+        FlushResumed = 4 "flush-resumed",
+        /// The peer may be committed as in sync.
+        Joinable = 5 "joinable",
+        /// Others have a newer configuration.
+        Superseded = 6 "superseded",
+        /// A peer in sync has lost what it acknowledged.
+        Regressed = 7 "regressed",
+        /// The own history is kept until a person resolves it.
+        Diverged = 8 "diverged",
+        /// The configurations of the two stores are unrelated.
+        SplitBrain = 9 "split-brain",
+        /// The reign begins to take requests.
+        Reconciled = 10 "reconciled",
+        /// The store failed, or has no space.
+        StoreFailed = 11 "store-failed",
+        /// The store takes no requests any more.
+        Demoted = 12 "demoted",
+    }
+}
+
+/// The name of a member's state in the spec.
+pub fn member_state_name(state: MemberState) -> &'static str {
+    match state {
+        MemberState::InSync => "in-sync",
+        MemberState::Async => "async",
+        MemberState::Out => "out",
+    }
+}
+
+fn member_state(number: u32) -> Option<MemberState> {
+    [MemberState::InSync, MemberState::Async, MemberState::Out]
+        .into_iter()
+        .find(|state| *state as u32 == number)
+}
+
+fn as_uuid<S: Serializer>(id: &Id, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&format_uuid(id))
+}
+
+fn as_state_name<S: Serializer>(
+    state: &Option<MemberState>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match state {
+        Some(state) => serializer.serialize_str(member_state_name(*state)),
+        None => serializer.serialize_none(),
+    }
+}
+
+fn as_position<S: Serializer>(
+    position: &Option<Position>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    position.as_ref().map(Place::from).serialize(serializer)
+}
+
+/// A position, as it is printed.
+#[derive(Serialize)]
+pub struct Place {
+    term: u64,
+    #[serde(serialize_with = "as_uuid")]
+    reign: Id,
+    epoch: u64,
+    chain: String,
+}
+
+impl Place {
+    /// The primary's term.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// The epoch.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+}
+
+impl From<&Position> for Place {
+    fn from(position: &Position) -> Self {
+        Self {
+            term: position.term,
+            reign: position.reign,
+            epoch: position.epoch,
+            chain: format!("{:016x}", position.chain),
+        }
+    }
+}
+
+/// What a store knows of another member.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PeerState {
+    /// The other store.
+    #[serde(serialize_with = "as_uuid")]
+    pub store: Id,
+    /// What it is in the configuration in force.
+    #[serde(serialize_with = "as_state_name")]
+    pub state: Option<MemberState>,
+    /// How far the connection is.
+    pub link: Link,
+    /// The last epoch that it acknowledged in this session.
+    pub acked_epoch: Option<u64>,
+    /// FLUSHes wait for it, though it is not in sync yet.
+    pub joining: bool,
+    /// It may be committed as in sync, with this position as its floor.
+    #[serde(serialize_with = "as_position")]
+    pub joinable: Option<Position>,
+    /// Bytes sent to it since it was connected.
+    pub sent_bytes: Option<u64>,
+    /// Blocks of data among them.
+    pub sent_blocks: Option<u64>,
+    /// Bytes that came from it.
+    pub received_bytes: Option<u64>,
+    /// Blocks of data among them.
+    pub received_blocks: Option<u64>,
+}
+
+impl Default for PeerState {
+    fn default() -> Self {
+        Self {
+            store: [0; 16],
+            state: None,
+            link: Link::Absent,
+            acked_epoch: None,
+            joining: false,
+            joinable: None,
+            sent_bytes: None,
+            sent_blocks: None,
+            received_bytes: None,
+            received_blocks: None,
+        }
+    }
+}
+
+impl PeerState {
+    fn read(attributes: Attributes<'_>) -> Self {
+        let mut state = Self::default();
+        for attribute in attributes {
+            match attribute.kind {
+                peer::STORE => state.store = id(&attribute).unwrap_or_default(),
+                peer::MEMBER_STATE => state.state = attribute.u32().and_then(member_state),
+                peer::LINK => {
+                    state.link = attribute.u32().map_or(Link::Unknown, Link::from_number);
+                }
+                peer::ACKED_EPOCH => state.acked_epoch = attribute.number(),
+                peer::JOINING => state.joining = true,
+                peer::JOINABLE => state.joinable = Some(read_position(attribute.nested())),
+                peer::SENT_BYTES => state.sent_bytes = attribute.number(),
+                peer::SENT_BLOCKS => state.sent_blocks = attribute.number(),
+                peer::RECEIVED_BYTES => state.received_bytes = attribute.number(),
+                peer::RECEIVED_BLOCKS => state.received_blocks = attribute.number(),
+                _ => {}
+            }
+        }
+        state
+    }
+}
+
+/// A store's part in its set, or what happened to it.
+#[derive(Debug, Default)]
+pub struct SetState {
+    /// The lowest N of the store's devices.
+    pub index: u32,
+    /// The store.
+    pub store: Id,
+    /// The set.
+    pub set: Id,
+    /// What the store is in it.
+    pub role: Option<Role>,
+    /// The configuration in force.
+    pub config: Option<Config>,
+    /// Its version.
+    pub version: Option<u64>,
+    /// Lower terms are refused.
+    pub promise: Option<u64>,
+    /// The end of the durable history.
+    pub position: Option<Position>,
+    /// The newest position that all members in sync have.
+    pub committed: Option<Position>,
+    /// The other members.
+    pub peers: Vec<PeerState>,
+    /// FLUSHes that wait for members.
+    pub waiting_flushes: Option<u64>,
+    /// Changes in memory for peers.
+    pub window_entries: Option<u64>,
+    /// Epochs that came and are not durable yet.
+    pub applying: Option<u64>,
+    /// Sessions that were ended for what came in them.
+    pub refused_sessions: Option<u64>,
+    /// The history is kept until a person resolves it.
+    pub history_kept: bool,
+    /// In events: what happened.
+    pub event: Option<SetEventKind>,
+    /// In events: the peer that it is about.
+    pub peer: Option<Id>,
+    /// Which load of the module.
+    pub instance: Option<u32>,
+    /// Number of the event.
+    pub event_seq: Option<u64>,
+}
+
+impl SetState {
+    pub(super) fn read(attributes: Attributes<'_>) -> Self {
+        let mut state = Self::default();
+        for attribute in attributes {
+            match attribute.kind {
+                set::INDEX => state.index = attribute.u32().unwrap_or_default(),
+                set::STORE_UUID => state.store = id(&attribute).unwrap_or_default(),
+                set::SET_UUID => state.set = id(&attribute).unwrap_or_default(),
+                set::ROLE => state.role = attribute.u32().map(Role::from_number),
+                set::CONFIG => state.config = read_config(attribute.value),
+                set::VERSION => state.version = attribute.number(),
+                set::PROMISE => state.promise = attribute.number(),
+                set::POSITION => state.position = Some(read_position(attribute.nested())),
+                set::COMMITTED => state.committed = Some(read_position(attribute.nested())),
+                set::PEER => state.peers.push(PeerState::read(attribute.nested())),
+                set::WAITING_FLUSHES => state.waiting_flushes = attribute.number(),
+                set::WINDOW_ENTRIES => state.window_entries = attribute.number(),
+                set::APPLYING => state.applying = attribute.number(),
+                set::REFUSED_SESSIONS => state.refused_sessions = attribute.number(),
+                set::HISTORY_KEPT => state.history_kept = true,
+                set::EVENT => state.event = attribute.u32().map(SetEventKind::from_number),
+                set::PEER_STORE => state.peer = id(&attribute),
+                set::INSTANCE => state.instance = attribute.u32(),
+                set::EVENT_SEQ => state.event_seq = attribute.number(),
+                _ => {}
+            }
+        }
+        state
+    }
+
+    /// What is known of a peer.
+    pub fn peer_state(&self, store: &Id) -> Option<&PeerState> {
+        self.peers.iter().find(|peer| peer.store == *store)
+    }
+
+    /// Whether it is primary, reconciled or not.
+    pub fn rules(&self) -> bool {
+        matches!(self.role, Some(Role::Primary | Role::Reconciling))
+    }
+}
+
+fn id(attribute: &Attribute<'_>) -> Option<Id> {
+    attribute.value.try_into().ok()
+}
+
+fn read_position(attributes: Attributes<'_>) -> Position {
+    let mut read = Position::ZERO;
+    for attribute in attributes {
+        match attribute.kind {
+            position::TERM => read.term = attribute.number().unwrap_or_default(),
+            position::REIGN => read.reign = id(&attribute).unwrap_or_default(),
+            position::EPOCH => read.epoch = attribute.number().unwrap_or_default(),
+            position::CHAIN => read.chain = attribute.number().unwrap_or_default(),
+            _ => {}
+        }
+    }
+    read
+}
+
+fn read_config(bytes: &[u8]) -> Option<Config> {
+    Config::read(&mut Reader::new(bytes)).ok()?
+}
+
+/// What answers FENCE: what the store has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fenced {
+    /// The configuration in force.
+    pub config: Id,
+    /// The end of its history.
+    pub position: Position,
+}
+
+impl Driver {
+    fn set_request(&self, command: u8, index: u32) -> Request {
+        self.request(command).u32(set::INDEX, index)
+    }
+
+    fn set_call(&mut self, request: Request) -> Result<Vec<Message>> {
+        self.channel.call(request).map_err(set_error)
+    }
+
+    /// The same, of a change: only one goes on at a time, and none takes long.
+    fn set_change(&mut self, request: impl Fn(&Self) -> Request) -> Result<Vec<Message>> {
+        let since = Instant::now();
+        loop {
+            match self.channel.call(request(self)) {
+                Err(Failure::Refused(refusal))
+                    if refusal.errno == libc::EBUSY && since.elapsed() < PATIENCE =>
+                {
+                    thread::sleep(PAUSE);
+                }
+                answer => return answer.map_err(set_error),
+            }
+        }
+    }
+
+    /// Describes the part of each attached store that is in a set.
+    pub fn sets(&mut self) -> Result<Vec<SetState>> {
+        let (family, command) = (self.family, cmd::SET_GET);
+        let answer = self
+            .channel
+            .dump(|| Request::new(family, command, VERSION))
+            .map_err(set_error)?;
+        Ok(answer
+            .iter()
+            .map(|message| SetState::read(message.attributes()))
+            .collect())
+    }
+
+    /// Describes one store's part. `None` if it is in no set.
+    pub fn set(&mut self, index: u32) -> Result<Option<SetState>> {
+        let request = self.set_request(cmd::SET_GET, index);
+        match self.channel.call(request) {
+            Ok(answer) => answer
+                .first()
+                .map(|message| Some(SetState::read(message.attributes())))
+                .ok_or_else(|| error(Failure::Malformed("no description of the set"))),
+            Err(Failure::Refused(refusal)) if refusal.errno == libc::ENOENT => Ok(None),
+            Err(failure) => Err(set_error(failure)),
+        }
+    }
+
+    /// Puts the next configuration in force, by a compare-and-set on the version.
+    pub fn set_config(&mut self, index: u32, expect: u64, config: &Config) -> Result {
+        let bytes = config
+            .bytes()
+            .map_err(|_| Error::new(Exit::Failed, "out of memory"))?;
+        self.set_change(|driver| {
+            driver
+                .set_request(cmd::SET_CONFIG, index)
+                .uint(set::EXPECT_VERSION, expect)
+                .binary(set::CONFIG, &bytes)
+        })
+        .map(drop)
+    }
+
+    /// Lets the store refuse terms below `term`.
+    pub fn fence(&mut self, index: u32, term: u64) -> Result<Fenced> {
+        let answer = self.set_change(|driver| {
+            let request = driver.set_request(cmd::FENCE, index);
+            request.uint(set::TERM, term)
+        })?;
+        let (mut config, mut position) = (None, None);
+        for attribute in answer.iter().flat_map(Message::attributes) {
+            match attribute.kind {
+                set::CONFIG_ID => config = id(&attribute),
+                set::POSITION => position = Some(read_position(attribute.nested())),
+                _ => {}
+            }
+        }
+        match (config, position) {
+            (Some(config), Some(position)) => Ok(Fenced { config, position }),
+            _ => Err(error(Failure::Malformed(
+                "no configuration and position of the fenced store",
+            ))),
+        }
+    }
+
+    /// Lets FLUSHes wait for a peer that is not in sync yet.
+    pub fn join(&mut self, index: u32, peer: &Id) -> Result {
+        let request = self.set_request(cmd::JOIN, index);
+        self.set_call(request.binary(set::PEER_STORE, peer))
+            .map(drop)
+    }
+
+    /// Hands everything over and ends the reign; waits for the members in sync.
+    pub fn demote(&mut self, index: u32) -> Result<Position> {
+        // The driver waits for some seconds at a time. Who looks at a device that was just closed, as
+        // udev does, has it open for a moment.
+        let answer = loop {
+            let request = |driver: &Self| driver.set_request(cmd::DEMOTE, index);
+            match self.channel.call(request(self)) {
+                Err(Failure::Refused(refusal)) if refusal.errno == libc::EINPROGRESS => {}
+                Err(Failure::Refused(refusal)) if refusal.errno == libc::EBUSY => {
+                    break self.set_change(request)?;
+                }
+                answer => break answer.map_err(set_error)?,
+            }
+        };
+        answer
+            .iter()
+            .flat_map(Message::attributes)
+            .find(|attribute| attribute.kind == set::POSITION)
+            .map(|attribute| read_position(attribute.nested()))
+            .ok_or_else(|| error(Failure::Malformed("no position of the demoted store")))
+    }
+
+    /// Lets FLUSHes that wait for members fail.
+    pub fn flush_fail(&mut self, index: u32) -> Result {
+        self.set_call(self.set_request(cmd::FLUSH_FAIL, index))
+            .map(drop)
+    }
+
+    /// Gives up what the store has and its primary has not.
+    pub fn resolve(&mut self, index: u32) -> Result {
+        self.set_change(|driver| driver.set_request(cmd::RESOLVE, index))
+            .map(drop)
+    }
+
+    /// Gives the kernel a connection to a peer.
+    pub fn peer(&mut self, index: u32, peer: &Id, socket: BorrowedFd<'_>, nonce: u64) -> Result {
+        let socket = u32::try_from(socket.as_raw_fd())
+            .map_err(|_| Error::new(Exit::Failed, "no socket to hand over"))?;
+        let request = self
+            .set_request(cmd::PEER, index)
+            .binary(set::PEER_STORE, peer)
+            .u32(set::FD, socket)
+            .uint(set::NONCE, nonce);
+        self.set_call(request).map(drop)
+    }
+
+    /// Ends the connection to a peer. False if there is none.
+    pub fn peer_drop(&mut self, index: u32, peer: &Id) -> Result<bool> {
+        let request = self.set_request(cmd::PEER_DROP, index);
+        match self.channel.call(request.binary(set::PEER_STORE, peer)) {
+            Ok(_) => Ok(true),
+            Err(Failure::Refused(refusal)) if refusal.errno == libc::ENOTCONN => Ok(false),
+            Err(failure) => Err(set_error(failure)),
+        }
+    }
+}
+
+fn set_error(failure: Failure) -> Error {
+    match failure {
+        Failure::Refused(refusal) => refused_with(&refusal, &ATTRIBUTES),
+        other => error(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{members, same, HEADER};
+    use super::*;
+
+    #[test]
+    fn numbers_of_sets_are_those_of_the_uapi_header() {
+        same(position::ALL, "DDUP_A_POSITION_");
+        same(peer::ALL, "DDUP_A_PEER_");
+        same(set::ALL, "DDUP_A_SET_");
+        let named = |prefix: &str, name: &dyn Fn(u32) -> &'static str| {
+            let members = members(prefix);
+            assert!(!members.is_empty(), "{prefix}");
+            for (spelled, value) in &members {
+                let ours = name(*value as u32).to_uppercase().replace('-', "_");
+                assert_eq!(ours, *spelled, "{prefix}");
+            }
+            members.len()
+        };
+        let roles = named("DDUP_ROLE_", &|n| Role::from_number(n).name());
+        assert_eq!(roles, Role::ALL.len());
+        let links = named("DDUP_PEER_LINK_", &|n| Link::from_number(n).name());
+        assert_eq!(links, Link::ALL.len());
+        let events = named("DDUP_SET_EVENT_", &|n| SetEventKind::from_number(n).name());
+        assert_eq!(events, SetEventKind::ALL.len());
+        let states = named("DDUP_MEMBER_STATE_", &|n| {
+            member_state(n).map_or("unknown", member_state_name)
+        });
+        assert_eq!(states, 3);
+        assert!(HEADER.contains(&format!("DDUP_CONFIG_MAX\t{CONFIG_MAX}\n")));
+        for (name, value) in set::ALL {
+            let spoken = ATTRIBUTES[*value as usize - 1];
+            assert_eq!(spoken.to_uppercase().replace('-', "_"), *name);
+        }
+        assert_eq!(set::ALL.len(), ATTRIBUTES.len());
+    }
+}

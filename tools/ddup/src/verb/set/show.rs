@@ -1,0 +1,349 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `ddup set show`, and what `ddup status` says of replica sets.
+
+use crate::{
+    cli::SetShowArgs,
+    error::{Error, Exit, Result},
+    family::{
+        format_uuid,
+        set::{member_state_name, Link, Place, Role, SetState},
+        Device, Driver,
+    },
+    size, target,
+    verb::print_json,
+};
+use ddup_engine::engine::replication::types::Id;
+use serde::Serialize;
+use std::fmt::Write;
+
+#[derive(Serialize)]
+struct Shown {
+    sets: Vec<View>,
+}
+
+/// A store's part in its set, for people and machines.
+#[derive(Serialize)]
+pub struct View {
+    /// A device of the store.
+    pub device: String,
+    /// The store.
+    pub store_uuid: String,
+    /// The set.
+    pub set_uuid: String,
+    /// What the store is in it.
+    pub role: Option<Role>,
+    /// Of the configuration in force.
+    pub version: Option<u64>,
+    /// The primary's.
+    pub term: Option<u64>,
+    /// Lower ones are refused.
+    pub promise: Option<u64>,
+    /// The primary by the configuration.
+    pub primary: Option<String>,
+    /// FLUSHes wait while fewer are in sync.
+    pub min_insync: Option<u16>,
+    /// The end of the history.
+    pub position: Option<Place>,
+    /// What all in sync have.
+    pub committed: Option<Place>,
+    /// FLUSHes that wait for members.
+    pub waiting_flushes: Option<u64>,
+    /// Changes in memory for peers.
+    pub window_entries: Option<u64>,
+    /// Epochs that came and are not durable yet.
+    pub applying: Option<u64>,
+    /// Sessions that were ended for what came in them.
+    pub refused_sessions: Option<u64>,
+    /// The history is kept until a person resolves it.
+    pub history_kept: bool,
+    /// All members.
+    pub members: Vec<MemberView>,
+}
+
+/// A member; what is of a connection is absent for the store itself.
+#[derive(Serialize)]
+pub struct MemberView {
+    /// Its store.
+    pub store_uuid: String,
+    /// What it is in the configuration.
+    pub state: &'static str,
+    /// It is this store.
+    pub own: bool,
+    /// It is the primary by the configuration.
+    pub primary: bool,
+    /// How far the connection is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link: Option<Link>,
+    /// The last epoch that it acknowledged in this session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acked_epoch: Option<u64>,
+    /// Epochs that are durable here and that it has not acknowledged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_epochs: Option<u64>,
+    /// FLUSHes wait for it, though it is not in sync yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub joining: Option<bool>,
+    /// It may be committed as in sync.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub joinable: Option<bool>,
+    /// Bytes sent to it since it was connected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent_bytes: Option<u64>,
+    /// Blocks of data among them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent_blocks: Option<u64>,
+    /// Bytes that came from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub received_bytes: Option<u64>,
+    /// Blocks of data among them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub received_blocks: Option<u64>,
+}
+
+impl From<&SetState> for View {
+    fn from(state: &SetState) -> Self {
+        let config = state.config.as_ref();
+        let members = config.iter().flat_map(|config| &config.members);
+        Self {
+            device: format!("/dev/ddup{}", state.index),
+            store_uuid: format_uuid(&state.store),
+            set_uuid: format_uuid(&state.set),
+            role: state.role,
+            version: config.map(|config| config.version).or(state.version),
+            term: config.map(|config| config.term),
+            promise: state.promise,
+            primary: config.map(|config| format_uuid(&config.primary)),
+            min_insync: config.map(|config| config.min_insync),
+            position: state.position.as_ref().map(Place::from),
+            committed: state.committed.as_ref().map(Place::from),
+            waiting_flushes: state.waiting_flushes,
+            window_entries: state.window_entries,
+            applying: state.applying,
+            refused_sessions: state.refused_sessions,
+            history_kept: state.history_kept,
+            members: members
+                .map(|member| {
+                    let peer = state.peer_state(&member.store);
+                    MemberView {
+                        store_uuid: format_uuid(&member.store),
+                        state: member_state_name(member.state),
+                        own: member.store == state.store,
+                        primary: config.is_some_and(|config| config.primary == member.store),
+                        link: peer.map(|peer| peer.link),
+                        acked_epoch: peer.and_then(|peer| peer.acked_epoch),
+                        lag_epochs: lag(state, &member.store),
+                        joining: peer.map(|peer| peer.joining),
+                        joinable: peer.map(|peer| peer.joinable.is_some()),
+                        sent_bytes: peer.and_then(|peer| peer.sent_bytes),
+                        sent_blocks: peer.and_then(|peer| peer.sent_blocks),
+                        received_bytes: peer.and_then(|peer| peer.received_bytes),
+                        received_blocks: peer.and_then(|peer| peer.received_blocks),
+                    }
+                })
+                .collect(),
+        }
+    }
+}
+
+/// How far a connected peer is behind a primary, in epochs.
+pub fn lag(state: &SetState, store: &Id) -> Option<u64> {
+    let peer = state.peer_state(store)?;
+    let acked = peer
+        .acked_epoch
+        .filter(|_| state.rules() && peer.link == Link::Connected)?;
+    Some(state.position?.epoch.saturating_sub(acked))
+}
+
+/// The sets of the stores that `devices` are of.
+pub fn views(driver: &mut Driver, devices: &[Device]) -> Result<Vec<View>> {
+    let sets = driver.sets()?;
+    let of_these = |state: &&SetState| {
+        let store = format_uuid(&state.store);
+        devices
+            .iter()
+            .any(|device| device.store_uuid.as_deref() == Some(&store))
+    };
+    Ok(sets.iter().filter(of_these).map(View::from).collect())
+}
+
+/// Shows replica sets.
+pub fn run(args: &SetShowArgs) -> Result {
+    let sets = show(args).map_err(|error| error.context("cannot show replica sets"))?;
+    if args.json {
+        return print_json(&Shown { sets });
+    }
+    if sets.is_empty() {
+        println!("No attached store is in a replica set.");
+    }
+    let texts: Vec<_> = sets.iter().map(describe).collect();
+    print!("{}", texts.join("\n"));
+    Ok(())
+}
+
+fn show(args: &SetShowArgs) -> Result<Vec<View>> {
+    let mut driver = Driver::connect()?;
+    let devices = target::choose(driver.devices()?, &args.devices)?;
+    let sets = views(&mut driver, &devices)?;
+    if let ([only], true) = (&devices[..], sets.is_empty() && !args.devices.is_empty()) {
+        return Err(Error::new(
+            Exit::NotFound,
+            format!(
+                "the store of {} is in no replica set",
+                only.node().display()
+            ),
+        ));
+    }
+    Ok(sets)
+}
+
+/// A set as lines for a person.
+pub fn describe(view: &View) -> String {
+    let role = view.role.map_or("unknown", Role::name);
+    let mut text = format!(
+        "{} is {role} in replica set {}\n",
+        view.device, view.set_uuid
+    );
+    for (label, value) in lines(view) {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "  {label:<9} {value}");
+    }
+    for member in &view.members {
+        let _ = writeln!(text, "  {:<9} {}", "member", describe_member(member));
+    }
+    text
+}
+
+fn lines(view: &View) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    let number = |value: Option<u64>| value.map_or("?".to_owned(), |value| value.to_string());
+    let mut config = format!(
+        "version {}, term {}",
+        number(view.version),
+        number(view.term)
+    );
+    if view.promise > view.term {
+        let _ = write!(config, ", fenced below term {}", number(view.promise));
+    }
+    if let Some(least) = view.min_insync.filter(|least| *least > 1) {
+        let _ = write!(config, ", {least} in sync at least");
+    }
+    lines.push(("config", config));
+    if let Some(position) = &view.position {
+        let mut history = format!("epoch {} of term {}", position.epoch(), position.term());
+        if let Some(committed) = view
+            .committed
+            .as_ref()
+            .filter(|_| matches!(view.role, Some(Role::Primary | Role::Reconciling)))
+        {
+            let _ = write!(history, ", all in sync have {}", committed.epoch());
+        }
+        if view.history_kept {
+            history.push_str(", kept until `ddup peer resolve`");
+        }
+        lines.push(("history", history));
+    }
+    let waiting = [
+        (view.waiting_flushes, "FLUSHes wait for members"),
+        (view.window_entries, "changes in memory for peers"),
+        (view.applying, "epochs being applied"),
+        (view.refused_sessions, "sessions refused"),
+    ]
+    .iter()
+    .filter_map(|(value, words)| {
+        let value = value.filter(|value| *value > 0)?;
+        Some(format!("{value} {words}"))
+    })
+    .collect::<Vec<_>>();
+    if !waiting.is_empty() {
+        lines.push(("work", waiting.join(", ")));
+    }
+    lines
+}
+
+fn describe_member(member: &MemberView) -> String {
+    let mut phrases = vec![format!("{} {}", member.store_uuid, member.state)];
+    if member.primary {
+        phrases.push("primary".to_owned());
+    }
+    if member.own {
+        phrases.push("this store".to_owned());
+    }
+    if let Some(link) = member.link {
+        phrases.push(link.name().to_owned());
+    }
+    if member.joining == Some(true) {
+        phrases.push("joining".to_owned());
+    }
+    if let Some(lag) = member.lag_epochs {
+        phrases.push(format!("{lag} epochs behind"));
+    }
+    for (bytes, blocks, word) in [
+        (member.sent_bytes, member.sent_blocks, "sent"),
+        (member.received_bytes, member.received_blocks, "received"),
+    ] {
+        if let Some(bytes) = bytes.filter(|bytes| *bytes > 0) {
+            let data = blocks.map_or(String::new(), |blocks| format!(" with {blocks} blocks"));
+            phrases.push(format!("{} {word}{data}", size::human(bytes)));
+        }
+    }
+    phrases.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{family::set::PeerState, replica::change};
+    use ddup_engine::engine::replication::types::Position;
+
+    #[test]
+    fn a_set_reads_as_a_person_would_write_it() {
+        let config = change::first([5; 16], [1; 16], [[2; 16], [3; 16]]).unwrap();
+        let mut state = SetState {
+            index: 4,
+            store: [1; 16],
+            set: [5; 16],
+            role: Some(Role::Primary),
+            promise: Some(1),
+            waiting_flushes: Some(2),
+            position: Some(Position {
+                term: 1,
+                reign: [3; 16],
+                epoch: 9,
+                chain: 1,
+            }),
+            committed: Some(Position {
+                epoch: 8,
+                ..Position::ZERO
+            }),
+            config: Some(config),
+            ..SetState::default()
+        };
+        let next = change::add(
+            &change::Base::new(&state, [[6; 16], [7; 16]]).unwrap(),
+            &[0x0b; 16],
+        );
+        state.config = Some(next.unwrap());
+        state.peers = vec![PeerState {
+            store: [0x0b; 16],
+            link: Link::Connected,
+            acked_epoch: Some(7),
+            sent_bytes: Some(1 << 20),
+            sent_blocks: Some(200),
+            received_bytes: Some(0),
+            ..PeerState::default()
+        }];
+        assert_eq!(
+            describe(&View::from(&state)),
+            "\
+/dev/ddup4 is primary in replica set 05050505-0505-0505-0505-050505050505
+  config    version 2, term 1
+  history   epoch 9 of term 1, all in sync have 8
+  work      2 FLUSHes wait for members
+  member    01010101-0101-0101-0101-010101010101 in-sync, primary, this store
+  member    0b0b0b0b-0b0b-0b0b-0b0b-0b0b0b0b0b0b async, connected, 2 epochs behind, \
+1.00M sent with 200 blocks
+"
+        );
+    }
+}

@@ -1,0 +1,478 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0
+#
+# Member stores of one replica set in one kernel, joined over TCP: what one writes the others have,
+# FLUSHes wait for members in sync and for nobody else, and no peer holds anything up.
+#
+#	store[0] -> ddup[0], the first primary      a session is two sockets of one connection
+#	store[1] -> ddup[1], in sync                through lo, an end for each store
+#	store[2] -> ddup[2], in sync or not
+#
+# vm: disk=64M mem=2048 timeout=1500
+
+# shellcheck source=tools/testing/selftests/ddup/lib.sh
+. "${BASH_SOURCE[0]%/*}/lib.sh"
+
+HOSTILE=${BASH_SOURCE[0]%/*}/hostile_peer.py
+
+# --- making ----------------------------------------------------------------------------------
+
+# A formatted member on a loop device.
+make_member() { # number format-options...
+	local n=$1
+	shift
+	make_file 256M
+	make_loop "$file"
+	store[n]=$device
+	# Without udev nothing makes these.
+	mkdir -p /dev/block
+	ln -sf "$device" "/dev/block/$(lsblk -dno MAJ:MIN "$device" | tr -d ' ')"
+	ddup format "$@" "$device"
+}
+
+attach_member() { # number
+	attach "${store[$1]}" --number "$1"
+	dev[$1]=$ddup
+	uuid[$1]=$(ddup status --json "$ddup" | jq -r '.devices[0].store_uuid')
+}
+
+# A set whose first member is primary; the others are in sync unless named async.
+make_set() { # state of each further member: in-sync or async
+	local n=0 state invitation
+	ip link set lo up
+	store=() dev=() uuid=()
+	make_member 0 --set --size 64M
+	attach_member 0
+	invitation=$(ddup set invite "${dev[0]}")
+	for state in "$@"; do
+		n=$((n + 1))
+		make_member "$n" --replica-of "$invitation"
+		attach_member "$n"
+		ddup peer add "${dev[0]}" "${uuid[n]}"
+		connect 0 "$n"
+		[ "$state" = async ] || ddup peer join --timeout 60 "${dev[0]}" "${uuid[n]}"
+	done
+}
+
+connect() { # number number
+	ddup peer connect --local "${dev[$1]}" "${dev[$2]}"
+}
+
+# --- asking ----------------------------------------------------------------------------------
+
+# What a store says of its set.
+shown() { # number jq-expression
+	ddup set show --json "${dev[$1]}" | jq -r ".sets[0] | $2"
+}
+
+# What a store says of another one.
+of_peer() { # number of-number field
+	shown "$1" ".members[] | select(.store_uuid == \"${uuid[$2]}\") | .$3"
+}
+
+is_linked() { # number number
+	[ "$(of_peer "$1" "$2" link)" = connected ]
+}
+
+is_cut() { # number number
+	[ "$(of_peer "$1" "$2" link)" = absent ]
+}
+
+# A primary's peer has all that is durable there.
+is_level() { # number of-number
+	[ "$(of_peer "$1" "$2" lag_epochs)" = 0 ] && [ "$(shown "$1" .position)" = "$(shown "$2" .position)" ]
+}
+
+role_of() { # number
+	shown "$1" .role
+}
+
+is_primary() { # number
+	[ "$(role_of "$1")" = primary ]
+}
+
+waits() { # number
+	[ "$(shown "$1" .waiting_flushes)" -gt 0 ]
+}
+
+content_of() { # number
+	dd if="${dev[$1]}" bs=1M iflag=direct status=none | sha256sum
+}
+
+scribble() { # number first-block blocks
+	dd if=/dev/urandom of="${dev[$1]}" bs=4096 seek="$2" count="$3" oflag=direct conv=notrunc status=none
+}
+
+milliseconds() {
+	date +%s%3N
+}
+
+# A FLUSH in the background that waits, as $waiter. Its status is in /tmp/flushed when it ended.
+begin_flush() { # number
+	rm -f /tmp/flushed
+	scribble "$1" 0 1
+	(
+		ended=failed
+		! sync "${dev[$1]}" || ended=ok
+		echo "$ended" >/tmp/flushed
+	) &
+	waiter=$!
+	wait_for 30 waits "$1"
+	[ ! -e /tmp/flushed ] || fail "a FLUSH ended that nobody else has"
+}
+
+flush_ended() { # ok or failed
+	wait "$waiter"
+	[ "$(cat /tmp/flushed)" = "$1" ] || fail "the FLUSH ended: $(cat /tmp/flushed)"
+}
+
+# A new term ends sessions, so its members are connected until it leads.
+leads_when_connected() { # number
+	local n
+	! is_primary "$1" || return 0
+	for n in "${!dev[@]}"; do
+		[ "$n" = "$1" ] || is_linked "$1" "$n" || connect "$1" "$n"
+	done
+	sleep 0.5
+	is_primary "$1"
+}
+
+# The primary hands over to another one.
+hand_over() { # from to
+	local n
+	for n in "${!dev[@]}"; do
+		[ "$n" = "$2" ] || [ "$n" = "$1" ] || connect "$2" "$n"
+	done
+	ddup demote "${dev[$1]}"
+	ddup promote "${dev[$2]}"
+	wait_for 30 leads_when_connected "$2"
+}
+
+# All stores are sound, and detached.
+close_and_check() {
+	local n
+	for n in "${!dev[@]}"; do
+		ddup detach "${dev[n]}"
+	done
+	for n in "${!store[@]}"; do
+		ddup check "${store[n]}"
+	done
+}
+
+threads() {
+	cat /proc/[0-9]*/comm 2>/dev/null | grep -c '^ddup_' || true
+}
+
+has_threads() { # number
+	[ "$(threads)" = "$1" ]
+}
+
+# --- claims ----------------------------------------------------------------------------------
+
+what_one_writes_the_other_has() {
+	make_set in-sync
+	scribble 0 0 2000
+	scribble 0 1000 500
+	blkdiscard --offset 40960 --length 409600 "${dev[0]}"
+	dd if=/dev/zero of="${dev[0]}" bs=64k count=4 seek=20 oflag=direct conv=notrunc status=none
+	sync "${dev[0]}"
+	is_level 0 1
+	local before
+	before=$(content_of 0)
+	hand_over 0 1
+	[ "$before" = "$(content_of 1)" ]
+	# And back, with more.
+	scribble 1 5000 300
+	sync "${dev[1]}"
+	before=$(content_of 1)
+	hand_over 1 0
+	[ "$before" = "$(content_of 0)" ]
+	close_and_check
+}
+
+a_file_system_moves_from_one_to_the_other() {
+	make_set in-sync
+	make_folder
+	mkfs.ext4 -q "${dev[0]}"
+	defer umount -q "$folder"
+	mount "${dev[0]}" "$folder"
+	cp -r /usr/share/perl* /usr/lib/python3*/json "$folder" 2>/dev/null || cp -r /etc "$folder"
+	(cd "$folder" && find . -type f -exec sha256sum {} + | sort) >/tmp/sums
+	[ -s /tmp/sums ]
+	refused 5 'in use' ddup demote "${dev[0]}"
+	umount "$folder"
+	hand_over 0 1
+	fsck.ext4 -fn "${dev[1]}"
+	mount "${dev[1]}" "$folder"
+	(cd "$folder" && sha256sum --quiet -c /tmp/sums)
+	umount "$folder"
+	close_and_check
+}
+
+a_late_member_gets_all_and_three_are_equal() {
+	make_set in-sync async
+	# More than is kept in memory for those who are behind.
+	ddup peer drop "${dev[0]}" "${uuid[2]}"
+	wait_for 10 is_cut 0 2
+	scribble 0 0 9000
+	scribble 0 2000 1000
+	sync "${dev[0]}"
+	connect 0 2
+	wait_for 120 is_level 0 2
+	is_level 0 1
+	local before
+	before=$(content_of 0)
+	ddup peer join --timeout 60 "${dev[0]}" "${uuid[2]}"
+	hand_over 0 2
+	[ "$before" = "$(content_of 2)" ]
+	close_and_check
+}
+
+duplicates_cross_as_references() {
+	make_set in-sync
+	local blocks bytes
+	dd if=/dev/urandom of=/tmp/content bs=1M count=4 status=none
+	defer rm -f /tmp/content
+	dd if=/tmp/content of="${dev[0]}" bs=64k oflag=direct conv=notrunc,fsync status=none
+	[ "$(of_peer 0 1 sent_blocks)" -ge 1024 ]
+	[ "$(of_peer 1 0 received_blocks)" = "$(of_peer 0 1 sent_blocks)" ]
+	blocks=$(of_peer 0 1 sent_blocks) bytes=$(of_peer 0 1 sent_bytes)
+	dd if=/tmp/content of="${dev[0]}" bs=64k seek=128 oflag=direct conv=notrunc,fsync status=none
+	[ "$(of_peer 0 1 sent_blocks)" = "$blocks" ] || fail "data of duplicates was sent"
+	bytes=$(($(of_peer 0 1 sent_bytes) - bytes))
+	figure "1024 duplicates took $bytes bytes on the wire"
+	[ "$bytes" -lt $((1024 * 100)) ]
+	local before
+	before=$(content_of 0)
+	hand_over 0 1
+	[ "$before" = "$(content_of 1)" ]
+}
+
+a_flush_waits_for_a_member_in_sync_until_it_is_back() {
+	make_set in-sync
+	ddup peer drop "${dev[0]}" "${uuid[1]}"
+	wait_for 10 is_cut 0 1
+	begin_flush 0
+	# Reads and plain writes do not wait.
+	scribble 0 100 10
+	dd if="${dev[0]}" of=/dev/null bs=4096 count=8 iflag=direct status=none
+	sleep 1
+	[ ! -e /tmp/flushed ]
+	connect 0 1
+	flush_ended ok
+	is_level 0 1
+}
+
+a_flush_goes_on_when_the_member_is_shrunk() {
+	make_set in-sync
+	ddup peer drop "${dev[0]}" "${uuid[1]}"
+	begin_flush 0
+	ddup peer shrink --force "${dev[0]}" "${uuid[1]}"
+	flush_ended ok
+	# It follows again once it is connected.
+	connect 0 1
+	wait_for 30 is_level 0 1
+}
+
+a_forced_detach_fails_flushes_within_a_second() {
+	make_set in-sync
+	ddup peer drop "${dev[0]}" "${uuid[1]}"
+	begin_flush 0
+	refused 5 "waits for ${uuid[1]}" ddup detach "${dev[0]}"
+	local start took
+	start=$(milliseconds)
+	ddup detach --force "${dev[0]}" &
+	wait "$waiter"
+	took=$(($(milliseconds) - start))
+	figure "a FLUSH that waits fails $took ms after the command"
+	[ "$took" -lt 1000 ] || fail "it took $took ms"
+	[ "$(cat /tmp/flushed)" = failed ]
+	wait_for 10 has_no_device "${dev[0]}"
+}
+
+has_no_device() { # device
+	[ ! -e "$1" ]
+}
+
+flushes_fail_by_command_and_a_demotion_with_them() {
+	make_set in-sync
+	ddup peer drop "${dev[0]}" "${uuid[1]}"
+	begin_flush 0
+	ddup set fail-flushes "${dev[0]}"
+	flush_ended failed
+	# A demotion waits for the member too; it can be interrupted, and asked for again.
+	timeout --signal INT 1 ddup demote "${dev[0]}" && fail "nobody took over"
+	[ "$(state_of "${dev[0]}")" = replica ]
+	ddup set fail-flushes "${dev[0]}"
+	wait_for 10 is_primary 0
+	[ "$(state_of "${dev[0]}")" = online ]
+	connect 0 1
+	ddup demote "${dev[0]}"
+}
+
+who_does_not_lead_is_not_opened() {
+	make_set in-sync
+	[ "$(state_of "${dev[0]}")" = online ]
+	[ "$(state_of "${dev[1]}")" = replica ]
+	local mark
+	refused 1 'Read-only file system' dd if=/dev/zero of="${dev[1]}" bs=4096 count=1 conv=notrunc
+	refused 1 'Wrong medium type' dd if="${dev[1]}" of=/dev/null bs=4096 count=1
+	refused 32 '.' mount "${dev[1]}" /mnt
+	# What looks at all devices says nothing in the log.
+	mark="blkid $$"
+	echo "$mark" >/dev/kmsg
+	blkid -p "${dev[1]}" || true
+	blockdev --getsize64 "${dev[1]}" || true
+	! dmesg | sed "1,/$mark/d" | grep -E 'ddup|I/O error|Buffer' || fail "the log has the lines above"
+	# One that is fenced while it is open gets errors.
+	exec 9<>"${dev[0]}"
+	ddup fence --force "${dev[0]}"
+	refused 1 'Input/output error' dd if=/proc/self/fd/9 of=/dev/null bs=4096 count=1 iflag=direct
+	exec 9>&-
+	refused 1 'Wrong medium type' dd if="${dev[0]}" of=/dev/null bs=4096 count=1
+}
+
+a_peer_that_babbles_is_closed_and_counted() {
+	make_set in-sync
+	local mode refused_before
+	for mode in babble header; do
+		refused_before=$(shown 0 .refused_sessions)
+		timeout 60 "$HOSTILE" "$mode" 0 "${uuid[1]}" >/tmp/hostile
+		grep -x closed /tmp/hostile
+		[ "$(shown 0 .refused_sessions)" -gt "$refused_before" ]
+	done
+	connect 0 1
+	scribble 0 0 10
+	sync "${dev[0]}"
+}
+
+a_silent_peer_is_given_up() {
+	make_set in-sync async
+	"$HOSTILE" silent 0 "${uuid[2]}" >/tmp/hostile &
+	defer kill $!
+	wait_for 10 grep -q ready /tmp/hostile
+	# It holds nobody up.
+	scribble 0 0 10
+	sync "${dev[0]}"
+	wait_for 20 grep -q closed /tmp/hostile
+	wait_for 10 is_cut 0 2
+}
+
+a_peer_that_stops_reading_holds_up_nobody() {
+	make_set in-sync async
+	local signal start took
+	for signal in USR1 USR2; do
+		"$HOSTILE" between 0 "${uuid[2]}" 2 "${uuid[0]}" >/tmp/hostile &
+		local proxy=$!
+		defer kill "$proxy"
+		wait_for 10 grep -q ready /tmp/hostile
+		wait_for 10 is_linked 0 2
+		kill -s "$signal" "$proxy"
+		start=$(milliseconds)
+		# Far more than sockets hold.
+		scribble 0 0 4000
+		sync "${dev[0]}"
+		scribble 0 4000 4000
+		sync "${dev[0]}"
+		took=$(($(milliseconds) - start))
+		is_level 0 1
+		# Control and other stores go on.
+		timeout 5 ddup set show "${dev[0]}" >/dev/null
+		make_store 64M
+		timeout 20 ddup attach --number 7 "$device"
+		timeout 20 ddup detach /dev/ddup7
+		figure "32 MiB were durable after $took ms with a peer that is stuck ($signal)"
+		wait_for 20 is_cut 0 2
+		wait_for 20 is_cut 2 0
+		kill "$proxy" || true
+	done
+	connect 0 2
+	wait_for 60 is_level 0 2
+}
+
+a_stuck_peer_does_not_hold_up_a_detach() {
+	make_set in-sync
+	"$HOSTILE" between 0 "${uuid[1]}" 1 "${uuid[0]}" >/tmp/hostile &
+	local proxy=$! start
+	defer kill "$proxy"
+	wait_for 10 grep -q ready /tmp/hostile
+	wait_for 10 is_linked 0 1
+	kill -s USR2 "$proxy"
+	dd if=/dev/urandom of="${dev[0]}" bs=1M count=32 oflag=direct conv=notrunc status=none
+	start=$(milliseconds)
+	ddup detach --force "${dev[0]}"
+	ddup detach --force "${dev[1]}"
+	[ $(($(milliseconds) - start)) -lt 4000 ] || fail "it took $(($(milliseconds) - start)) ms"
+	has_threads 0
+}
+
+sessions_come_and_go() {
+	make_set in-sync
+	local n sockets
+	wait_for 10 has_threads 4
+	sockets=$(awk '/^TCP:/ { print $3 }' /proc/net/sockstat)
+	for ((n = 0; n < 100; n++)); do
+		connect 0 1
+		[ $((n % 10)) != 0 ] || scribble 0 "$n" 10
+	done
+	wait_for 20 is_linked 0 1
+	wait_for 20 has_threads 4
+	sync "${dev[0]}"
+	is_level 0 1
+	[ "$(awk '/^TCP:/ { print $3 }' /proc/net/sockstat)" -le "$((sockets + 2))" ] ||
+		fail "sockets are left: $(cat /proc/net/sockstat)"
+	cat /sys/kernel/debug/ddup/ddup*/sessions
+	grep -h '^received: \|^fetched: ' /sys/kernel/debug/ddup/ddup*/sessions | sort -u | tee /tmp/left
+	[ "$(cat /tmp/left)" = $'fetched: 0\nreceived: 0' ]
+}
+
+wrong_requests_are_refused_with_a_reason() {
+	make_set in-sync
+	make_store 64M
+	attach "$device" --number 8
+	refused 3 'replica set' ddup set show /dev/ddup8
+	refused 1 'Invalid' "$HOSTILE" silent 0 "${uuid[0]}"
+	refused 1 'No such' "$HOSTILE" silent 0 00000000-0000-4000-8000-000000000001
+	refused 1 'No such' "$HOSTILE" silent 9 "${uuid[1]}"
+	refused 1 'No such' "$HOSTILE" silent 8 "${uuid[1]}"
+	refused 1 'replica set' ddup create "${dev[0]}" --size 4M
+	refused 1 'replica set' ddup resize "${dev[0]}" 128M
+	ddup peer drop "${dev[0]}" "${uuid[1]}"
+	wait_for 10 is_cut 0 1
+	refused 1 'no connection|not connected' ddup peer drop "${dev[0]}" "${uuid[1]}"
+}
+
+the_module_goes_with_sessions_open() {
+	make_set in-sync async
+	scribble 0 0 100
+	sync "${dev[0]}"
+	rmmod ddup
+	has_threads 0
+	load
+	attach_member 0
+	attach_member 1
+	# Nobody leads by itself.
+	[ "$(role_of 0)" = replica ]
+	ddup promote "${dev[0]}"
+	connect 0 1
+	wait_for 30 is_primary 0
+}
+
+load
+mount -t debugfs none /sys/kernel/debug 2>/dev/null || true
+run_tests what_one_writes_the_other_has \
+	a_file_system_moves_from_one_to_the_other \
+	a_late_member_gets_all_and_three_are_equal \
+	duplicates_cross_as_references \
+	a_flush_waits_for_a_member_in_sync_until_it_is_back \
+	a_flush_goes_on_when_the_member_is_shrunk \
+	a_forced_detach_fails_flushes_within_a_second \
+	flushes_fail_by_command_and_a_demotion_with_them \
+	who_does_not_lead_is_not_opened \
+	a_peer_that_babbles_is_closed_and_counted \
+	a_silent_peer_is_given_up \
+	a_peer_that_stops_reading_holds_up_nobody \
+	a_stuck_peer_does_not_hold_up_a_detach \
+	sessions_come_and_go \
+	wrong_requests_are_refused_with_a_reason \
+	the_module_goes_with_sessions_open
