@@ -278,8 +278,23 @@ pub enum SetVerb {
     Show(SetShowArgs),
     /// Print what `ddup format --replica-of` makes a new member with
     Invite(SetInviteArgs),
+    /// Let FLUSHes wait while fewer members than this are in sync
+    MinInSync(SetMinInSyncArgs),
     /// Let FLUSHes that wait for members fail with an I/O error
     FailFlushes(SetFailFlushesArgs),
+}
+
+/// Arguments of `ddup set min-in-sync`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Run it on the machine of the primary. It is no number of acknowledgements: each FLUSH waits for all \
+members in sync, and this keeps `ddup peer shrink` from leaving too few of them.")]
+pub struct SetMinInSyncArgs {
+    /// A device of the primary: /dev/ddupN, ddupN, or the path of its backing device or file
+    pub device: PathBuf,
+    /// Members in sync, the primary included
+    #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
+    pub least: u16,
 }
 
 /// Arguments of `ddup set show`.
@@ -689,6 +704,7 @@ mod tests {
             (&["set", "ddup0", "discard=2"], "0 to 1"),
             (&["set", "show", "--bytes"], "--bytes"),
             (&["set", "invite"], "DEVICE"),
+            (&["set", "min-in-sync", "ddup0", "0"], "1..=16"),
             (
                 &["format", "/dev/vdb", "--set", "--replica-of", "x"],
                 "--replica-of",

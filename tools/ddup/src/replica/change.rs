@@ -222,6 +222,13 @@ pub fn shrink(base: &Base<'_>, store: &Id, left: MemberState, proof: Proof<'_>) 
     if from != MemberState::InSync {
         return Ok(next);
     }
+    let (count, least) = (next.in_sync_count(), next.min_insync);
+    if count < usize::from(least) {
+        return Err(refused(format!(
+            "{count} would be left in sync, the primary included, and FLUSHes wait while there are fewer \
+             than {least}: `ddup set min-in-sync` changes that"
+        )));
+    }
     statement::check(proof.statements, &base.config.set, &[*store])?;
     match statement::find(proof.statements, store) {
         Some(statement) => {
@@ -233,6 +240,21 @@ pub fn shrink(base: &Base<'_>, store: &Id, left: MemberState, proof: Proof<'_>) 
         None if proof.force => next.forced |= 1,
         None => return Err(unproven(store, promise + 1)),
     }
+    Ok(next)
+}
+
+/// With another number of members in sync below which FLUSHes wait.
+pub fn min_insync(base: &Base<'_>, least: u16) -> Result<Config> {
+    base.must_rule()?;
+    let mut next = base.successor()?;
+    let count = next.in_sync_count();
+    if usize::from(least) > count {
+        return Err(refused(format!(
+            "{count} are in sync, the primary included, so every FLUSH would wait: let more members join \
+             first, with `ddup peer join`"
+        )));
+    }
+    next.min_insync = least;
     Ok(next)
 }
 
@@ -478,6 +500,25 @@ pub(super) mod tests {
         assert_eq!(remove(&base, &store(2)).unwrap().members.len(), 1);
         // The word that was given stays with the ancestor.
         assert_eq!(add(&base, &store(2)).unwrap().forced, 2);
+    }
+
+    #[test]
+    fn flushes_are_not_made_to_wait_for_ever_by_a_number() {
+        let primary = state(1, config(2), &[]);
+        for least in [1, 2] {
+            let next = min_insync(&base(&primary), least).unwrap();
+            assert_eq!((next.min_insync, taken(&primary, &next)), (least, None));
+        }
+        let error = min_insync(&base(&primary), 3).unwrap_err().to_string();
+        assert!(error.contains("2 are in sync"), "{error}");
+        let two = min_insync(&base(&primary), 2).unwrap();
+        let forced = Proof {
+            force: true,
+            ..Proof::default()
+        };
+        let primary = state(1, two, &[]);
+        let error = shrink(&base(&primary), &store(2), MemberState::Async, forced).unwrap_err();
+        assert!(error.to_string().contains("min-in-sync"), "{error}");
     }
 
     #[test]

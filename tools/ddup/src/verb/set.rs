@@ -4,6 +4,7 @@
 
 mod fail_flushes;
 mod invite;
+mod min_in_sync;
 pub mod show;
 
 use crate::{
@@ -18,6 +19,7 @@ pub fn run(args: &SetArgs) -> Result {
     match &args.verb {
         Some(SetVerb::Show(args)) => return show::run(args),
         Some(SetVerb::Invite(args)) => return invite::run(args),
+        Some(SetVerb::MinInSync(args)) => return min_in_sync::run(args),
         Some(SetVerb::FailFlushes(args)) => return fail_flushes::run(args),
         None => {}
     }

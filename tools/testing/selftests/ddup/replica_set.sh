@@ -317,6 +317,11 @@ wrong_use_is_refused_in_words() {
 	refused $BUSY 'is primary' ddup peer resolve --discard-local "$one"
 	refused $USAGE 'volumes of one store' ddup peer connect --local "$one" "$one"
 	refused $FAILED 'is the primary' ddup peer shrink --force "$one" "$one"
+	refused $FAILED '2 are in sync' ddup set min-in-sync "$one" 3
+	ddup set min-in-sync "$one" 2
+	is "$one" '.min_insync == 2'
+	refused $FAILED '1 would be left in sync.*min-in-sync' ddup peer shrink --force "$one" "$two"
+	fill "$one" 0 1
 	# Another set.
 	local other
 	make_store 192M --set --size 64M
@@ -353,6 +358,12 @@ said() { # pattern
 
 are_connected() {
 	is_member "$one" "$two_uuid" link connected
+}
+
+# Its memory is locked, and it asks for none that I/O would have to make free (PF_MEMALLOC_NOIO).
+spares_io() { # pid
+	awk '/^VmLck:/ { exit !($2 > 0) }' "/proc/$1/status" &&
+		[ $(($(awk '{ print $9 }' "/proc/$1/stat") & 0x80000)) != 0 ]
 }
 
 # What who speaks so from an address is answered before the daemon hangs up.
@@ -396,6 +407,7 @@ the_daemon_connects_and_connects_again() {
 	fill "$one" 0 1
 	are_connected
 	start_daemon
+	wait_for "$PATIENCE" spares_io "$daemon"
 	ddup peer drop "$one" "$two"
 	wait_for "$PATIENCE" are_connected
 	fill "$one" 1 1
