@@ -969,6 +969,9 @@ impl Store {
             "persisting": u8::from(member.persist.is_some()),
             "seals_promised": member.seals,
             "pins": member.pins.len(),
+            "scans_wanted": member.scans.wanted(),
+            "scans_shown": member.scans.shown(),
+            "scans_that_wish": member.scans.wishes(),
             "sessions_refused": state.refused,
         );
         self.show_staging(out)

@@ -107,6 +107,22 @@ impl Scans {
             frozen: None,
         }
     }
+
+    /// Scans that wait for a frozen state.
+    pub(super) fn wanted(&self) -> usize {
+        self.wanted.len()
+    }
+
+    /// Scans that are shown the frozen state.
+    pub(super) fn shown(&self) -> usize {
+        self.frozen.as_ref().map_or(0, |f| f.viewers.len())
+    }
+
+    /// Those that wait for the next blocks.
+    pub(super) fn wishes(&self) -> usize {
+        let viewers = self.frozen.iter().flat_map(|f| &f.viewers);
+        viewers.filter(|v| v.wish.is_some()).count()
+    }
 }
 
 impl Store {
@@ -214,6 +230,11 @@ impl Store {
             if !member.set().keeps_behind(&frozen.history.position()) {
                 // What comes behind this state is forgotten: all begin anew with a younger one.
                 return self.end_frozen();
+            }
+            if !member.set().scan_takes(scan, &frozen.history.position()) {
+                // It waits for a younger one.
+                mark!(member_frozen_is_too_old);
+                return;
             }
             let (Ok(viewer), Ok(history)) = (Viewer::new(scan), frozen.history.try_clone()) else {
                 return;

@@ -196,7 +196,7 @@ impl World {
         }
         // A slow compare lasts long enough for junk to come and go.
         if self.rng.chance(1, 4) {
-            self.delay = self.rng.between(20, 200);
+            self.delay = self.rng.pick(&[60, 200, 800]);
         }
         // The first reign begins like any other.
         if self.nodes.len() > 1 {
@@ -907,6 +907,7 @@ impl World {
     /// The faults stop: all members must end with the same.
     fn finish(&mut self) -> Verdict {
         self.faults = false;
+        self.delay = 8;
         self.say(|| "the faults stop".into());
         let end = self.now + 60_000;
         let mut flushed = false;

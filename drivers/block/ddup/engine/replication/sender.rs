@@ -69,6 +69,8 @@ pub(super) struct Sender {
     pub(super) acked: u64,
     /// Entries of the largest epoch that the peer takes.
     epoch_limit: usize,
+    /// The peer is not compared with a state that ends before this epoch.
+    least: u64,
     credit: u64,
     sent: u64,
     at: At,
@@ -96,6 +98,7 @@ impl Sender {
             stream,
             acked: if known { position.epoch } else { 0 },
             epoch_limit: limits.epoch as usize,
+            least: if known { position.epoch } else { 0 },
             credit: limits.entries.into(),
             sent: 0,
             at,
@@ -187,6 +190,7 @@ impl Set {
                     return Ok(Some(()));
                 };
                 sender.acked = sender.acked.max(position.epoch);
+                sender.least = sender.least.max(position.epoch);
                 if sender.scan.is_some_and(|(_, p)| p.epoch <= position.epoch) {
                     sender.scan = None;
                 }
@@ -286,8 +290,9 @@ impl Set {
             }
             let next = history.map(|h| h.position().epoch + 1);
             let follows = next.filter(|next| first.is_some_and(|first| first <= *next));
+            let follows = follows.filter(|next| *next > sender.least);
             let (Some(history), Some(_)) = (history, follows) else {
-                // What comes behind it is forgotten already.
+                // What comes behind it is forgotten already, or the peer is past it.
                 sender.scan = None;
                 sender.at = At::Behind;
                 self.scans.retain(|s| *s != scan);
@@ -309,6 +314,14 @@ impl Set {
         }
         self.scans.retain(|s| *s != scan);
         Ok(false)
+    }
+
+    /// Whether a scan may be of a state with this end.
+    pub fn scan_takes(&self, scan: u64, position: &Position) -> bool {
+        (0..self.peers.len())
+            .filter_map(|at| self.sender_at(at))
+            .find(|s| s.scan.is_some_and(|(s, _)| s == scan))
+            .is_none_or(|s| s.least <= position.epoch)
     }
 
     /// Whether all epochs behind a position are still in memory.
@@ -418,6 +431,7 @@ impl Set {
                 // A compare of a state that has the epoch, and only when the last one is over.
                 if refused && number <= position.epoch && sender.scan.is_none() {
                     mark!(replication_epoch_too_large_for_peer);
+                    sender.least = sender.least.max(number);
                     sender.at = At::Behind;
                     sender.scan = None;
                     sender.fetches.clear();
