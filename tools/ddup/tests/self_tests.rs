@@ -3,6 +3,7 @@
 //! The self-tests leave nothing out: each verb with each option, each event of the spec. Those of the
 //! spec's operations and of the knobs take their lists from spec and tool themselves.
 
+use clap::Command;
 use ddup_tool::cli;
 use std::{fs, path::Path};
 
@@ -36,15 +37,26 @@ fn calls<'a>(scripts: &'a str, verb: &str) -> Vec<&'a str> {
         .collect()
 }
 
+/// Verbs as they are called, with those below them.
+fn verbs<'a>(above: &str, command: &'a Command) -> Vec<(String, &'a Command)> {
+    let own = command.get_subcommands().filter(|v| v.get_name() != "help");
+    own.flat_map(|verb| {
+        let name = format!("{above}{}", verb.get_name());
+        let below = verbs(&format!("{name} "), verb);
+        std::iter::once((name, verb)).chain(below)
+    })
+    .collect()
+}
+
 #[test]
 fn every_verb_and_option_is_used() {
     let scripts = scripts();
     let command = cli::command();
     let mut missing = Vec::new();
-    for verb in command.get_subcommands().filter(|v| v.get_name() != "help") {
-        let calls = calls(&scripts, verb.get_name());
+    for (name, verb) in verbs("", &command) {
+        let calls = calls(&scripts, &name);
         if calls.is_empty() {
-            missing.push(verb.get_name().to_owned());
+            missing.push(name.clone());
         }
         for option in verb.get_arguments() {
             let Some(long) = option
@@ -61,7 +73,7 @@ fn every_verb_and_option_is_used() {
                     || short.as_ref().is_some_and(|short| call.contains(short))
             };
             if !calls.iter().any(used) {
-                missing.push(format!("{} {long}", verb.get_name()));
+                missing.push(format!("{name} {long}"));
             }
         }
     }

@@ -61,7 +61,7 @@ make_set() {
 # A store that is a member of the set of $1 from here on, attached as $ddup.
 add_store() { # primary
 	local primary=$1
-	ddup set invite "$primary" >/tmp/ddup-test.invitation
+	ddup set invite --json "$primary" | jq -r .invitation >/tmp/ddup-test.invitation
 	defer rm -f /tmp/ddup-test.invitation
 	make_file 192M
 	make_loop "$file"
@@ -246,6 +246,68 @@ three_stores_hold_the_same_and_one_may_go() {
 	before=$(sum_of "$three")
 	hand_over "$three" "$one"
 	[ "$before" = "$(sum_of "$one")" ]
+}
+
+who_was_fenced_is_left_out_by_a_new_reign() {
+	local statement
+	make_pair
+	fill "$one" 0 1
+	ddup peer drop "$one" "$two"
+	statement=$(ddup fence --json "$two" | jq -r .statement)
+	refused $FAILED 'is the primary' ddup peer shrink --fenced "$statement" "$one" "$one"
+	ddup peer shrink --fenced "$statement" "$one" "$two"
+	wait_for "$PATIENCE" is "$one" '.role == "primary"'
+	is_member "$one" "$two_uuid" state async
+	fill "$one" 1 1
+}
+
+a_primary_that_cannot_hand_over_is_demoted_by_force() {
+	local writer
+	make_pair
+	fill "$one" 0 1
+	ddup peer drop "$one" "$two"
+	fill "$one" 1 1 &
+	writer=$!
+	wait_for "$PATIENCE" is "$one" '.waiting_flushes > 0'
+	[ "$(ddup demote --force --json "$one" | jq .position.epoch)" -gt 0 ]
+	if wait "$writer"; then
+		fail "a flush succeeded that nobody else has"
+	fi
+	is "$one" '.role == "replica"'
+	ddup peer connect --local "$one" "$two"
+	[ "$(ddup promote --json "$two" | jq -r .device)" = "$two" ]
+	ddup peer connect --local "$one" "$two"
+	wait_for "$PATIENCE" is "$two" '.role == "primary"'
+	[ "$(ddup demote --json "$two" | jq .position.epoch)" -gt 0 ]
+}
+
+was_told() { # what
+	jq -e --arg what "$1" 'select(.event == "set-changed" and .what == $what)' /tmp/ddup-test.events
+}
+
+what_happens_to_a_set_is_told() {
+	local what
+	make_set
+	ddup events --json >/tmp/ddup-test.events &
+	defer kill $!
+	defer rm -f /tmp/ddup-test.events
+	wait_for "$PATIENCE" listening
+	add_store "$one"
+	two=$ddup
+	ddup peer connect --local "$one" "$two"
+	ddup peer join --timeout "$PATIENCE" "$one" "$two"
+	hand_over "$one" "$two"
+	ddup peer drop "$one" "$two"
+	for what in config peer-up joinable demoted reconciled peer-lost; do
+		wait_for "$PATIENCE" was_told "$what"
+	done
+	# One sequence for all of it.
+	jq -s -e '[.[].seq] | . == (sort | unique)' /tmp/ddup-test.events
+}
+
+# A generic netlink socket is a member of a group.
+listening() {
+	awk '$2 == 16 && $4 != "00000000" { found = 1 } END { exit !found }' /proc/net/netlink
 }
 
 who_was_fenced_is_left_out_of_a_promotion() {
@@ -464,7 +526,10 @@ run_tests \
 	flushes_wait_for_who_is_in_sync_until_it_is_left_out \
 	flushes_that_wait_fail_on_demand \
 	three_stores_hold_the_same_and_one_may_go \
+	who_was_fenced_is_left_out_by_a_new_reign \
 	who_was_fenced_is_left_out_of_a_promotion \
+	a_primary_that_cannot_hand_over_is_demoted_by_force \
+	what_happens_to_a_set_is_told \
 	what_only_a_lost_primary_had_is_kept_until_a_person_gives_it_up \
 	wrong_use_is_refused_in_words \
 	the_daemon_connects_and_connects_again
