@@ -24,6 +24,7 @@ use crate::{
         },
         Sending,
     },
+    error::errno,
     store::Store,
 };
 use kernel::{
@@ -284,7 +285,7 @@ fn receive_frame(
     let Ok((length, data)) = wire::lengths(meta) else {
         // No frame at all: the engine refuses it, and counts that.
         store.take_frame(session, meta, KVec::new(), &[])?;
-        return Err(EPROTO);
+        return Err(errno(kstage::bindings::EPROTO));
     };
 
     meta.resize(length, 0, GFP_KERNEL)?;

@@ -137,7 +137,7 @@ fn refuse_failed(index: u32, store: &Store, error: Error) -> Refusal {
             None => refuse!(error, INDEX, "the store failed"),
         },
         EINTR => refuse!(error, None, "interrupted; it may still be carried out"),
-        EINPROGRESS => match store.waiting().and_then(|w| w.peer) {
+        _ if error == errno(bindings::EINPROGRESS) => match store.waiting().and_then(|w| w.peer) {
             Some(peer) => refuse!(error, None, "still waits for {}: ask again", Uuid(&peer)),
             None => refuse!(error, None, "it is still being carried out: ask again"),
         },

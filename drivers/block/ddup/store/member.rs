@@ -31,6 +31,7 @@ use crate::{
         Action, BlockContent, Check, Cluster, DataResult, Millis, SendBlock, Sending, SetCommand,
         Tag,
     },
+    error::errno,
     io::{FetchIo, Gather, Io, SendIo, StageIo},
     peer::{Session, Threads},
 };
@@ -43,6 +44,7 @@ use kernel::{
     time::{delay::fsleep, msecs_to_jiffies, Delta},
 };
 use kstage::{
+    bindings,
     block::{bio::BioList, Op, OpFlags},
     hash,
     mm::{NoReclaim, Wait},
@@ -108,7 +110,9 @@ impl Asker {
             }
             match self.done.wait_interruptible_timeout(&mut reply, left) {
                 CondVarTimeoutResult::Woken { jiffies } => left = jiffies,
-                CondVarTimeoutResult::Timeout => return reply.ok_or(EINPROGRESS),
+                CondVarTimeoutResult::Timeout => {
+                    return reply.ok_or_else(|| errno(bindings::EINPROGRESS))
+                }
                 CondVarTimeoutResult::Signal { .. } => return reply.ok_or(EINTR),
             }
         }

@@ -397,7 +397,7 @@ a_peer_that_stops_reading_holds_up_nobody() {
 a_stuck_peer_does_not_hold_up_a_detach() {
 	make_set in-sync
 	"$HOSTILE" between 0 "${uuid[1]}" 1 "${uuid[0]}" >/tmp/hostile &
-	local proxy=$! start
+	local proxy=$! start took
 	defer kill "$proxy"
 	wait_for 10 grep -q ready /tmp/hostile
 	wait_for 10 is_linked 0 1
@@ -406,7 +406,10 @@ a_stuck_peer_does_not_hold_up_a_detach() {
 	start=$(milliseconds)
 	ddup detach --force "${dev[0]}"
 	ddup detach --force "${dev[1]}"
-	[ $(($(milliseconds) - start)) -lt 4000 ] || fail "it took $(($(milliseconds) - start)) ms"
+	took=$(($(milliseconds) - start))
+	figure "two stores with 32 MiB of changes and a stuck connection were detached in $took ms"
+	# Less than what it takes to give up a silent peer; a debug kernel takes its time for the rest.
+	[ -e /sys/kernel/debug/kmemleak ] || [ "$took" -lt 5000 ] || fail "it took $took ms"
 	has_threads 0
 }
 
@@ -443,7 +446,7 @@ wrong_requests_are_refused_with_a_reason() {
 	refused 6 'replica set' ddup resize "${dev[0]}" 128M
 	ddup peer drop "${dev[0]}" "${uuid[1]}"
 	wait_for 10 is_cut 0 1
-	refused 1 'no connection|not connected' ddup peer drop "${dev[0]}" "${uuid[1]}"
+	refused 3 'no connection' ddup peer drop "${dev[0]}" "${uuid[1]}"
 }
 
 the_module_goes_with_sessions_open() {
