@@ -16,7 +16,13 @@ use clap::Parser;
 use ddup_tool::family::Driver;
 use netlink_sys::{protocols::NETLINK_GENERIC, Socket, SocketAddr};
 use random::Random;
-use std::{collections::BTreeMap, io, process::ExitCode};
+use shape::Known;
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{TcpListener, TcpStream},
+    process::ExitCode,
+};
 
 /// Messages between two proper requests.
 const CHECK_EVERY: u64 = 500;
@@ -68,8 +74,14 @@ fn run(cli: &Cli) -> Result<Answers, String> {
     let mut socket = open().map_err(|error| format!("cannot open a socket: {error}"))?;
     let mut random = Random::new(cli.seed);
     let mut answers = Answers::new();
+    let mut known = Known {
+        paths: cli.path.clone(),
+        ..Known::default()
+    };
+    // Sockets to give away, beside what else is open.
+    let _sockets = connected().map_err(|error| format!("cannot connect to myself: {error}"))?;
     for number in 0..cli.messages {
-        let message = shape::message(&mut random, family, number as u32, &cli.path);
+        let message = shape::message(&mut random, family, number as u32, &known);
         // What the kernel does not take at all is refused by send: that is an answer too.
         if let Err(error) = socket.send_to(&message.bytes, &SocketAddr::new(0, 0), 0) {
             *answers
@@ -93,12 +105,35 @@ fn run(cli: &Cli) -> Result<Answers, String> {
                 .devices()
                 .map_err(|error| format!("after message {number} a dump fails: {error}"))?;
             socket = open().map_err(|error| format!("cannot open a socket: {error}"))?;
+            learn(&mut driver, &mut known).map_err(|error| {
+                format!("after message {number} a dump of sets fails: {error}")
+            })?;
         }
     }
     driver
         .devices()
         .map_err(|error| format!("at the end a dump fails: {error}"))?;
     Ok(answers)
+}
+
+/// What replica sets there are.
+fn learn(driver: &mut Driver, known: &mut Known) -> Result<(), String> {
+    for set in driver.sets().map_err(|error| error.to_string())? {
+        let Some(config) = set.config else {
+            continue;
+        };
+        known.stores = config.members.iter().map(|member| member.store).collect();
+        let bytes = config.bytes().map_err(|_| "out of memory")?;
+        known.configs = vec![bytes.to_vec()];
+    }
+    Ok(())
+}
+
+/// Two ends of a connection.
+fn connected() -> io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let near = TcpStream::connect(listener.local_addr()?)?;
+    Ok((near, listener.accept()?.0))
 }
 
 fn open() -> io::Result<Socket> {

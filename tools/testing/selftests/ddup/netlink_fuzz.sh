@@ -19,6 +19,15 @@ broken_messages_from_root_do_no_harm() {
 	ddup status
 }
 
+broken_messages_about_a_replica_set_do_no_harm() {
+	ddup format --force --set /dev/vda
+	attach /dev/vda
+	ddup-nlfuzz --messages "$((MESSAGES / 4))" --seed "$SEED" /dev/vda /dev/nope
+	ddup detach --all --force
+	attach /dev/vda
+	ddup set show
+}
+
 broken_messages_from_nobody_change_nothing() {
 	ddup format --force /dev/vda
 	attach /dev/vda --number 5
@@ -30,4 +39,5 @@ broken_messages_from_nobody_change_nothing() {
 }
 
 load
-run_tests broken_messages_from_root_do_no_harm broken_messages_from_nobody_change_nothing
+run_tests broken_messages_from_root_do_no_harm broken_messages_about_a_replica_set_do_no_harm \
+	broken_messages_from_nobody_change_nothing

@@ -149,7 +149,10 @@ impl Set {
             record,
             first,
         } = found;
-        let alone = record.config.members.len() == 1 && record.config.primary == params.store;
+        let term = record.promise.max(record.config.term) + 1;
+        let alone = record.config.members.len() == 1
+            && record.config.primary == params.store
+            && term < u64::MAX / 2;
         let mut set = Set {
             params,
             generation,
@@ -185,7 +188,7 @@ impl Set {
             mark!(replication_alone);
             let mut config = set.record.config.try_clone()?;
             config.version += 1;
-            config.term = set.record.promise.max(config.term) + 1;
+            config.term = term;
             [config.id, config.reign] = fresh;
             config.push_ancestor(set.record.config.id)?;
             Change::Adopt {
