@@ -105,9 +105,8 @@ fn run(cli: &Cli) -> Result<Answers, String> {
                 .devices()
                 .map_err(|error| format!("after message {number} a dump fails: {error}"))?;
             socket = open().map_err(|error| format!("cannot open a socket: {error}"))?;
-            learn(&mut driver, &mut known).map_err(|error| {
-                format!("after message {number} a dump of sets fails: {error}")
-            })?;
+            learn(&mut driver, &mut known)
+                .map_err(|error| format!("after message {number} a dump of sets fails: {error}"))?;
         }
     }
     driver
