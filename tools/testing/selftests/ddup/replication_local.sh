@@ -222,7 +222,7 @@ a_late_member_gets_all_and_three_are_equal() {
 	scribble 0 2000 160
 	sync "${dev[0]}"
 	connect 0 2
-	wait_for 120 is_level 0 2
+	wait_for 600 is_level 0 2
 	is_level 0 1
 	local before
 	before=$(content_of 0)
