@@ -57,6 +57,8 @@ LIFE_CELLS = ("set_up", "memory_idle", "space_fixed", "space_per_byte", "attach"
 # A volume of 16 GiB that is all mapped, overwritten through a metadata cache of 8 MiB.
 BIG_CELLS = ("randwrite_16g", "metadata_16g")
 PORT = 7999
+# Where a peer takes invitations: from this port on, one for each target.
+INVITE = 7950
 
 
 def run(*command, **more):
@@ -342,13 +344,17 @@ class Drbd(Raw):
 
     def __init__(self, disk, name):
         super().__init__(disk, name)
-        self.minor = [peer for peer in PLAN["peers"] if peer in PAIRED].index(name)
+        self.minor = self.resources().index(name)
         self.node = self.device = f"/dev/drbd{self.minor}"
+
+    @staticmethod
+    def resources():
+        return [name for name in PLAN["peers"] if hasattr(TARGETS.get(name), "PROTOCOL")]
 
     def configure(self):
         """What both machines say; each has its own disks in its own order."""
         text = "global { usage-count no; }\ncommon { handlers { } disk { c-plan-ahead 0; resync-rate 1000M; } }\n"
-        for minor, name in enumerate(peer for peer in PLAN["peers"] if peer in PAIRED):
+        for minor, name in enumerate(self.resources()):
             text += f"resource {name} {{\n net {{ protocol {PAIRED[name].PROTOCOL}; }}\n" \
                 f" device /dev/drbd{minor}; meta-disk internal;\n"
             for letter, address in (("a", 1), ("b", 2)):
@@ -439,8 +445,99 @@ class VdoOnDrbd(Vdo):
         self.drbd.join()
 
 
+class DdupSync(Ddup):
+    """ddup in a replica set of two, each FLUSH waits for the other one."""
+
+    CONFIG = "/etc/ddup"
+    daemon = None
+
+    def __init__(self, disk, name):
+        super().__init__(disk, name)
+        self.port = INVITE + PLAN["peers"].index(name)
+
+    def set_up_daemon(self, other):
+        """One for all stores of a machine, which reads its files anew."""
+        address = "192.168.7." + ("1" if os.environ["NODE"] == "a" else "2")
+        os.makedirs(self.CONFIG, exist_ok=True)
+        with open(f"{self.CONFIG}/{self.name}.toml", "w") as file:
+            file.write(f'store = "{self.disk}"\n[set]\nlisten = ["{address}:7789"]\ntransport = "plain"\n'
+                f'[[peer]]\nstore = "{other}"\naddress = "{os.environ["PEER"]}:7789"\n')
+        DdupSync.stop_daemon()
+        DdupSync.start_daemon()
+
+    @classmethod
+    def start_daemon(cls):
+        DdupSync.daemon = subprocess.Popen(["ddupd", "--interval", "1", "--log", "warn", cls.CONFIG])
+
+    @classmethod
+    def stop_daemon(cls):
+        if DdupSync.daemon:
+            DdupSync.daemon.terminate()
+            DdupSync.daemon.wait()
+            DdupSync.daemon = None
+
+    def create(self):
+        """The peer's store, from an invitation."""
+        with socket.create_server(("", self.port)) as server:
+            connection = server.accept()[0]
+            with connection, connection.makefile("rw") as stream:
+                invitation = stream.readline()
+                with open("/tmp/invitation", "w") as file:
+                    file.write(invitation)
+                run("ddup", "format", "--force", "--replica-of", "/tmp/invitation", self.disk)
+                Ddup.attach(self)
+                self.set_up_daemon(json.loads(stream.readline()))
+                stream.write(json.dumps(self.part_in_set()["store_uuid"]) + "\n")
+                stream.flush()
+
+    def part_in_set(self):
+        return json.loads(run("ddup", "set", "show", "--json", self.device))["sets"][0]
+
+    def other(self):
+        return next(member for member in self.part_in_set()["members"] if not member["own"])
+
+    def make(self):
+        run("ddup", "format", "--force", "--set", *self.FORMAT, self.disk)
+        Ddup.attach(self)
+        own = self.part_in_set()["store_uuid"]
+        with socket.create_connection((os.environ["PEER"], self.port), 60) as connection, \
+                connection.makefile("rw") as stream:
+            stream.write(run("ddup", "set", "invite", self.device).strip() + "\n" + json.dumps(own) + "\n")
+            stream.flush()
+            uuid = json.loads(stream.readline())
+        run("ddup", "peer", "add", self.device, uuid)
+        self.set_up_daemon(uuid)
+        until(f"{self.name}: the peer", self.whole)
+        self.settle()
+
+    def attach(self):
+        Ddup.attach(self)
+        self.set_up_daemon(self.other()["store_uuid"])
+        until(f"{self.name}: the peer", lambda: self.other()["link"] != "absent")
+        run("ddup", "promote", "--wait", "120", self.device)
+
+    def whole(self):
+        other = self.other()
+        return other["link"] == "connected" and other.get("lag_epochs") == 0
+
+    def part(self):
+        other = self.other()
+        if other["state"] == "in-sync":
+            run("ddup", "peer", "shrink", "--force", self.device, other["store_uuid"])
+        self.stop_daemon()
+        run("ddup", "peer", "drop", self.device, other["store_uuid"])
+
+    def join(self):
+        self.start_daemon()
+
+    def settle(self):
+        """FLUSHes wait for the peer, once it has everything."""
+        run("ddup", "peer", "join", "--timeout", "120", self.device, self.other()["store_uuid"])
+
+
 TARGETS = {"raw": Raw, "thin": Thin, "vdo": Vdo, "vdo-lean": LeanVdo, "ddup": Ddup, "ddup-fast": DdupFast,
-    "ddup-sha": DdupSha, "passthrough": Passthrough, "drbd-c": Drbd, "drbd-a": DrbdA, "vdo-on-drbd": VdoOnDrbd}
+    "ddup-sha": DdupSha, "passthrough": Passthrough, "drbd-c": Drbd, "drbd-a": DrbdA, "vdo-on-drbd": VdoOnDrbd,
+    "ddup-sync": DdupSync}
 BIG = {"vdo-lean": BigVdo, "ddup": BigDdup}
 # Those with a peer. On the peer's machine create() makes what lends the disk; part() and join() end
 # and begin the connection, whole() says whether both have everything.
@@ -557,7 +654,10 @@ def measure_resync(target):
     target.join()
     until(f"{target.name}: resync", target.whole, 600)
     seconds = time.monotonic() - begun
-    return {"value": seconds, "unit": "s", "wire_per_byte": (quiet_wire() - before) / half}
+    result = {"value": seconds, "unit": "s", "wire_per_byte": (quiet_wire() - before) / half}
+    if hasattr(target, "settle"):
+        target.settle()
+    return result
 
 
 def tell(target, cell, value, unit, **more):
@@ -684,6 +784,7 @@ def big(targets):
 
 def peer():
     """Lends its disks until the other machine says that it has ended."""
+    load_module()
     for index, name in enumerate(PLAN["targets"]):
         PAIRED[name](disk_of(index), name).create()
     with socket.create_server(("", PORT)) as server:
