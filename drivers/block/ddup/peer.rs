@@ -271,7 +271,8 @@ fn receive(store: &Store, session: &Session) {
     while receive_frame(store, session, &fingerprinter, &mut meta).is_ok() {}
 }
 
-/// Receives a frame, names and checks its blocks, and gives all that to the engine. An error ends the session.
+/// Receives a frame, names and checks its blocks, and gives all that to the engine. An error ends the
+/// session.
 fn receive_frame(
     store: &Store,
     session: &Session,

@@ -10,7 +10,8 @@
 //!
 //! A block that came lies in `received` under its handle until the engine drops it; while a bio writes
 //! it, the page is with the bio. A block that was read because a peer asked lies in `fetched` under
-//! its token until it was sent or the engine drops it. Both are bounded by what the engine grants and takes.
+//! its token until it was sent or the engine drops it. Both are bounded by what the engine grants and
+//! takes.
 //!
 //! # Chores
 //!

@@ -280,8 +280,8 @@ impl Set {
     }
 
     /// Takes a frame that came in a session, and its blocks: the first one's handle, and what they
-    /// are. True if they were taken; what is taken comes back with [`Action::Stage`] or [`Action::StageDrop`]. `ENOMEM`
-    /// ends the session, and so does a frame that no peer sends.
+    /// are. True if they were taken; what is taken comes back with [`Action::Stage`] or
+    /// [`Action::StageDrop`]. `ENOMEM` ends the session, and so does a frame that no peer sends.
     pub fn received(
         &mut self,
         store: &Id,
