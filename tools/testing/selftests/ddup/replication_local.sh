@@ -289,7 +289,8 @@ a_forced_detach_fails_flushes_within_a_second() {
 	wait "$waiter"
 	took=$(($(milliseconds) - start))
 	figure "a FLUSH that waits fails $took ms after the command"
-	[ "$took" -lt 1000 ] || fail "it took $took ms"
+	# The debug kernel's time says nothing.
+	[ -e /sys/kernel/debug/kmemleak ] || [ "$took" -lt 1000 ] || fail "it took $took ms"
 	[ "$(cat /tmp/flushed)" = failed ]
 	wait_for 10 has_no_device "${dev[0]}"
 }
