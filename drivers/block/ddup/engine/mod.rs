@@ -54,6 +54,7 @@ pub mod mark;
 pub mod mkfs;
 pub mod overlay;
 pub mod replication;
+pub mod ring;
 pub mod show;
 pub mod sorted;
 pub mod space;

@@ -18,6 +18,7 @@ const CHUNK: usize = 64;
 /// # Invariants
 ///
 /// Both have the same length, [`CHUNK`] at most, and capacity for [`CHUNK`].
+#[derive(Debug)]
 struct Chunk<V> {
     keys: KVec<u64>,
     values: KVec<V>,
@@ -86,6 +87,7 @@ impl<V: Copy> Chunk<V> {
 /// - `firsts[i]` is the first key of `chunks[i]`.
 /// - Two neighbouring chunks hold more than `CHUNK / 2` entries together.
 /// - `spare` chunks are empty and have a capacity of [`CHUNK`].
+#[derive(Debug)]
 pub struct SortedMap<V> {
     firsts: KVVec<u64>,
     chunks: KVVec<Chunk<V>>,

@@ -256,5 +256,6 @@ impl Set {
                 link.sender = None;
             }
         }
+        self.fetches_gone = true;
     }
 }

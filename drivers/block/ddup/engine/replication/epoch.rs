@@ -2,6 +2,7 @@
 
 //! Epochs in memory, and the chain of a set's history.
 
+use super::super::ring::Ring;
 use super::super::Hash;
 use super::types::{Entry, Id, Position};
 use kernel::prelude::*;
@@ -60,7 +61,7 @@ pub struct Epoch {
 /// Numbers are consecutive; only the last one may be open.
 #[derive(Debug, Default)]
 pub struct Window {
-    epochs: KVec<Epoch>,
+    epochs: Ring<Epoch>,
     entries: usize,
     /// Room for the entries of the next epochs that are opened.
     spares: KVec<KVVec<Entry>>,
@@ -100,14 +101,14 @@ impl Window {
 
     /// Makes room for `count` more epochs.
     pub fn reserve(&mut self, count: usize) -> Result {
-        Ok(self.epochs.reserve(count, GFP_KERNEL)?)
+        self.epochs.reserve(count)
     }
 
     /// Makes room for `count` entries in the open epoch and those behind it, which are to have
     /// `limit` entries each at most.
     pub fn reserve_entries(&mut self, count: usize, limit: usize) -> Result {
         let (limit, epochs) = (limit.max(1), count.div_ceil(limit.max(1)));
-        self.epochs.reserve(1 + epochs, GFP_KERNEL)?;
+        self.epochs.reserve(1 + epochs)?;
         self.spares.reserve(epochs, GFP_KERNEL)?;
         while self.spares.len() < epochs {
             let _ = self.spares.push_within_capacity(KVVec::new());
@@ -145,7 +146,7 @@ impl Window {
             self.clear();
         }
         self.entries += epoch.entries.len();
-        let _ = self.epochs.push_within_capacity(epoch);
+        let _ = self.epochs.push(epoch);
     }
 
     /// Adds an entry to the open epoch and gives its index.
@@ -181,13 +182,13 @@ impl Window {
     pub fn drop_open(&mut self) {
         let is_open = |e: &Epoch| e.position.is_none() && e.entries.is_empty();
         if self.last().is_some_and(is_open) {
-            let _ = self.epochs.pop();
+            let _ = self.epochs.pop_back();
         }
     }
 
     /// Forgets the oldest epoch.
     pub fn pop_front(&mut self) {
-        if let Ok(epoch) = self.epochs.remove(0) {
+        if let Some(epoch) = self.epochs.pop_front() {
             self.entries -= epoch.entries.len();
         }
     }

@@ -171,6 +171,7 @@ impl Set {
                 }
                 link.closing = true;
                 link.sender = None;
+                self.fetches_gone = true;
                 link.hello = None;
             }
             // Clause 8: until it was said to be joinable nobody counts on it.
@@ -504,6 +505,7 @@ impl Set {
             if let Some(link) = self.link_mut(at) {
                 link.sender = Some(sender?);
             }
+            self.fetches_gone = true;
             self.event(Event::PeerUp(store));
             return Ok(());
         }

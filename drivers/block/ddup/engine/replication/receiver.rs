@@ -5,6 +5,8 @@
 
 use super::super::mark::mark;
 use super::super::mutant::mutant;
+use super::super::ring::Ring;
+use super::super::sorted::SortedMap;
 use super::super::types::BlockContent;
 use super::action::{Action, Params, Source, StageResult};
 use super::epoch::{chain_entry, chain_seal, Epoch};
@@ -44,6 +46,30 @@ enum State {
 struct Staged {
     entry: Entry,
     state: State,
+    /// Token of the next entry with the same key; 0: there is none.
+    next: u64,
+}
+
+/// Writes of the same content are found by the beginning of its digest. Other content with the same
+/// beginning only costs time.
+fn key_of(entry: &Entry) -> Option<u64> {
+    let first = entry.digest.first_chunk::<8>()?;
+    (entry.op == Op::Write).then_some(u64::from_le_bytes(*first))
+}
+
+/// Entries with the same key, linked in their order.
+///
+/// # Invariants
+///
+/// The first one is not held. All that are not held are linked.
+#[derive(Clone, Copy, Debug)]
+struct Same {
+    /// Token of the first entry: only it is asked for. One behind it may wait for room that its
+    /// epoch holds.
+    first: u64,
+    last: u64,
+    /// How many lack the content.
+    lacking: u32,
 }
 
 /// An epoch, or a full compare, that is being received.
@@ -54,7 +80,7 @@ struct StagedEpoch {
     token: u64,
     /// Entries in front that are staged and not kept (of a full compare, which may be of any size).
     base: u32,
-    entries: KVec<Staged>,
+    entries: Ring<Staged>,
     /// Entries that are not held yet.
     lacking: usize,
     position: Option<Position>,
@@ -67,9 +93,9 @@ impl StagedEpoch {
         self.base + self.entries.len() as u32
     }
 
-    fn entry(&mut self, index: u32) -> Option<&mut Staged> {
-        let at = index.checked_sub(self.base)?;
-        self.entries.get_mut(at as usize)
+    /// Token of the first entry that is kept.
+    fn first(&self) -> u64 {
+        self.token + u64::from(self.base)
     }
 }
 
@@ -79,7 +105,9 @@ pub(super) struct Receiver {
     pub(super) nonce: u64,
     pub(super) stream: u32,
     limits: Limits,
-    epochs: KVec<StagedEpoch>,
+    /// Numbers and tokens ascend.
+    epochs: Ring<StagedEpoch>,
+    same: SortedMap<Same>,
     /// Position that the next epoch follows.
     last: Position,
     /// Chain behind the last entry.
@@ -88,8 +116,13 @@ pub(super) struct Receiver {
     pub(super) granted: u64,
     told: u64,
     used: u64,
-    /// States `New`.
+    /// States `New`, `Lacks` and `Needed`.
     fresh: usize,
+    lacking: usize,
+    needed: usize,
+    /// No entry before this token is `New`, or `Lacks` and may be asked for.
+    stage_from: u64,
+    ask_from: u64,
 }
 
 /// Whether a block that came is what an entry says.
@@ -104,13 +137,18 @@ impl Receiver {
             nonce,
             stream,
             limits: params.limits,
-            epochs: KVec::new(),
+            epochs: Ring::new(),
+            same: SortedMap::new(),
             last,
             chain: last.chain,
             granted: credit,
             told: credit,
             used: 0,
             fresh: 0,
+            lacking: 0,
+            needed: 0,
+            stage_from: 0,
+            ask_from: 0,
         })
     }
 
@@ -125,31 +163,155 @@ impl Receiver {
     }
 
     fn open(&mut self, number: u64, token: u64, compare: Option<History>) -> Result {
-        self.epochs.push(
-            StagedEpoch {
-                number,
-                token,
-                base: 0,
-                entries: KVec::new(),
-                lacking: 0,
-                position: None,
-                compare,
-            },
-            GFP_KERNEL,
-        )?;
+        self.epochs.reserve(1)?;
+        let _ = self.epochs.push(StagedEpoch {
+            number,
+            token,
+            base: 0,
+            entries: Ring::new(),
+            lacking: 0,
+            position: None,
+            compare,
+        });
         Ok(())
+    }
+
+    /// The number of the epoch that an entry is in, from the oldest on, and of the entry in it.
+    fn place(&self, token: u64) -> Option<(usize, usize)> {
+        let after = self.epochs.partition_point(|e| e.token <= token);
+        let at = after.checked_sub(1)?;
+        let entry = token.checked_sub(self.epochs.get(at)?.first())?;
+        Some((at, usize::try_from(entry).ok()?))
+    }
+
+    fn entry(&self, token: u64) -> Option<&Staged> {
+        let (epoch, at) = self.place(token)?;
+        self.epochs.get(epoch)?.entries.get(at)
+    }
+
+    fn entry_mut(&mut self, token: u64) -> Option<&mut Staged> {
+        let (epoch, at) = self.place(token)?;
+        self.epochs.get_mut(epoch)?.entries.get_mut(at)
+    }
+
+    /// Token of an entry of an epoch, or of a compare, if it is still kept.
+    fn token_of(&self, (number, resync): (u64, bool), index: u32) -> Option<u64> {
+        let at = self.epochs.partition_point(|e| e.number < number);
+        let is_it = |e: &&StagedEpoch| e.number == number && e.compare.is_some() == resync;
+        let epoch = self.epochs.get(at).filter(is_it)?;
+        let kept = epoch.base <= index && index < epoch.count();
+        kept.then(|| epoch.token + u64::from(index))
+    }
+
+    /// The first entry from a token on that is such, with its token.
+    fn find(&self, from: u64, is_such: impl Fn(u64, &Staged) -> bool) -> Option<(u64, &Staged)> {
+        let after = self.epochs.partition_point(|e| e.token <= from);
+        for at in after.saturating_sub(1)..self.epochs.len() {
+            let epoch = self.epochs.get(at)?;
+            let skipped = usize::try_from(from.saturating_sub(epoch.first()));
+            for entry in skipped.unwrap_or(usize::MAX)..epoch.entries.len() {
+                let (token, staged) = (epoch.first() + entry as u64, epoch.entries.get(entry)?);
+                if is_such(token, staged) {
+                    return Some((token, staged));
+                }
+            }
+        }
+        None
+    }
+
+    /// Gives an entry another state.
+    fn set(&mut self, token: u64, state: State) {
+        let Some(staged) = self.entry_mut(token) else {
+            return;
+        };
+        let old = core::mem::replace(&mut staged.state, state);
+        let same = key_of(&staged.entry).and_then(|key| self.same.get_mut(key));
+        match old {
+            State::New(_) => self.fresh -= 1,
+            State::Lacks => self.lacking -= 1,
+            State::Needed => self.needed -= 1,
+            State::Asked | State::Held => {}
+        }
+        match state {
+            State::New(_) => {
+                self.fresh += 1;
+                self.stage_from = self.stage_from.min(token);
+            }
+            State::Lacks => {
+                self.lacking += 1;
+                self.ask_from = self.ask_from.min(token);
+            }
+            State::Needed => self.needed += 1,
+            State::Asked | State::Held => {}
+        }
+        if let Some(same) = same {
+            same.lacking += u32::from(state == State::Lacks);
+            same.lacking -= u32::from(old == State::Lacks);
+        }
+    }
+
+    /// Links a new entry, for which there is room.
+    fn link(&mut self, token: u64, key: u64) {
+        let Some(last) = self.same.get_mut(key).map(|same| {
+            let last = same.last;
+            same.last = token;
+            last
+        }) else {
+            let same = Same {
+                first: token,
+                last: token,
+                lacking: 0,
+            };
+            let _ = self.same.insert(key, same);
+            return;
+        };
+        if let Some(staged) = self.entry_mut(last) {
+            staged.next = token;
+        }
+    }
+
+    /// An entry with this key is held: unlinks those in front that are, and lets those that lack
+    /// the content look again.
+    fn unlink_held(&mut self, key: u64) {
+        while let Some(Same { first, lacking, .. }) = self.same.get(key) {
+            let staged = self.entry(first).copied();
+            match staged.filter(|s| s.state != State::Held) {
+                Some(_) if lacking > 0 => {
+                    let mut token = first;
+                    while let Some(staged) = self.entry(token).copied() {
+                        if staged.state == State::Lacks {
+                            self.set(token, State::New(Source::Held));
+                        }
+                        token = staged.next;
+                    }
+                    return;
+                }
+                Some(_) => return,
+                None => match staged.map_or(0, |s| s.next) {
+                    0 => {
+                        self.same.remove(key);
+                    }
+                    next => {
+                        if let Some(same) = self.same.get_mut(key) {
+                            same.first = next;
+                        }
+                    }
+                },
+            }
+        }
     }
 
     /// Forgets what came. Blocks that the store was not told of go to `dropped`, where there is room
     /// for them.
     pub(super) fn clear(&mut self, dropped: &mut KVec<u64>) {
-        for staged in self.epochs.iter().flat_map(|e| &e.entries) {
+        for staged in self.epochs.iter().flat_map(|e| e.entries.iter()) {
             if let State::New(Source::Data(handle)) = staged.state {
                 let _ = dropped.push_within_capacity(handle);
             }
         }
         self.epochs.clear();
-        self.fresh = 0;
+        self.same.clear(0);
+        (self.fresh, self.lacking, self.needed) = (0, 0, 0);
     }
 
     fn is_open(&self) -> bool {
@@ -195,7 +357,8 @@ impl Receiver {
         {
             return Ok(None);
         }
-        epoch.entries.reserve(entries.len(), GFP_KERNEL)?;
+        epoch.entries.reserve(entries.len())?;
+        self.same.reserve(self.same.len() + entries.len())?;
         let mut handle = first_block;
         for entry in entries {
             let source = if entry.fresh {
@@ -204,14 +367,20 @@ impl Receiver {
             } else {
                 Source::Held
             };
-            let state = State::New(source);
-            let _ = epoch.entries.push_within_capacity(Staged {
-                entry: *entry,
-                state,
-            });
             *token += 1;
-            epoch.lacking += 1;
+            if let Some(epoch) = self.epochs.last_mut() {
+                epoch.lacking += 1;
+                let _ = epoch.entries.push(Staged {
+                    entry: *entry,
+                    state: State::New(source),
+                    next: 0,
+                });
+            }
             self.fresh += 1;
+            self.stage_from = self.stage_from.min(*token);
+            if let Some(key) = key_of(entry) {
+                self.link(*token, key);
+            }
             self.chain = chain_entry(self.chain, entry, hash);
         }
         Ok(Some(()))
@@ -227,7 +396,8 @@ impl Receiver {
         hash: super::super::Hash,
     ) -> Result<Option<()>> {
         if !self.is_open() {
-            if resync {
+            // Only a reign begins with an empty epoch.
+            if resync || self.epochs.len() > self.limits.entries as usize {
                 return Ok(None);
             }
             self.open(self.last.epoch + 1, token + 1, None)?;
@@ -264,19 +434,17 @@ impl Receiver {
         Ok(Some(()))
     }
 
-    /// Takes what was asked for; false if nobody waits for it any more.
     /// Takes what was asked for, or (`None`) that there is no good copy of it. False: it is not
     /// wanted any more. `None`: it is something else.
     fn take_block(
         &mut self,
-        (epoch, resync): (u64, bool),
+        epoch: (u64, bool),
         index: u32,
         block: Option<(u64, &BlockContent)>,
     ) -> Option<bool> {
-        let is_it = |e: &&mut StagedEpoch| e.number == epoch && e.compare.is_some() == resync;
-        let staged = self.epochs.iter_mut().find(is_it);
-        let staged = staged.and_then(|e| e.entry(index));
-        let Some(staged) = staged.filter(|s| s.state == State::Needed) else {
+        let token = self.token_of(epoch, index);
+        let staged = token.and_then(|token| Some((token, self.entry(token)?)));
+        let Some((token, staged)) = staged.filter(|(_, s)| s.state == State::Needed) else {
             return Some(false);
         };
         let is_meant = block.is_none_or(|(_, b)| is_content(&staged.entry, b));
@@ -284,79 +452,60 @@ impl Receiver {
             mark!(replication_block_of_another_content);
             return None;
         }
-        staged.state = State::New(block.map_or(Source::Lost, |(handle, _)| Source::Data(handle)));
-        self.fresh += 1;
+        let source = block.map_or(Source::Lost, |(handle, _)| Source::Data(handle));
+        self.set(token, State::New(source));
         Some(true)
     }
 
     pub(super) fn staged(&mut self, token: u64, result: StageResult) {
-        let inside =
-            |e: &&mut StagedEpoch| token >= e.token && token - e.token < u64::from(e.count());
-        let Some(epoch) = self.epochs.iter_mut().find(inside) else {
-            return;
-        };
-        let index = (token - epoch.token) as u32;
-        let Some(staged) = epoch.entry(index).filter(|s| s.state == State::Asked) else {
+        let Some(staged) = self.entry(token).filter(|s| s.state == State::Asked) else {
             return;
         };
         if result == StageResult::Lacks {
             mark!(replication_lacks);
-            staged.state = State::Lacks;
-            return;
+            return self.set(token, State::Lacks);
         }
-        staged.state = State::Held;
-        let entry = staged.entry;
-        epoch.lacking -= 1;
-        while epoch.compare.is_some()
-            && epoch
-                .entries
-                .first()
-                .is_some_and(|s| s.state == State::Held)
-        {
-            let _ = epoch.entries.remove(0);
+        let key = key_of(&staged.entry);
+        self.set(token, State::Held);
+        let place = self.place(token);
+        if let Some(epoch) = place.and_then(|(epoch, _)| self.epochs.get_mut(epoch)) {
+            epoch.lacking -= 1;
+        }
+        if let Some(key) = key {
+            self.unlink_held(key);
+        }
+        // A full compare keeps nothing that is staged.
+        let Some(epoch) = place.and_then(|(epoch, _)| self.epochs.get_mut(epoch)) else {
+            return;
+        };
+        let is_held = |s: &Staged| s.state == State::Held;
+        while epoch.compare.is_some() && epoch.entries.first().is_some_and(is_held) {
+            let _ = epoch.entries.pop_front();
             epoch.base += 1;
             self.granted += 1;
         }
-        // Who lacked the same content need not ask for it.
-        if entry.op == Op::Write {
-            for other in self.epochs.iter_mut().flat_map(|e| e.entries.iter_mut()) {
-                if other.state == State::Lacks && other.entry.digest == entry.digest {
-                    other.state = State::New(Source::Held);
-                    self.fresh += 1;
-                }
-            }
-        }
-    }
-
-    /// Whether an entry before this one with the same content is being asked for or looked up. One
-    /// behind it may wait for room that this one's epoch holds.
-    fn is_coming(&self, staged: &Staged) -> bool {
-        let all = self.epochs.iter().flat_map(|e| e.entries.iter());
-        let mut before = all.take_while(|s| !core::ptr::eq(*s, staged));
-        before.any(|s| {
-            !matches!(s.state, State::Held | State::Lacks) && s.entry.digest == staged.entry.digest
-        })
     }
 
     fn poll_stage(&mut self) -> Option<Action> {
         if self.fresh == 0 {
             return None;
         }
-        for epoch in &mut self.epochs {
-            for (at, staged) in epoch.entries.iter_mut().enumerate() {
-                if let State::New(source) = staged.state {
-                    staged.state = State::Asked;
-                    self.fresh -= 1;
-                    return Some(Action::Stage {
-                        token: epoch.token + u64::from(epoch.base) + at as u64,
-                        entry: staged.entry,
-                        source,
-                        resync: epoch.compare.is_some(),
-                    });
-                }
-            }
-        }
-        None
+        let is_new = |_, s: &Staged| matches!(s.state, State::New(_));
+        let (token, staged) = self.find(self.stage_from, is_new)?;
+        let (entry, state) = (staged.entry, staged.state);
+        let epoch = self.place(token).and_then(|(e, _)| self.epochs.get(e))?;
+        let resync = epoch.compare.is_some();
+        let State::New(source) = state else {
+            return None;
+        };
+        self.set(token, State::Asked);
+        self.stage_from = token + 1;
+        Some(Action::Stage {
+            token,
+            entry,
+            source,
+            resync,
+        })
     }
 
     /// The oldest epoch, if it is whole; the store gets what comes out.
@@ -378,11 +527,11 @@ impl Receiver {
                 token: epoch.token,
                 count: epoch.count(),
             };
-            let _ = self.epochs.remove(0);
+            let _ = self.epochs.pop_front();
             return Ok(Some((action, Applying::Switch(kept))));
         }
         let mut entries = KVVec::with_capacity(epoch.entries.len(), GFP_KERNEL)?;
-        for staged in &epoch.entries {
+        for staged in epoch.entries.iter() {
             let _ = entries.push_within_capacity(staged.entry);
         }
         let action = Action::Apply {
@@ -395,50 +544,59 @@ impl Receiver {
             entries,
             position: Some(position),
         };
-        let _ = self.epochs.remove(0);
+        let _ = self.epochs.pop_front();
         Ok(Some((action, Applying::Epoch(whole))))
     }
 
+    /// Whether the primary is to be asked for an entry's content.
+    fn is_to_ask(&self, token: u64, staged: &Staged) -> bool {
+        let first = |key| self.same.get(key).is_none_or(|same| same.first == token);
+        staged.state == State::Lacks && key_of(&staged.entry).is_none_or(first)
+    }
+
     /// What the primary is to be told, but for acknowledgements. It answers at most `needs` at once.
-    pub(super) fn poll_frame(&self, needs: u32) -> Result<Option<Frame>> {
+    pub(super) fn poll_frame(&mut self, needs: u32) -> Result<Option<Frame>> {
         let quarter = u64::from(self.limits.entries / 4);
         let low = self.told.saturating_sub(self.used) <= quarter;
         if self.granted > self.told && (low || self.granted - self.told >= quarter) {
             return Ok(Some(Frame::Credit(self.granted)));
         }
-        let states = || self.epochs.iter().flat_map(|e| e.entries.iter());
-        let sent = states().filter(|s| s.state == State::Needed).count();
         let quota = (needs.min(self.limits.needs) as usize)
-            .saturating_sub(sent)
+            .saturating_sub(self.needed)
             .min(BATCH_MAX);
-        let lacks = |s: &Staged| s.state == State::Lacks && !self.is_coming(s);
-        let Some(epoch) = self.epochs.iter().find(|e| e.entries.iter().any(lacks)) else {
-            return Ok(None);
-        };
-        if quota == 0 {
+        if quota == 0 || self.lacking == 0 {
             return Ok(None);
         }
+        let is_to_ask = |token, staged: &Staged| self.is_to_ask(token, staged);
+        let Some((first, _)) = self.find(self.ask_from, is_to_ask) else {
+            self.ask_from = u64::MAX;
+            return Ok(None);
+        };
+        let Some(epoch) = self.place(first).and_then(|(e, _)| self.epochs.get(e)) else {
+            return Ok(None);
+        };
         let mut needs: KVec<Need> = KVec::with_capacity(quota, GFP_KERNEL)?;
-        for (at, staged) in epoch.entries.iter().enumerate().filter(|(_, s)| lacks(s)) {
-            if needs.len() >= quota {
-                break;
-            }
-            if needs.iter().any(|n| n.digest == staged.entry.digest) {
-                continue;
-            }
+        let tokens = first..epoch.token + u64::from(epoch.count());
+        let entries = tokens.filter_map(|token| Some((token, self.entry(token)?)));
+        for (token, staged) in entries
+            .filter(|(token, staged)| self.is_to_ask(*token, staged))
+            .take(quota)
+        {
             let _ = needs.push_within_capacity(Need {
-                index: epoch.base + at as u32,
+                index: (token - epoch.token) as u32,
                 volume: staged.entry.volume,
                 lbn: staged.entry.lbn,
                 digest: staged.entry.digest,
             });
         }
-        mark!(replication_need);
-        Ok(Some(Frame::Need {
+        let frame = Frame::Need {
             epoch: epoch.number,
             resync: epoch.compare.is_some(),
             needs,
-        }))
+        };
+        mark!(replication_need);
+        self.ask_from = first;
+        Ok(Some(frame))
     }
 
     /// A frame of [`Receiver::poll_frame`] was sent.
@@ -450,14 +608,9 @@ impl Receiver {
                 resync,
                 needs,
             } => {
-                let is_it =
-                    |e: &&mut StagedEpoch| e.number == *epoch && e.compare.is_some() == *resync;
-                let Some(epoch) = self.epochs.iter_mut().find(is_it) else {
-                    return;
-                };
                 for need in needs {
-                    if let Some(staged) = epoch.entry(need.index) {
-                        staged.state = State::Needed;
+                    if let Some(token) = self.token_of((*epoch, *resync), need.index) {
+                        self.set(token, State::Needed);
                     }
                 }
             }

@@ -169,6 +169,7 @@ impl Set {
                 sender.at = At::Behind;
                 sender.scan = None;
                 sender.fetches.clear();
+                self.fetches_gone = true;
             }
         }
     }
@@ -265,15 +266,15 @@ impl Set {
             None => self.fetched.retain(|(t, _)| *t != token),
         }
         for at in 0..self.peers.len() {
-            let Some(sender) = self.sender_mut(at) else {
-                continue;
-            };
-            for fetch in &mut sender.fetches {
+            let fetches = self.sender_mut(at).map(|s| s.fetches.iter_mut());
+            for fetch in fetches.into_iter().flatten() {
                 if fetch.state == FetchState::Asked(token) {
                     fetch.state = handle.map_or(FetchState::Lost, FetchState::Read);
+                    return;
                 }
             }
         }
+        self.fetches_gone = true;
     }
 
     /// The end of an [`Action::ScanOpen`]: where the history of the frozen state ends, or `None` if
@@ -351,6 +352,7 @@ impl Set {
                     fetch.state = FetchState::Lost;
                 }
             }
+            self.fetches_gone = true;
         }
     }
 
@@ -375,6 +377,25 @@ impl Set {
         }
     }
 
+    /// A block that was read and will not be sent.
+    fn fetched_in_vain(&mut self) -> Option<u64> {
+        if !self.fetches_gone || mutant!(144) {
+            return None;
+        }
+        let sends = |handle: u64| {
+            let senders = (0..self.peers.len()).filter_map(|at| self.sender_at(at));
+            let is_it = |f: &Fetch| f.state == FetchState::Read(handle);
+            senders.into_iter().any(|s| s.fetches.iter().any(is_it))
+        };
+        let gone = |(_, handle): &(u64, Option<u64>)| handle.is_some_and(|h| !sends(h));
+        let Some(at) = self.fetched.iter().position(gone) else {
+            self.fetches_gone = false;
+            return None;
+        };
+        mark!(replication_fetched_in_vain);
+        self.fetched.remove(at).ok()?.1
+    }
+
     /// What the store is to do for streams.
     pub(super) fn poll_senders(&mut self) -> Option<Action> {
         let used = |scan: u64| {
@@ -386,17 +407,8 @@ impl Set {
         if let Some(at) = self.scans.iter().position(|scan| !used(*scan)) {
             return self.scans.remove(at).ok().map(Action::ScanClose);
         }
-        let sends = |handle: u64| {
-            let senders = (0..self.peers.len()).filter_map(|at| self.sender_at(at));
-            let is_it = |f: &Fetch| f.state == FetchState::Read(handle);
-            senders.into_iter().any(|s| s.fetches.iter().any(is_it))
-        };
-        let gone = |(_, handle): &(u64, Option<u64>)| handle.is_some_and(|h| !sends(h));
-        let vain = self.fetched.iter().position(gone);
-        if let Some(at) = vain.filter(|_| !mutant!(144)) {
-            mark!(replication_fetched_in_vain);
-            let (_, handle) = self.fetched.remove(at).ok()?;
-            return handle.map(Action::FetchDrop);
+        if let Some(handle) = self.fetched_in_vain() {
+            return Some(Action::FetchDrop(handle));
         }
         for at in 0..self.peers.len() {
             let position = self.history.position();
@@ -435,6 +447,7 @@ impl Set {
                     sender.at = At::Behind;
                     sender.scan = None;
                     sender.fetches.clear();
+                    self.fetches_gone = true;
                 }
             }
             match &mut sender.at {

@@ -83,6 +83,8 @@ pub struct Set {
     /// Blocks that the store was asked to read and that were not sent, and where those lie that it
     /// has read.
     pub(super) fetched: KVec<(u64, Option<u64>)>,
+    /// Some of those may be of blocks that will not be sent.
+    pub(super) fetches_gone: bool,
     pub(super) token: u64,
     /// Token of the last entry that was staged.
     pub(super) stage_token: u64,
@@ -172,6 +174,7 @@ impl Set {
             release: (0, 0),
             scans: KVec::new(),
             fetched: KVec::new(),
+            fetches_gone: false,
             token: 0,
             stage_token: 0,
             now: 0,
@@ -709,6 +712,7 @@ impl Set {
                 link.sender = None;
             }
         }
+        self.fetches_gone = true;
     }
 
     /// The newest epoch that is durable here and acknowledged by all that FLUSHes wait for.
