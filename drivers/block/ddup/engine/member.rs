@@ -16,6 +16,7 @@ use super::format::superblock::Superblock;
 use super::mark::mark;
 use super::mutant::mutant;
 use super::op::{BlockContent, BlockState, OpKind, Phase, WaitList};
+use super::own::OwnRange;
 use super::recover::FailReason;
 use super::replication::action::{Action as SetAction, Block, Event, Params, Reply, Source};
 use super::replication::config::Refusal;
@@ -51,6 +52,8 @@ const SEALS: usize = 16;
 const SEALS_MAX: usize = ENDS_MAX / 2;
 /// Ends of epochs that may be on their way to the disk.
 const ENDS_MAX: usize = 256;
+/// Ranges, or blocks for a frame, that are looked at for a compare before others have a turn.
+const LOOKS_MAX: usize = 8;
 /// Tries to write a configuration slot before the set stands still.
 const PERSIST_TRIES: u32 = 3;
 
@@ -163,6 +166,9 @@ pub struct Member {
     pub(super) staging: Staging,
     pub(super) resync: Resync,
     pub(super) scans: Scans,
+    pub(super) own: Option<OwnRange>,
+    /// There is more of a compare to look at than was done at once.
+    more: bool,
     /// What the shell was told.
     told: bool,
 }
@@ -202,6 +208,8 @@ impl Member {
                 staging: Staging::new(config.queue_depth)?,
                 resync: Resync::new(),
                 scans: Scans::new(),
+                own: None,
+                more: false,
                 told: false,
             },
             GFP_KERNEL,
@@ -613,6 +621,23 @@ impl Store {
             self.flush_set(tag);
         }
         self.drop_stuck();
+        let mut looks = 0;
+        let mut more = true;
+        while more && looks < LOOKS_MAX {
+            self.carry_out_all();
+            self.resync_step();
+            // What they find may be what the set waits for.
+            let shown = self.frozen_step();
+            more = self.own_step() || shown;
+            looks += 1;
+        }
+        if let Some(member) = self.member.as_mut() {
+            member.more = more;
+        }
+        self.tell_role();
+    }
+
+    fn carry_out_all(&mut self) {
         while self.actions_room() {
             let Some(member) = self.member.as_mut() else {
                 return;
@@ -627,9 +652,6 @@ impl Store {
                 break;
             }
         }
-        self.resync_step();
-        self.frozen_step();
-        self.tell_role();
     }
 
     /// An action that waits for room must not keep the set from looking at what came. If it is to
@@ -734,6 +756,23 @@ impl Store {
                 }
             }
             SetAction::ScanClose(scan) => self.close_scan(scan),
+            SetAction::Own {
+                token,
+                volume,
+                first,
+                end,
+                max,
+            } => {
+                if !self.begin_own(token, volume, (first, end), max) {
+                    return Err(SetAction::Own {
+                        token,
+                        volume,
+                        first,
+                        end,
+                        max,
+                    });
+                }
+            }
             SetAction::Fetch {
                 token,
                 volume,
@@ -742,7 +781,18 @@ impl Store {
                 scan,
                 pinned: (epoch, index),
             } => match scan {
-                Some(scan) => self.fetch_frozen(token, scan, (&volume, lbn), &digest),
+                Some(scan) => {
+                    if !self.fetch_frozen(token, scan, (&volume, lbn)) {
+                        return Err(SetAction::Fetch {
+                            token,
+                            volume,
+                            lbn,
+                            digest,
+                            scan: Some(scan),
+                            pinned: (epoch, index),
+                        });
+                    }
+                }
                 None => {
                     let check = self.member.as_ref().and_then(|m| {
                         let entry = m.set.entry(epoch, index).filter(|e| e.digest == digest)?;
@@ -931,9 +981,13 @@ impl Store {
     /// When there is something to do without any input.
     pub(super) fn member_deadline(&self) -> Option<Millis> {
         let member = self.member.as_ref()?;
-        let waits = member.stuck.is_some() || !member.flushes.is_empty() || member.is_switching();
+        let waits = member.stuck.is_some()
+            || !member.flushes.is_empty()
+            || member.is_switching()
+            || member.own.is_some();
         let soon = waits.then_some(self.now + super::state::RETRY_INTERVAL);
-        [soon, member.set.next_deadline()]
+        let now = member.more.then_some(self.now);
+        [now, soon, member.set.next_deadline()]
             .into_iter()
             .flatten()
             .min()

@@ -68,6 +68,7 @@ mod journal;
 mod member;
 mod mutant;
 mod op;
+mod own;
 mod pin;
 mod read;
 mod rebuild;

@@ -226,6 +226,27 @@ impl Overlay {
         }
     }
 
+    /// The end of the zeroes that a block is in because of a punch, and of nothing later.
+    pub fn zeroes_at(&self, slot: usize, lbn: Lbn) -> Option<u64> {
+        let key = key(slot, lbn);
+        if self.active.points.get(key).is_some() {
+            return None;
+        }
+        self.punch_over(key).map(|end| lbn.0 + (end - key))
+    }
+
+    /// The first block of a volume behind this one that has an entry here; `u64::MAX` if none has.
+    pub fn next_point(&self, slot: usize, lbn: Lbn) -> u64 {
+        let from = key(slot, lbn) + 1;
+        let sets = [&self.active.points, &self.frozen.points];
+        let next = sets.map(|points| points.next_from(from).map_or(u64::MAX, |(key, _)| key));
+        let (owner, lbn) = key_parts(next[0].min(next[1]));
+        match owner == slot {
+            true => lbn.0,
+            false => u64::MAX,
+        }
+    }
+
     /// A cluster's unmerged changes: of the active set, and of the frozen one.
     pub fn deltas(&self, cluster: Cluster) -> [Option<Delta>; 2] {
         [

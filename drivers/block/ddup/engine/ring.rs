@@ -160,6 +160,7 @@ impl<T> Ring<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    extern crate std;
     use std::collections::VecDeque;
 
     /// A number below `n` from a sequence that only `state` decides.

@@ -18,17 +18,16 @@ use super::format::page::{self, name_read, MapEntry, Pointer, FANOUT, MAP_LEAF, 
 use super::mark::mark;
 use super::mutant::mutant;
 use super::overlay::{key, key_parts};
+use super::replication::action::Shown;
 use super::replication::history::History;
-use super::replication::types::{Entry, Id, Op, MEMBERS_MAX};
+use super::replication::types::{Entry, Id, Op, MEMBERS_MAX, NO_ID};
+use super::ring::Ring;
 use super::state::{IoToken, Store};
 use super::tree::Page;
-use super::types::{Check, Cluster, Lbn, Name, CLUSTER_SIZE, LEVELS_MAX, NAME_BYTES};
+use super::types::{Cluster, Lbn, Name, CLUSTER_SIZE, LEVELS_MAX};
 use super::{Action, Buf};
 use kernel::prelude::*;
 
-/// Blocks that were shown last, and that a peer may ask for. It is told at most so many that it has
-/// not taken.
-const SHOWN_MAX: usize = 8192;
 /// Tries to read a page.
 const READ_TRIES: u8 = 3;
 
@@ -40,6 +39,8 @@ struct PathPage {
 
 /// A page that is being read.
 struct Reading {
+    /// For which of the paths.
+    path: usize,
     pointer: Pointer,
     tree: Tree,
     entry: u64,
@@ -49,6 +50,8 @@ struct Reading {
 
 /// What is to be shown next.
 struct Wish {
+    /// Where it begins, and the next block that is looked at.
+    from: u64,
     cursor: u64,
     max: usize,
     entries: KVec<Entry>,
@@ -58,21 +61,21 @@ struct Wish {
 struct Viewer {
     scan: u64,
     wish: Option<Wish>,
-    shown: KVVec<(u64, Cluster, Check)>,
-    /// The oldest of `shown`, once it is full.
-    oldest: usize,
 }
 
-impl Viewer {
-    fn new(scan: u64) -> Result<Self> {
-        Ok(Viewer {
-            scan,
-            wish: None,
-            shown: KVVec::with_capacity(SHOWN_MAX, GFP_KERNEL)?,
-            oldest: 0,
-        })
-    }
+/// A block that a peer asks for.
+#[derive(Clone, Copy)]
+struct Asked {
+    token: u64,
+    /// Which of the maps.
+    map: usize,
+    lbn: u64,
 }
+
+/// The path to what is shown next.
+const SHOW_PATH: usize = 0;
+/// The path to what a peer asks for.
+const ASK_PATH: usize = 1;
 
 /// A state that is frozen.
 struct Frozen {
@@ -86,8 +89,9 @@ struct Frozen {
     maps: KVec<(Tree, Id, u64)>,
     /// Discards that the checkpoint had not finished, by slot in `maps`.
     punches: KVec<(u64, u64)>,
-    path: [Option<PathPage>; LEVELS_MAX],
+    paths: [[Option<PathPage>; LEVELS_MAX]; 2],
     reading: Option<Reading>,
+    asked: Ring<Asked>,
 }
 
 /// The frozen state of a member, and who waits for one.
@@ -158,9 +162,18 @@ impl Store {
         };
         frozen.viewers.retain(|v| v.scan != scan);
         if frozen.viewers.is_empty() {
-            let cookie = frozen.cookie;
-            scans.frozen = None;
-            self.unpin(cookie);
+            let frozen = scans.frozen.take();
+            if let Some(frozen) = frozen {
+                self.unpin(frozen.cookie);
+                self.refuse_asked(&frozen.asked);
+            }
+        }
+    }
+
+    /// What was asked for and not found yet has no good copy, for all that is known.
+    fn refuse_asked(&mut self, asked: &Ring<Asked>) {
+        for asked in asked.iter() {
+            self.fetch(asked.token, None);
         }
     }
 
@@ -172,6 +185,7 @@ impl Store {
         if let Some(frozen) = scans.frozen.take() {
             mark!(member_frozen_gives_way);
             self.unpin(frozen.cookie);
+            self.refuse_asked(&frozen.asked);
             for viewer in &frozen.viewers {
                 if let Some(member) = self.member.as_mut() {
                     member.set_mut().scan_lost(viewer.scan);
@@ -195,27 +209,27 @@ impl Store {
         }
     }
 
-    /// One step: makes a checkpoint be cut for who waits, and goes on with what is to be shown.
-    pub(super) fn frozen_step(&mut self) {
+    /// One step: makes a checkpoint be cut for who waits, and goes on with what is to be shown. True:
+    /// something was.
+    pub(super) fn frozen_step(&mut self) -> bool {
         let Some(member) = self.member.as_ref() else {
-            return;
+            return false;
         };
         if let Some(frozen) = &member.scans.frozen {
             let cookie = frozen.cookie;
-            if !self.renew_pin(cookie, true) {
-                return self.end_frozen();
+            if self.renew_pin(cookie, true) {
+                self.join_viewers();
+                return self.show_step();
             }
-            self.join_viewers();
-            return self.show_step();
+            self.end_frozen();
+        } else if !member.scans.wanted.is_empty() && self.pin.is_none() {
+            match self.dirty_since.is_some() || self.checkpointer.is_running() {
+                true => self.checkpointer.want(),
+                // Nothing has changed since the last one.
+                false => self.freeze(),
+            }
         }
-        if member.scans.wanted.is_empty() || self.pin.is_some() {
-            return;
-        }
-        if self.dirty_since.is_some() || self.checkpointer.is_running() {
-            return self.checkpointer.want();
-        }
-        // Nothing has changed since the last one.
-        self.freeze();
+        false
     }
 
     /// Who waits for a frozen state is shown the one that there is.
@@ -236,9 +250,10 @@ impl Store {
                 mark!(member_frozen_is_too_old);
                 return;
             }
-            let (Ok(viewer), Ok(history)) = (Viewer::new(scan), frozen.history.try_clone()) else {
+            let Ok(history) = frozen.history.try_clone() else {
                 return;
             };
+            let viewer = Viewer { scan, wish: None };
             let Some(frozen) = member.scans.frozen.as_mut() else {
                 return;
             };
@@ -316,7 +331,7 @@ impl Store {
                 .ok()?;
         }
         let mut viewers = KVec::with_capacity(MEMBERS_MAX, GFP_KERNEL).ok()?;
-        let _ = viewers.push_within_capacity(Viewer::new(scan).ok()?);
+        let _ = viewers.push_within_capacity(Viewer { scan, wish: None });
         let frozen = Frozen {
             cookie: 0,
             history: self.superblock.history().ok()?,
@@ -324,8 +339,9 @@ impl Store {
             turn: 0,
             maps,
             punches,
-            path: [const { None }; LEVELS_MAX],
+            paths: [const { [const { None }; LEVELS_MAX] }; 2],
             reading: None,
+            asked: Ring::new(),
         };
         KBox::new(frozen, GFP_KERNEL).ok()
     }
@@ -339,6 +355,7 @@ impl Store {
         let viewer = frozen.and_then(|f| f.viewers.iter_mut().find(|v| v.scan == scan));
         if let Some(viewer) = viewer {
             viewer.wish = Some(Wish {
+                from: cursor,
                 cursor,
                 max: max as usize,
                 entries,
@@ -347,51 +364,87 @@ impl Store {
         true
     }
 
-    /// Goes on with what is to be shown, until a page has to be read.
-    fn show_step(&mut self) {
+    /// Goes on with what is to be shown and what is asked for, until a page has to be read. True:
+    /// something was shown.
+    fn show_step(&mut self) -> bool {
+        while self.answer_asked() {}
+        let mut shown = false;
         loop {
             let Some(frozen) = self.scans().and_then(|s| s.frozen.as_mut()) else {
-                return;
+                return shown;
             };
             if frozen.reading.is_some() {
-                return;
+                return shown;
             }
             let wishes =
                 |f: &Frozen, at: usize| f.viewers.get(at).is_some_and(|v| v.wish.is_some());
             if !wishes(frozen, frozen.turn) {
                 let Some(turn) = (0..frozen.viewers.len()).find(|at| wishes(frozen, *at)) else {
-                    return;
+                    return shown;
                 };
                 frozen.turn = turn;
             }
             let viewer = frozen.viewers.get(frozen.turn);
             let Some(wish) = viewer.and_then(|v| v.wish.as_ref()) else {
-                return;
+                return shown;
             };
             let (slot, lbn) = key_parts(wish.cursor);
-            let full = wish.entries.len() >= wish.max;
             let Some(&(tree, uuid, size)) = frozen.maps.get(slot) else {
-                return self.shown_all(true);
+                self.shown_all(true);
+                shown = true;
+                continue;
             };
-            if full {
-                return self.shown_all(false);
+            if wish.entries.len() >= wish.max || slot != key_parts(wish.from).0 {
+                self.shown_all(false);
+                shown = true;
+                continue;
             }
             if lbn.0 >= size {
                 self.go_on(key(slot + 1, Lbn(0)));
                 continue;
             }
-            match self.frozen_leaf(&tree, lbn.0) {
+            match self.frozen_leaf(SHOW_PATH, &tree, lbn.0) {
                 Ok(()) => {}
                 Err(Some(until)) => {
                     self.go_on(key(slot, Lbn(0)) + until.min(size));
                     continue;
                 }
-                Err(None) => return,
+                Err(None) => return shown,
             }
             if !self.show_block(uuid, slot, lbn) {
-                return;
+                return shown;
             }
         }
+    }
+
+    /// Answers for the oldest block that a peer asks for. False: there is none, or it has to be read.
+    fn answer_asked(&mut self) -> bool {
+        if !self.actions_room() {
+            return false;
+        }
+        let Some(frozen) = self.scans().and_then(|s| s.frozen.as_ref()) else {
+            return false;
+        };
+        let Some((&asked, None)) = frozen.asked.first().map(|a| (a, frozen.reading.as_ref()))
+        else {
+            return false;
+        };
+        let place = match frozen.maps.get(asked.map).copied() {
+            Some((tree, _, _)) => match self.frozen_leaf(ASK_PATH, &tree, asked.lbn) {
+                Ok(()) => {
+                    let entry = self.frozen_entry(ASK_PATH, asked.lbn);
+                    entry.is_mapped().then_some((entry.cluster, entry.check))
+                }
+                Err(Some(_)) => None,
+                Err(None) => return false,
+            },
+            None => None,
+        };
+        if let Some(frozen) = self.scans().and_then(|s| s.frozen.as_mut()) {
+            let _ = frozen.asked.pop_front();
+        }
+        self.fetch(asked.token, place);
+        true
     }
 
     /// Whose turn it is.
@@ -409,7 +462,7 @@ impl Store {
 
     /// Sees to it that the leaf of a block is in the path. `Err(Some(n))`: nothing is mapped before
     /// block `n`; `Err(None)`: it is being read.
-    fn frozen_leaf(&mut self, tree: &Tree, entry: u64) -> Result<(), Option<u64>> {
+    fn frozen_leaf(&mut self, path: usize, tree: &Tree, entry: u64) -> Result<(), Option<u64>> {
         let mut pointer = tree.root;
         for level in (0..tree.levels).rev() {
             if pointer.is_null() {
@@ -417,12 +470,16 @@ impl Store {
             }
             let at = usize::from(level);
             let frozen = self.scans().and_then(|s| s.frozen.as_mut()).ok_or(None)?;
-            let known = frozen.path.get(at).and_then(|p| p.as_ref());
+            let known = frozen
+                .paths
+                .get(path)
+                .and_then(|path| path.get(at)?.as_ref());
             let Some(known) = known.filter(|p| p.place == pointer.place) else {
                 let Ok(buf) = KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL) else {
                     return Err(None);
                 };
                 frozen.reading = Some(Reading {
+                    path,
                     pointer,
                     tree: *tree,
                     entry,
@@ -462,7 +519,8 @@ impl Store {
             && page::verify(&buf, hash, &uuid, id, pointer.place, Some(pointer.sum)).is_ok()
             && page::validate_entries(&buf, id, clusters).is_ok();
         if sound {
-            if let Some(place) = frozen.path.get_mut(usize::from(reading.level)) {
+            let path = frozen.paths.get_mut(reading.path);
+            if let Some(place) = path.and_then(|p| p.get_mut(usize::from(reading.level))) {
                 *place = Some(PathPage {
                     place: pointer.place,
                     buf,
@@ -484,33 +542,22 @@ impl Store {
 
     /// Shows the block at the cursor, if it is mapped. False: its name is not known yet.
     fn show_block(&mut self, volume: Id, slot: usize, lbn: Lbn) -> bool {
-        let Some(frozen) = self.scans().and_then(|s| s.frozen.as_mut()) else {
+        let Some(frozen) = self.scans().and_then(|s| s.frozen.as_ref()) else {
             return false;
         };
-        let leaf = frozen.path.first().and_then(|p| p.as_ref());
-        let entry = leaf.map_or(MapEntry::NONE, |p| MapEntry::read(&p.buf, lbn.0 % MAP_LEAF));
         let place = key(slot, lbn);
         let punched = frozen.punches.iter().any(|p| p.0 <= place && place < p.1);
+        let entry = self.frozen_entry(SHOW_PATH, lbn.0);
         if !entry.is_mapped() || (punched && !mutant!(89)) {
             self.go_on(place + 1);
             return true;
         }
-        let Some(name) = self.name_of_frozen(entry.cluster) else {
+        let Some(name) = self.name_now(entry.cluster) else {
             return false;
         };
         let Some(viewer) = self.viewer() else {
             return false;
         };
-        let shown = (place, entry.cluster, entry.check);
-        if viewer.shown.len() < SHOWN_MAX {
-            let _ = viewer.shown.push_within_capacity(shown);
-        } else {
-            let oldest = viewer.oldest;
-            if let Some(oldest) = viewer.shown.get_mut(oldest) {
-                *oldest = shown;
-            }
-            viewer.oldest = (oldest + 1) % SHOWN_MAX;
-        }
         if let Some(wish) = viewer.wish.as_mut() {
             let _ = wish.entries.push_within_capacity(Entry {
                 op: Op::Write,
@@ -526,7 +573,15 @@ impl Store {
         true
     }
 
-    fn name_of_frozen(&mut self, cluster: Cluster) -> Option<Name> {
+    /// The entry of a block whose leaf is in a path.
+    fn frozen_entry(&mut self, path: usize, lbn: u64) -> MapEntry {
+        let frozen = self.scans().and_then(|s| s.frozen.as_ref());
+        let leaf = frozen.and_then(|f| f.paths.get(path)?.first()?.as_ref());
+        leaf.map_or(MapEntry::NONE, |p| MapEntry::read(&p.buf, lbn % MAP_LEAF))
+    }
+
+    /// The name of a cluster that nothing can take it from now; `None`: it is not known yet.
+    pub(super) fn name_now(&mut self, cluster: Cluster) -> Option<Name> {
         if let Some(known) = self.overlay.name(cluster) {
             return Some(known);
         }
@@ -543,32 +598,43 @@ impl Store {
             return;
         };
         let (scan, wish) = (viewer.scan, viewer.wish.take());
-        if let (Some(wish), Some(member)) = (wish, self.member.as_mut()) {
-            let next = (!ends).then_some(wish.cursor);
-            member.set_mut().scanned(scan, wish.entries, next);
-        }
+        let (Some(wish), Some(member)) = (wish, self.member.as_mut()) else {
+            return;
+        };
+        let (slot, first) = key_parts(wish.from);
+        let (last, lbn) = key_parts(wish.cursor);
+        let frozen = member.scans.frozen.as_ref();
+        let map = frozen.and_then(|f| f.maps.get(slot)).copied();
+        let (volume, size) = map.map_or((NO_ID, 0), |(_, volume, size)| (volume, size));
+        let end = if last == slot { lbn.0.min(size) } else { size };
+        let shown = Shown {
+            volume,
+            range: (first.0.min(end), end),
+            entries: wish.entries,
+        };
+        let next = (!ends).then_some(wish.cursor);
+        member.set_mut().scanned(scan, shown, next);
     }
 
-    /// A peer asks for a block of the frozen state.
+    /// A peer asks for a block of the frozen state. False: not now.
     pub(super) fn fetch_frozen(
         &mut self,
         token: u64,
         scan: u64,
         (volume, lbn): (&Id, u64),
-        _digest: &[u8; NAME_BYTES],
-    ) {
-        let frozen = self.member.as_ref().and_then(|m| m.scans.frozen.as_ref());
-        let place = frozen.and_then(|frozen| {
-            let viewer = frozen.viewers.iter().find(|v| v.scan == scan)?;
-            let slot = frozen.maps.iter().position(|m| m.1 == *volume)?;
-            let place = key(slot, Lbn(lbn));
-            let (newer, older) = viewer.shown.split_at_checked(viewer.oldest)?;
-            let found = [older, newer].into_iter().find_map(|part| {
-                let at = part.binary_search_by_key(&place, |s| s.0).ok()?;
-                part.get(at).copied()
-            })?;
-            Some((found.1, found.2))
-        });
-        self.fetch(token, place);
+    ) -> bool {
+        let frozen = self.scans().and_then(|s| s.frozen.as_mut());
+        let frozen = frozen.filter(|f| f.viewers.iter().any(|v| v.scan == scan));
+        let known = frozen.and_then(|f| Some((f.maps.iter().position(|m| m.1 == *volume)?, f)));
+        match known {
+            Some((map, frozen)) if lbn < frozen.maps.get(map).map_or(0, |m| m.2) => {
+                let asked = Asked { token, map, lbn };
+                frozen.asked.reserve(1).is_ok() && frozen.asked.push(asked).is_ok()
+            }
+            _ => {
+                self.fetch(token, None);
+                true
+            }
+        }
     }
 }

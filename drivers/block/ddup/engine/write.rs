@@ -93,7 +93,25 @@ impl Store {
         }
         let name = b.content.name;
         if b.alone || !is_shareable(&name) {
+            // What is known by its name alone has no data here.
+            if is_shareable(&name) && self.lacks(tag) {
+                return Step::Wait;
+            }
             return self.write_fresh(tag, block, run);
+        }
+        let Some(own) = self.own_cluster(tag) else {
+            return Step::Wait;
+        };
+        if own != Cluster::NONE {
+            match self.confirm(tag, &name, own) {
+                Confirmed::Same => {
+                    mark!(member_compare_finds_own);
+                    self.set_state(tag, block, BlockState::Ready, own);
+                    return Step::Next;
+                }
+                Confirmed::Wait => return Step::Wait,
+                Confirmed::Other | Confirmed::Compare => {}
+            }
         }
         let (candidates, count) = self.index.lookup(&name);
         for &cluster in candidates.iter().take(count).skip(b.passed.into()) {

@@ -90,6 +90,7 @@ const NAMES: &[(u32, &str)] = &[
         "a block of another content than was asked for is taken",
     ),
     (144, "a block that was read in vain is kept for ever"),
+    (150, "ranges with as many blocks pass for equal"),
 ];
 
 /// Chooses the deliberate error from now on; 0 is none.

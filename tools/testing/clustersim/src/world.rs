@@ -6,9 +6,9 @@ use crate::net::{Connection, Packet};
 use crate::operator::{Authority, Purpose};
 use crate::oracle::{short, Oracle, Verdict};
 use crate::script::{Class, Op, Script, Setup};
-use crate::store::{self, Content, Pending, Store, BAD, VOLUMES};
+use crate::store::{self, Content, Image, Pending, Store, BAD, VOLUMES};
 use ddup_engine::engine::replication::action::{Action, Block, Outgoing, Params};
-use ddup_engine::engine::replication::action::{Event as Told, Reply, Source, StageResult};
+use ddup_engine::engine::replication::action::{Event as Told, Reply, Shown, Source, StageResult};
 use ddup_engine::engine::replication::config::{Config, Member, MemberState};
 use ddup_engine::engine::replication::history::History;
 use ddup_engine::engine::replication::record::{choose, Record, Slots};
@@ -106,6 +106,8 @@ enum Event {
     Staged(usize, u64, u64, StageResult),
     Fetched(usize, u64, u64, Option<Content>),
     ScanOpened(usize, u64, u64),
+    /// Node, life, token, volume with the first block and the end, and how many are wanted.
+    Owned(usize, u64, u64, (Id, u64, u64), u32),
     Scanned(usize, u64, u64, u64, u32),
     Tick(usize, u64),
     Manage,
@@ -929,6 +931,17 @@ impl World {
             Action::ScanClose(scan) => {
                 self.nodes[n].store.scans.remove(&scan);
             }
+            Action::Own {
+                token,
+                volume,
+                first,
+                end,
+                max,
+            } => {
+                let time = self.disk_time();
+                let range = (volume, first, end);
+                self.at(time, Event::Owned(n, life, token, range, max));
+            }
             Action::StageDrop(handle) | Action::FetchDrop(handle) => {
                 if self.nodes[n].blocks.remove(&handle).is_none() {
                     return Err(format!("node {n} drops what is not there"));
@@ -1440,6 +1453,9 @@ impl World {
             Event::Scanned(n, life, scan, cursor, max) if alive(self, n, life) => {
                 return self.scanned(n, scan, cursor, max);
             }
+            Event::Owned(n, life, token, range, max) if alive(self, n, life) => {
+                return self.owned(n, token, range, max);
+            }
             Event::Tick(n, life) if alive(self, n, life) => {
                 let now = self.now;
                 self.with(n, |set| set.tick(now));
@@ -1494,19 +1510,50 @@ impl World {
         let Some(image) = self.nodes[n].store.scans.get(&scan).cloned() else {
             return Ok(());
         };
-        let mut entries = KVec::new();
-        let mut at = cursor as usize;
-        while at < image.len() && entries.len() < max as usize {
-            if image[at] != 0 {
-                let volume = 1 + (at as u64 / self.setup.blocks) as u8;
-                let lbn = at as u64 % self.setup.blocks;
-                let entry = entry(EntryOp::Write, volume, lbn, 1, image[at], false);
-                entries.push(entry, GFP_KERNEL).map_err(|_| "memory")?;
-            }
+        let blocks = self.setup.blocks;
+        let volume = cursor / blocks;
+        let end = ((volume + 1) * blocks).min(image.len() as u64);
+        let (mut at, mut entries) = (cursor, KVec::new());
+        while at < end && entries.len() < max as usize {
+            entries = self.mapped(&image, at, at + 1, entries)?;
             at += 1;
         }
-        let next = (at < image.len()).then_some(at as u64);
-        self.with(n, |set| set.scanned(scan, entries, next));
+        let shown = Shown {
+            volume: [1 + volume as u8; 16],
+            range: (cursor % blocks, at - volume * blocks),
+            entries,
+        };
+        let next = (at < image.len() as u64).then_some(at);
+        self.with(n, |set| set.scanned(scan, shown, next));
+        self.pump(n)
+    }
+
+    /// Adds the mapped blocks from `at` on to `entries`.
+    fn mapped(
+        &self,
+        image: &Image,
+        at: u64,
+        end: u64,
+        mut entries: KVec<Entry>,
+    ) -> Result<KVec<Entry>, String> {
+        for at in (at..end).filter(|at| image[*at as usize] != 0) {
+            let volume = 1 + (at / self.setup.blocks) as u8;
+            let lbn = at % self.setup.blocks;
+            let entry = entry(EntryOp::Write, volume, lbn, 1, image[at as usize], false);
+            entries.push(entry, GFP_KERNEL).map_err(|_| "memory")?;
+        }
+        Ok(entries)
+    }
+
+    /// What a store holds in a range, or now and then that it can't say.
+    fn owned(&mut self, n: usize, token: u64, range: (Id, u64, u64), max: u32) -> Verdict {
+        let (volume, first, end) = range;
+        let start = u64::from(volume[0] - 1) * self.setup.blocks;
+        let image = self.nodes[n].store.live.clone();
+        let mut entries = self.mapped(&image, start + first, start + end, KVec::new())?;
+        entries.truncate(max as usize + 1);
+        let known = self.calm || !self.rng.chance(1, 20);
+        self.with(n, |set| set.owned(token, known.then_some(&entries[..])));
         self.pump(n)
     }
 

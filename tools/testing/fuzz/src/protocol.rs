@@ -5,9 +5,10 @@
 
 use crate::mutate::damage;
 use crate::target::blind;
-use ddup_engine::engine::replication::action::{Action, Params, StageResult};
+use ddup_engine::engine::replication::action::{Action, Params, Shown, StageResult};
 use ddup_engine::engine::replication::config::{Config, Member, MemberState};
 use ddup_engine::engine::replication::history::History;
+use ddup_engine::engine::replication::range::Range;
 use ddup_engine::engine::replication::record::{choose, Found, Record, Slots};
 use ddup_engine::engine::replication::set::Set;
 use ddup_engine::engine::replication::types::{Entry, Id, Limits, Op, Position};
@@ -126,7 +127,7 @@ fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallib
     let at = position(rng, set);
     let (epoch, index) = (at.epoch, rng.below(10) as u32);
     let resync = rng.chance(1, 3);
-    Ok(match rng.below(14) {
+    Ok(match rng.below(16) {
         0 | 1 => {
             let hello = Hello {
                 store: store(peer),
@@ -181,6 +182,32 @@ fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallib
         11 => Frame::Credit(rng.draw()),
         12 if resync => Frame::Ping(7),
         12 => Frame::Pong(7),
+        13 => {
+            let mut ranges = KVec::new();
+            for _ in 0..1 + rng.skewed(5) {
+                let first = rng.below(20);
+                let range = Range {
+                    volume: [1 + rng.below(3) as u8; 16],
+                    first,
+                    end: first + rng.pick(&[8, 30]),
+                    blocks: rng.below(8) as u32,
+                    sum: rng.below(2),
+                };
+                ranges.push(range, GFP_KERNEL).map_err(memory)?;
+            }
+            Frame::Ranges {
+                compare: rng.below(3),
+                first: rng.pick(&[0, 0, index]),
+                keep: rng.chance(1, 2),
+                ranges,
+            }
+        }
+        14 => Frame::Equal {
+            compare: rng.below(40),
+            first: rng.pick(&[0, 0, index]),
+            count: 8,
+            bits: rng.draw() & 0xff,
+        },
         _ => {
             let history = history(rng, set)?;
             Frame::Resync {
@@ -423,11 +450,17 @@ fn work(set: &mut Set, rng: &mut Rng, honest: &mut Honest) {
                 let _ = set.scan_opened(scan, history.as_ref());
             }
             Action::Scan { scan, .. } => {
-                set.scanned(
-                    scan,
-                    entries(rng).unwrap_or_default(),
-                    rng.pick(&[None, Some(1)]),
-                );
+                let first = rng.below(64);
+                let shown = Shown {
+                    volume: [1; 16],
+                    range: (first, first + rng.below(64)),
+                    entries: entries(rng).unwrap_or_default(),
+                };
+                set.scanned(scan, shown, rng.pick(&[None, Some(1)]));
+            }
+            Action::Own { token, .. } => {
+                let entries = entries(rng).ok().filter(|_| rng.chance(9, 10));
+                set.owned(token, entries.as_deref());
             }
             Action::Fetch { token, .. } => set.fetched(token, rng.pick(&[None, Some(5)])),
             _ => {}

@@ -93,13 +93,28 @@ pub enum Action {
         /// Names the scan.
         scan: u64,
     },
-    /// Give the next mapped blocks of a frozen state. `Set::scanned`.
+    /// Give the next mapped blocks of a frozen state, all of one volume. `Set::scanned`.
     Scan {
         /// The scan.
         scan: u64,
-        /// 0, or what came with the blocks before.
+        /// 0, or what came with blocks before.
         cursor: u64,
         /// At most so many.
+        max: u32,
+    },
+    /// Give the mapped blocks of a range as they are in this store, one more than `max` at most; it
+    /// is a replica, and nothing is being applied. What was asked before is not wanted any more.
+    /// `Set::owned`.
+    Own {
+        /// Comes back.
+        token: u64,
+        /// The volume.
+        volume: Id,
+        /// The first block.
+        first: u64,
+        /// The block behind the last one.
+        end: u64,
+        /// So many are wanted.
         max: u32,
     },
     /// The frozen state is not needed any more.
@@ -142,6 +157,17 @@ pub enum Action {
         /// The session.
         session: u64,
     },
+}
+
+/// Mapped blocks of a frozen state.
+#[derive(Debug)]
+pub struct Shown {
+    /// The volume that they are of.
+    pub volume: Id,
+    /// The blocks that were looked at: the first, and the one behind the last.
+    pub range: (u64, u64),
+    /// Those of them that are mapped, in order.
+    pub entries: KVec<Entry>,
 }
 
 /// The answer to a command.

@@ -354,7 +354,7 @@ impl Set {
                 }
                 Ok(Some(false))
             }
-            Frame::Ack(_) | Frame::Need { .. } | Frame::Credit(_) => {
+            Frame::Ack(_) | Frame::Need { .. } | Frame::Credit(_) | Frame::Equal { .. } => {
                 let counts = self.counts(at, &envelope, true);
                 Ok(if counts {
                     self.take_answer(at, frame)?.map(|()| false)

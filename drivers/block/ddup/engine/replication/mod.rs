@@ -13,6 +13,7 @@
 //! | [`record`] | configuration and promise on disk |
 //! | [`history`] | which positions a store went through |
 //! | [`epoch`] | epochs in memory, the chain |
+//! | [`range`] | sums of what ranges of blocks hold |
 //! | [`set`] | commands, requests, FLUSHes; what is asked of the shell |
 //! | `change` | promises and configurations: durable, then in force |
 //! | `link` | sessions and HELLO |
@@ -33,6 +34,7 @@ pub mod codec;
 pub mod config;
 pub mod epoch;
 pub mod history;
+pub mod range;
 pub mod record;
 pub mod set;
 pub mod types;

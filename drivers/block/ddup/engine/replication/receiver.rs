@@ -8,9 +8,11 @@ use super::super::mutant::mutant;
 use super::super::ring::Ring;
 use super::super::sorted::SortedMap;
 use super::super::types::BlockContent;
+use super::super::Hash;
 use super::action::{Action, Params, Source, StageResult};
 use super::epoch::{chain_entry, chain_seal, Epoch};
 use super::history::History;
+use super::range::Range;
 use super::set::Set;
 use super::types::{Entry, Limits, Op, Position, BATCH_MAX};
 use super::wire::{Frame, Need};
@@ -30,6 +32,8 @@ pub(super) enum Applying {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
+    /// It is of a range that this store holds, and is not known yet.
+    Own,
     /// The store is to be asked.
     New(Source),
     /// It was asked.
@@ -99,6 +103,25 @@ impl StagedEpoch {
     }
 }
 
+/// Ranges of a compare that the primary asks for.
+#[derive(Debug)]
+struct Sums {
+    compare: u64,
+    /// Number of the first one.
+    first: u32,
+    ranges: KVec<Range>,
+    /// How many of them were compared, and a bit for each that is equal.
+    done: usize,
+    bits: u64,
+}
+
+/// A range of a compare that this store holds: its entries are those from this token on.
+#[derive(Clone, Copy, Debug)]
+struct Keep {
+    token: u64,
+    range: Range,
+}
+
 /// A stream that is being received; there is none before this store's HELLO and after any change.
 #[derive(Debug)]
 pub(super) struct Receiver {
@@ -120,6 +143,11 @@ pub(super) struct Receiver {
     fresh: usize,
     lacking: usize,
     needed: usize,
+    sums: Option<Sums>,
+    keeps: Ring<Keep>,
+    /// The store was asked for the blocks of a range: of the first of `keeps`, if there is one, else
+    /// of the next of `sums`.
+    own: Option<u64>,
     /// No entry before this token is `New`, or `Lacks` and may be asked for.
     stage_from: u64,
     ask_from: u64,
@@ -147,6 +175,9 @@ impl Receiver {
             fresh: 0,
             lacking: 0,
             needed: 0,
+            sums: None,
+            keeps: Ring::new(),
+            own: None,
             stage_from: 0,
             ask_from: 0,
         })
@@ -230,7 +261,7 @@ impl Receiver {
             State::New(_) => self.fresh -= 1,
             State::Lacks => self.lacking -= 1,
             State::Needed => self.needed -= 1,
-            State::Asked | State::Held => {}
+            State::Own | State::Asked | State::Held => {}
         }
         match state {
             State::New(_) => {
@@ -242,7 +273,7 @@ impl Receiver {
                 self.ask_from = self.ask_from.min(token);
             }
             State::Needed => self.needed += 1,
-            State::Asked | State::Held => {}
+            State::Own | State::Asked | State::Held => {}
         }
         if let Some(same) = same {
             same.lacking += u32::from(state == State::Lacks);
@@ -250,13 +281,9 @@ impl Receiver {
         }
     }
 
-    /// Links a new entry, for which there is room.
+    /// Links a new entry, for which there is room, behind those that come before it.
     fn link(&mut self, token: u64, key: u64) {
-        let Some(last) = self.same.get_mut(key).map(|same| {
-            let last = same.last;
-            same.last = token;
-            last
-        }) else {
+        let Some(same) = self.same.get(key) else {
             let same = Same {
                 first: token,
                 last: token,
@@ -265,8 +292,26 @@ impl Receiver {
             let _ = self.same.insert(key, same);
             return;
         };
-        if let Some(staged) = self.entry_mut(last) {
-            staged.next = token;
+        let mut before = (same.last < token).then_some(same.last);
+        if before.is_none() && same.first < token {
+            // Only what is kept of a compare is known later than what comes behind it.
+            let mut at = same.first;
+            let is_before = |next: &u64| *next != 0 && *next < token;
+            while let Some(next) = self.entry(at).map(|s| s.next).filter(is_before) {
+                at = next;
+            }
+            before = Some(at);
+        }
+        let next = match before.and_then(|before| self.entry_mut(before)) {
+            Some(before) => core::mem::replace(&mut before.next, token),
+            None => same.first,
+        };
+        if let Some(staged) = self.entry_mut(token) {
+            staged.next = next;
+        }
+        if let Some(same) = self.same.get_mut(key) {
+            same.first = same.first.min(token);
+            same.last = same.last.max(token);
         }
     }
 
@@ -311,6 +356,8 @@ impl Receiver {
         }
         self.epochs.clear();
         self.same.clear(0);
+        self.keeps.clear();
+        (self.sums, self.own) = (None, None);
         (self.fresh, self.lacking, self.needed) = (0, 0, 0);
     }
 
@@ -325,7 +372,7 @@ impl Receiver {
         entries: &[Entry],
         (first_block, blocks): (u64, &[BlockContent]),
         token: &mut u64,
-        hash: super::super::Hash,
+        hash: Hash,
     ) -> Result<Option<()>> {
         let (number, first, resync) = at;
         self.used += entries.len() as u64;
@@ -386,6 +433,120 @@ impl Receiver {
         Ok(Some(()))
     }
 
+    /// Takes ranges of a compare that the primary asks for, or (`keep`) that this store said it holds;
+    /// `None` if no primary sends these here.
+    fn take_ranges(
+        &mut self,
+        (compare, first, keep): (u64, u32, bool),
+        ranges: KVec<Range>,
+        token: &mut u64,
+    ) -> Result<Option<()>> {
+        let is_open = self.is_open();
+        let Some(epoch) = self
+            .epochs
+            .last()
+            .filter(|e| is_open && e.compare.is_some())
+        else {
+            return Ok(None);
+        };
+        if !keep {
+            if self.sums.is_some() {
+                return Ok(None);
+            }
+            self.sums = Some(Sums {
+                compare,
+                first,
+                ranges,
+                done: 0,
+                bits: 0,
+            });
+            return Ok(Some(()));
+        }
+        let blocks: u64 = ranges.iter().map(|range| u64::from(range.blocks)).sum();
+        self.used += blocks;
+        let fits = self.used <= self.told && epoch.count() == first;
+        if !fits || u64::from(first) + blocks > u64::from(u32::MAX / 4) {
+            return Ok(None);
+        }
+        self.keeps.reserve(ranges.len())?;
+        self.same.reserve(self.same.len() + blocks as usize)?;
+        if let Some(epoch) = self.epochs.last_mut() {
+            epoch.entries.reserve(blocks as usize)?;
+            epoch.lacking += blocks as usize;
+            for _ in 0..blocks {
+                let _ = epoch.entries.push(Staged {
+                    entry: Entry::default(),
+                    state: State::Own,
+                    next: 0,
+                });
+            }
+        }
+        for range in ranges {
+            let keep = Keep {
+                token: *token + 1,
+                range,
+            };
+            *token += u64::from(range.blocks);
+            if range.blocks > 0 {
+                let _ = self.keeps.push(keep);
+            }
+        }
+        Ok(Some(()))
+    }
+
+    /// Asks the store for the blocks of the next range.
+    fn poll_own(&mut self, token: u64) -> Option<Action> {
+        if self.own.is_some() {
+            return None;
+        }
+        let sums = self.sums.as_ref();
+        let next = || sums.and_then(|sums| sums.ranges.get(sums.done)).copied();
+        let range = self.keeps.first().map(|keep| keep.range).or_else(next)?;
+        self.own = Some(token);
+        Some(Action::Own {
+            token,
+            volume: range.volume,
+            first: range.first,
+            end: range.end,
+            max: range.blocks,
+        })
+    }
+
+    /// Takes the blocks of a range that the store was asked for; `None` if it does not hold what it
+    /// said it does.
+    fn owned(&mut self, token: u64, entries: Option<&[Entry]>, hash: Hash) -> Option<()> {
+        if self.own != Some(token) {
+            return Some(());
+        }
+        self.own = None;
+        let nonce = self.nonce;
+        let is_equal = |range: &Range| match entries {
+            Some(entries) if mutant!(150) => entries.len() == range.blocks as usize,
+            Some(entries) => range.is_of(entries, nonce, hash),
+            None => false,
+        };
+        let Some(Keep { token, range }) = self.keeps.pop_front() else {
+            let sums = self.sums.as_mut()?;
+            let equal = sums.ranges.get(sums.done).is_some_and(is_equal);
+            sums.bits |= u64::from(equal) << sums.done;
+            sums.done += 1;
+            return Some(());
+        };
+        if !is_equal(&range) {
+            return None;
+        }
+        for (token, entry) in (token..).zip(entries.unwrap_or(&[])) {
+            if let Some(staged) = self.entry_mut(token) {
+                staged.entry = *entry;
+            }
+            if let Some(key) = key_of(entry) {
+                self.link(token, key);
+            }
+            self.set(token, State::New(Source::Held));
+        }
+        Some(())
+    }
+
     /// Takes the end of an epoch; `None` if it does not fit what came.
     fn take_seal(
         &mut self,
@@ -393,7 +554,7 @@ impl Receiver {
         count: u32,
         resync: bool,
         token: u64,
-        hash: super::super::Hash,
+        hash: Hash,
     ) -> Result<Option<()>> {
         if !self.is_open() {
             // Only a reign begins with an empty epoch.
@@ -561,6 +722,14 @@ impl Receiver {
         if self.granted > self.told && (low || self.granted - self.told >= quarter) {
             return Ok(Some(Frame::Credit(self.granted)));
         }
+        if let Some(sums) = self.sums.as_ref().filter(|s| s.done == s.ranges.len()) {
+            return Ok(Some(Frame::Equal {
+                compare: sums.compare,
+                first: sums.first,
+                count: sums.ranges.len() as u32,
+                bits: sums.bits,
+            }));
+        }
         let quota = (needs.min(self.limits.needs) as usize)
             .saturating_sub(self.needed)
             .min(BATCH_MAX);
@@ -603,6 +772,7 @@ impl Receiver {
     pub(super) fn was_sent(&mut self, frame: &Frame) {
         match frame {
             Frame::Credit(total) => self.told = *total,
+            Frame::Equal { .. } => self.sums = None,
             Frame::Need {
                 epoch,
                 resync,
@@ -648,6 +818,16 @@ impl Set {
                 let data = (first_block, blocks);
                 let taken = receiver.take_entries(at, &entries, data, token, hash)?;
                 taken.map(|()| !blocks.is_empty())
+            }
+            Frame::Ranges {
+                compare,
+                first,
+                keep,
+                ranges,
+            } => {
+                let token = &mut self.stage_token;
+                let taken = receiver.take_ranges((compare, first, keep), ranges, token)?;
+                taken.map(|()| false)
             }
             Frame::Seal {
                 position,
@@ -697,10 +877,30 @@ impl Set {
         })
     }
 
+    /// The end of an [`Action::Own`]; `None` if the store can't say.
+    pub fn owned(&mut self, token: u64, entries: Option<&[Entry]>) {
+        let hash = self.params.hash;
+        let Some(receiver) = self.receiver.as_mut() else {
+            return;
+        };
+        if receiver.owned(token, entries, hash).is_none() {
+            mark!(replication_kept_is_gone);
+            let nonce = receiver.nonce;
+            self.drop_session(nonce);
+        }
+    }
+
     pub(super) fn poll_receiver(&mut self) -> Option<Action> {
         let receiver = self.receiver.as_mut()?;
         if let Some(action) = receiver.poll_stage() {
             return Some(action);
+        }
+        // From then on until the compare ends nothing changes what this store holds.
+        if self.applying.is_empty() {
+            if let Some(action) = receiver.poll_own(self.token + 1) {
+                self.token += 1;
+                return Some(action);
+            }
         }
         if self.applying.len() >= APPLYING_MAX {
             return None;
@@ -710,5 +910,198 @@ impl Set {
         let (action, applying) = receiver.take_whole().ok()??;
         let _ = self.applying.push_within_capacity(applying);
         Some(action)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::types::{Check, Name, NAME_BYTES};
+    use super::super::types::Id;
+    use super::super::wire::tests::sum;
+    use super::*;
+    extern crate std;
+    use std::collections::{BTreeSet, VecDeque};
+    use std::vec::Vec as List;
+
+    const NONCE: u64 = 77;
+    const VOLUME: Id = [3; 16];
+
+    fn entry(lbn: u64, content: u64) -> Entry {
+        Entry {
+            op: Op::Write,
+            fresh: false,
+            volume: VOLUME,
+            lbn,
+            count: 1,
+            check: content,
+            digest: [content as u8; NAME_BYTES],
+        }
+    }
+
+    /// A receiver in a full compare, and a store that holds some contents.
+    struct Compare {
+        receiver: Receiver,
+        state: u64,
+        token: u64,
+        lbn: u64,
+        held: BTreeSet<u64>,
+        own: VecDeque<(u64, List<Entry>)>,
+        kept: VecDeque<List<Entry>>,
+        asked: List<(u64, Entry, Source)>,
+        needed: List<Need>,
+    }
+
+    impl Compare {
+        fn new(seed: u64) -> Self {
+            let limits = Limits {
+                entries: 64,
+                epoch: 16,
+                needs: 3,
+            };
+            let params = Params {
+                store: [1; 16],
+                incarnation: 1,
+                hash: sum,
+                limits,
+                window: 64,
+                keepalive: 1,
+                timeout: 1,
+            };
+            let mut receiver = Receiver::new(NONCE, 1, Position::ZERO, &params).unwrap();
+            receiver.open(1, 1, Some(History::new().unwrap())).unwrap();
+            Compare {
+                receiver,
+                state: seed,
+                token: 0,
+                lbn: 0,
+                held: BTreeSet::new(),
+                own: VecDeque::new(),
+                kept: VecDeque::new(),
+                asked: List::new(),
+                needed: List::new(),
+            }
+        }
+
+        fn draw(&mut self, n: u64) -> u64 {
+            self.state = self.state.wrapping_mul(6364136223846793005).wrapping_add(1);
+            (self.state >> 33) % n
+        }
+
+        fn entries(&mut self) -> List<Entry> {
+            let count = 1 + self.draw(6);
+            let entries = (0..count).map(|_| {
+                self.lbn += 1;
+                let content = 1 + self.draw(5) * self.draw(9);
+                entry(self.lbn, content)
+            });
+            entries.collect()
+        }
+
+        /// Something that the primary, the store or the socket does, if it is their turn.
+        fn step(&mut self, more: bool) {
+            let first = self.receiver.epochs.last().unwrap().count();
+            let room = self.receiver.told - self.receiver.used >= 6;
+            match self.draw(7) {
+                0 if more && room => {
+                    let entries = self.entries();
+                    let at = (1, first, true);
+                    let taken =
+                        self.receiver
+                            .take_entries(at, &entries, (0, &[]), &mut self.token, sum);
+                    assert_eq!(taken, Ok(Some(())));
+                }
+                1 if more && room => {
+                    let entries = self.entries();
+                    self.held.extend(entries.iter().map(|e| e.check));
+                    let range = (entries[0].lbn, self.lbn + 1);
+                    let mut ranges = KVec::new();
+                    let range = Range::of(VOLUME, range, &entries, NONCE, sum);
+                    ranges.push(range, GFP_KERNEL).unwrap();
+                    let at = (9, first, true);
+                    let taken = self.receiver.take_ranges(at, ranges, &mut self.token);
+                    assert_eq!(taken, Ok(Some(())));
+                    self.kept.push_back(entries);
+                }
+                2 => {
+                    let token = 1000 + self.token;
+                    if let Some(Action::Own { token, .. }) = self.receiver.poll_own(token) {
+                        let entries = self.kept.pop_front().unwrap();
+                        self.own.push_back((token, entries));
+                    }
+                }
+                3 => {
+                    if let Some((token, entries)) = self.own.pop_front() {
+                        let taken = self.receiver.owned(token, Some(&entries), sum);
+                        assert_eq!(taken, Some(()));
+                    }
+                }
+                4 => {
+                    if let Some(Action::Stage {
+                        token,
+                        entry,
+                        source,
+                        ..
+                    }) = self.receiver.poll_stage()
+                    {
+                        self.asked.push((token, entry, source));
+                    }
+                }
+                5 if !self.asked.is_empty() => {
+                    let at = self.draw(self.asked.len() as u64) as usize;
+                    let (token, entry, source) = self.asked.remove(at);
+                    if source != Source::Held {
+                        self.held.insert(entry.check);
+                    }
+                    let result = match self.held.contains(&entry.check) {
+                        true => StageResult::Held,
+                        false => StageResult::Lacks,
+                    };
+                    self.receiver.staged(token, result);
+                }
+                _ => self.talk(),
+            }
+        }
+
+        fn talk(&mut self) {
+            if let Some(frame) = self.receiver.poll_frame(3).unwrap() {
+                self.receiver.was_sent(&frame);
+                if let Frame::Need { needs, .. } = frame {
+                    for need in &needs {
+                        let twice = self.needed.iter().any(|n| n.digest == need.digest);
+                        assert!(!twice, "content {} is asked for twice", need.digest[0]);
+                        self.needed.push(*need);
+                    }
+                    assert!(self.needed.len() <= 3);
+                }
+            } else if !self.needed.is_empty() {
+                let at = self.draw(self.needed.len() as u64) as usize;
+                let need = self.needed.remove(at);
+                let content = u64::from(need.digest[0]);
+                let block = BlockContent {
+                    name: Name(need.digest),
+                    check: Check(content),
+                    zero: false,
+                };
+                let taken = self
+                    .receiver
+                    .take_block((1, true), need.index, Some((5, &block)));
+                assert_eq!(taken, Some(true));
+            }
+        }
+    }
+
+    #[test]
+    fn each_content_is_asked_for_once_and_all_entries_get_theirs() {
+        for seed in 1..200 {
+            let mut compare = Compare::new(seed);
+            for step in 0..4000 {
+                compare.step(step < 2000);
+            }
+            let receiver = &compare.receiver;
+            let epoch = receiver.epochs.first().unwrap();
+            assert_eq!((epoch.lacking, epoch.entries.len()), (0, 0), "seed {seed}");
+            let left = (receiver.fresh, receiver.lacking, receiver.needed);
+            assert_eq!((left, receiver.same.len()), ((0, 0, 0), 0), "seed {seed}");
+        }
     }
 }

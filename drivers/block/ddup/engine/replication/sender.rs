@@ -6,11 +6,14 @@
 use super::super::mark::mark;
 use super::super::mutant::mutant;
 use super::super::types::NAME_BYTES;
-use super::action::{Action, Block, Outgoing};
+use super::super::Hash;
+use super::action::{Action, Block, Outgoing, Shown};
 use super::epoch::Epoch;
 use super::history::History;
+use super::range::Range;
 use super::set::Set;
-use super::types::{Entry, Id, Limits, Position, BATCH_MAX, BATCH_VOLUMES_MAX};
+use super::types::{Entry, Id, Limits, Position};
+use super::types::{BATCH_MAX, BATCH_VOLUMES_MAX, RANGES_MAX, RANGE_BLOCKS_MAX};
 use super::wire::{encode, Envelope, Frame};
 use kernel::prelude::*;
 
@@ -34,19 +37,167 @@ enum FetchState {
     Lost,
 }
 
+/// A range that the peer is asked for.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    range: Range,
+    /// Where the store begins to show it.
+    cursor: u64,
+    /// The peer holds the same.
+    equal: bool,
+}
+
+/// How far a full compare is. Ranges are compared by their sums first, [`RANGES_MAX`] at a time; a
+/// peer that has nothing is told of all blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Walk {
+    /// All that the store shows is told.
+    Plain,
+    /// Ranges are being summed up.
+    Sums,
+    /// The peer is to be asked for them.
+    Ask,
+    /// It was asked.
+    Asked,
+    /// It answered: this range is the next whose blocks are told, or kept.
+    Tell(usize),
+}
+
 /// A full compare under way.
 #[derive(Debug)]
 pub(super) struct Compare {
     position: Position,
     history: History,
     begun: bool,
+    walk: Walk,
+    /// The ranges of this time, and the number of the first of them.
+    parts: KVec<Part>,
+    first: u32,
     cursor: u64,
-    /// Entries that were sent.
+    /// Entries that were sent or kept.
     index: u32,
     batch: KVec<Entry>,
-    /// The store was asked for the next batch.
+    /// The store was asked for the next blocks.
     asked: bool,
     ended: bool,
+}
+
+impl Compare {
+    /// What the store is to show next: from where on, and how much.
+    fn next_scan(&self, range_blocks: u32) -> Option<(u64, u32)> {
+        if self.asked || !self.batch.is_empty() {
+            return None;
+        }
+        match self.walk {
+            Walk::Plain => (!self.ended).then_some((self.cursor, BATCH_MAX as u32)),
+            Walk::Sums => Some((self.cursor, range_blocks)),
+            Walk::Ask | Walk::Asked => None,
+            Walk::Tell(at) => {
+                let part = self.parts.get(at).filter(|part| !part.equal)?;
+                Some((part.cursor, part.range.blocks))
+            }
+        }
+    }
+
+    /// Takes what the store shows. There is room for the part.
+    fn take_shown(&mut self, shown: Shown, next: Option<u64>, seed: u64, hash: Hash) {
+        self.asked = false;
+        let Walk::Sums = self.walk else {
+            self.batch = shown.entries;
+            if let Walk::Plain = self.walk {
+                self.go_on(next);
+            }
+            return;
+        };
+        let part = Part {
+            range: Range::of(shown.volume, shown.range, &shown.entries, seed, hash),
+            cursor: self.cursor,
+            equal: false,
+        };
+        if part.range.first < part.range.end {
+            let _ = self.parts.push_within_capacity(part);
+        }
+        self.go_on(next);
+        self.walk = match self.parts.is_empty() {
+            true if self.ended => Walk::Tell(0),
+            false if self.ended || self.parts.len() == RANGES_MAX => Walk::Ask,
+            _ => Walk::Sums,
+        };
+    }
+
+    fn go_on(&mut self, next: Option<u64>) {
+        match next {
+            Some(cursor) => self.cursor = cursor,
+            None => self.ended = true,
+        }
+    }
+
+    /// Goes on behind ranges of which there is nothing left to say.
+    fn pass_over(&mut self) {
+        while let Walk::Tell(at) = self.walk {
+            match self.parts.get(at) {
+                Some(part) if part.range.blocks == 0 => self.walk = Walk::Tell(at + 1),
+                None if !self.ended => {
+                    self.first += self.parts.len() as u32;
+                    self.parts.clear();
+                    self.walk = Walk::Sums;
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Whether all has been told.
+    fn is_over(&self) -> bool {
+        let told = match self.walk {
+            Walk::Plain => true,
+            Walk::Tell(at) => at >= self.parts.len(),
+            Walk::Sums | Walk::Ask | Walk::Asked => false,
+        };
+        told && self.ended && !self.asked && self.batch.is_empty()
+    }
+
+    /// A frame of this compare with so many of its entries was sent.
+    fn was_sent(&mut self, frame: &Frame, count: usize) {
+        self.begun = true;
+        self.index += count as u32;
+        match (frame, self.walk) {
+            (Frame::Ranges { keep: false, .. }, _) => self.walk = Walk::Asked,
+            (Frame::Ranges { ranges, .. }, Walk::Tell(at)) => {
+                mark!(replication_ranges_kept);
+                self.walk = Walk::Tell(at + ranges.len());
+            }
+            (Frame::Entries { .. }, walk) => {
+                let mut left = count;
+                self.batch.retain(|_| {
+                    let gone = left > 0;
+                    left -= usize::from(gone);
+                    !gone
+                });
+                if let (Walk::Tell(at), true) = (walk, self.batch.is_empty()) {
+                    self.walk = Walk::Tell(at + 1);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Ranges that the peer holds, from the next on, whose blocks fit the credit.
+    fn kept(&self, credit: u64) -> Result<KVec<Range>> {
+        let mut ranges = KVec::new();
+        let Walk::Tell(at) = self.walk else {
+            return Ok(ranges);
+        };
+        let mut blocks = 0;
+        for part in self.parts.iter().skip(at).take_while(|part| part.equal) {
+            blocks += u64::from(part.range.blocks);
+            if blocks > credit {
+                break;
+            }
+            ranges.push(part.range, GFP_KERNEL)?;
+        }
+        Ok(ranges)
+    }
 }
 
 /// Where a stream is.
@@ -69,6 +220,10 @@ pub(super) struct Sender {
     pub(super) acked: u64,
     /// Entries of the largest epoch that the peer takes.
     epoch_limit: usize,
+    /// Mapped blocks of a range: the credit suffices for them.
+    range_blocks: u32,
+    /// The peer has nothing yet.
+    is_empty: bool,
     /// The peer is not compared with a state that ends before this epoch.
     least: u64,
     credit: u64,
@@ -98,6 +253,8 @@ impl Sender {
             stream,
             acked: if known { position.epoch } else { 0 },
             epoch_limit: limits.epoch as usize,
+            range_blocks: (limits.entries / 2).clamp(1, RANGE_BLOCKS_MAX),
+            is_empty: position.epoch == 0,
             least: if known { position.epoch } else { 0 },
             credit: limits.entries.into(),
             sent: 0,
@@ -180,6 +337,38 @@ impl Set {
         senders.into_iter().any(|s| s.needs(epoch))
     }
 
+    /// Takes which ranges a peer holds; `None` if it was not asked for those.
+    fn take_equal(
+        &mut self,
+        at: usize,
+        compare: u64,
+        (first, count): (u32, u32),
+        bits: u64,
+    ) -> Option<()> {
+        let Some(sender) = self.sender_mut(at) else {
+            return Some(());
+        };
+        let current = sender.scan.is_some_and(|(scan, _)| scan == compare);
+        let At::Compare(state) = &mut sender.at else {
+            return Some(());
+        };
+        if !current {
+            // It is of a compare that was given up.
+            return Some(());
+        }
+        let asked = state.walk == Walk::Asked
+            && (first, count as usize) == (state.first, state.parts.len());
+        if !asked {
+            return None;
+        }
+        mark!(replication_ranges_compared);
+        for (bit, part) in state.parts.iter_mut().enumerate() {
+            part.equal = bits >> bit & 1 != 0;
+        }
+        state.walk = Walk::Tell(0);
+        Some(())
+    }
+
     /// Takes what a replica says of its stream; `None` if none says that.
     pub(super) fn take_answer(&mut self, at: usize, frame: Frame) -> Result<Option<()>> {
         match frame {
@@ -205,6 +394,12 @@ impl Set {
                 }
                 Ok(Some(()))
             }
+            Frame::Equal {
+                compare,
+                first,
+                count,
+                bits,
+            } => Ok(self.take_equal(at, compare, (first, count), bits)),
             Frame::Need {
                 epoch,
                 resync,
@@ -300,11 +495,22 @@ impl Set {
                 return Ok(false);
             };
             let (position, history) = (history.position(), history.try_clone()?);
+            let mut parts = KVec::new();
+            let walk = match sender.is_empty {
+                true => Walk::Plain,
+                false => {
+                    parts.reserve(RANGES_MAX, GFP_KERNEL)?;
+                    Walk::Sums
+                }
+            };
             sender.scan = Some((scan, position));
             sender.at = At::Compare(Compare {
                 position,
                 history,
                 begun: false,
+                walk,
+                parts,
+                first: 0,
                 cursor: 0,
                 index: 0,
                 batch: KVec::new(),
@@ -357,22 +563,18 @@ impl Set {
     }
 
     /// The end of an [`Action::Scan`]: mapped blocks, and from where to go on; `None` at the end.
-    pub fn scanned(&mut self, scan: u64, entries: KVec<Entry>, next: Option<u64>) {
-        for at in 0..self.peers.len() {
-            let Some(sender) = self.sender_mut(at) else {
+    pub fn scanned(&mut self, scan: u64, shown: Shown, next: Option<u64>) {
+        let hash = self.params.hash;
+        for peer in &mut self.peers {
+            let link = peer.link.as_mut();
+            let sender = link.and_then(|l| Some((l.nonce, l.sender.as_mut()?)));
+            let Some((nonce, sender)) =
+                sender.filter(|(_, s)| s.scan.is_some_and(|(s, _)| s == scan))
+            else {
                 continue;
             };
-            if sender.scan.is_none_or(|(s, _)| s != scan) {
-                continue;
-            }
             if let At::Compare(compare) = &mut sender.at {
-                compare.asked = false;
-                compare.batch = entries;
-                match next {
-                    Some(cursor) => compare.cursor = cursor,
-                    None => compare.ended = true,
-                }
-                return;
+                return compare.take_shown(shown, next, nonce, hash);
             }
         }
     }
@@ -463,14 +665,11 @@ impl Set {
                     return Some(Action::ScanOpen { scan: token });
                 }
                 At::Compare(compare) => {
-                    let wants = compare.batch.is_empty() && !compare.asked && !compare.ended;
-                    if let (true, Some((scan, _))) = (wants, sender.scan) {
+                    compare.pass_over();
+                    let wish = compare.next_scan(sender.range_blocks);
+                    if let (Some((cursor, max)), Some((scan, _))) = (wish, sender.scan) {
                         compare.asked = true;
-                        return Some(Action::Scan {
-                            scan,
-                            cursor: compare.cursor,
-                            max: BATCH_MAX as u32,
-                        });
+                        return Some(Action::Scan { scan, cursor, max });
                     }
                 }
                 At::Epoch { .. } | At::Opening { .. } => {}
@@ -596,7 +795,7 @@ impl Set {
     fn poll_compare(
         sender: &mut Sender,
         envelope: &Envelope,
-        hash: super::super::Hash,
+        hash: Hash,
         urgent: bool,
         committed: u64,
     ) -> Result<Option<Outgoing>> {
@@ -604,9 +803,34 @@ impl Set {
             return Ok(None);
         };
         let position = compare.position;
+        let Some((scan, _)) = sender.scan else {
+            return Ok(None);
+        };
+        let kept = compare.kept(sender.credit.saturating_sub(sender.sent))?;
         let (frame, count) = if !compare.begun {
             let history = compare.history.try_clone()?;
             (Frame::Resync { position, history }, 0)
+        } else if compare.walk == Walk::Ask {
+            let mut ranges = KVec::with_capacity(compare.parts.len(), GFP_KERNEL)?;
+            for part in &compare.parts {
+                let _ = ranges.push_within_capacity(part.range);
+            }
+            let frame = Frame::Ranges {
+                compare: scan,
+                first: compare.first,
+                keep: false,
+                ranges,
+            };
+            (frame, 0)
+        } else if !kept.is_empty() {
+            let count = kept.iter().map(|range| range.blocks as usize).sum();
+            let frame = Frame::Ranges {
+                compare: scan,
+                first: compare.index,
+                keep: true,
+                ranges: kept,
+            };
+            (frame, count)
         } else if !compare.batch.is_empty() {
             let entries = sender.batch(&compare.batch)?;
             if entries.is_empty() {
@@ -620,7 +844,7 @@ impl Set {
                 entries,
             };
             (frame, count)
-        } else if compare.ended && (urgent || position.epoch <= committed) {
+        } else if compare.is_over() && (urgent || position.epoch <= committed) {
             let frame = Frame::Seal {
                 position,
                 entries: compare.index,
@@ -632,23 +856,13 @@ impl Set {
         };
         let meta = encode(envelope, &frame, hash)?;
         sender.sent += count as u64;
-        let ended = matches!(frame, Frame::Seal { .. });
-        if ended {
+        if let Frame::Seal { .. } = frame {
             sender.at = At::Epoch {
                 number: position.epoch + 1,
                 index: 0,
             };
         } else if let At::Compare(compare) = &mut sender.at {
-            compare.begun = true;
-            compare.index += count as u32;
-            if count > 0 {
-                let mut left = count;
-                compare.batch.retain(|_| {
-                    let gone = left > 0;
-                    left -= usize::from(gone);
-                    !gone
-                });
-            }
+            compare.was_sent(&frame, count);
         }
         Self::outgoing(meta, KVec::new())
     }

@@ -18,6 +18,10 @@ pub const ANCESTORS_MAX: usize = 32;
 pub const REIGNS_MAX: usize = 24;
 /// The most entries in one frame.
 pub const BATCH_MAX: usize = 64;
+/// The most ranges in one frame.
+pub const RANGES_MAX: usize = 64;
+/// The most mapped blocks of one range.
+pub const RANGE_BLOCKS_MAX: u32 = 128;
 /// The most volumes that the entries of one frame may belong to.
 pub const BATCH_VOLUMES_MAX: usize = 16;
 

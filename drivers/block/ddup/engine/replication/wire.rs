@@ -13,7 +13,8 @@ use super::super::Hash;
 use super::codec::{put, put_id, put_position, put_uint, Reader};
 use super::config::Config;
 use super::history::History;
-use super::types::{Entry, Id, Limits, Op, Position, BATCH_MAX, BATCH_VOLUMES_MAX};
+use super::range::{Range, RANGE_BYTES};
+use super::types::{Entry, Id, Limits, Op, Position, BATCH_MAX, BATCH_VOLUMES_MAX, RANGES_MAX};
 use kernel::prelude::*;
 
 /// Bytes of a frame before its body.
@@ -27,10 +28,13 @@ pub const SEED: u64 = 0x6464_7570_7769_7265;
 const MAGIC: u64 = 0x7770_6464;
 const VERSION: u64 = 1;
 /// Features that a peer must know; a HELLO that asks for others ends the session.
-const FEATURES_KNOWN: u64 = 0;
+const FEATURES_KNOWN: u64 = FEATURE_RANGES;
+/// Full compares begin with sums of ranges.
+const FEATURE_RANGES: u64 = 2;
 const FLAG_REIGNS: u64 = 1;
 const FLAG_RESYNC: u64 = 1;
 const FLAG_FRESH: u64 = 1;
+const FLAG_KEEP: u64 = 1;
 /// Bytes of an entry in a frame, but for what neighbours share.
 pub const ENTRY_BYTES: usize = 6 + NAME_BYTES;
 /// Bytes that neighbours share.
@@ -153,6 +157,29 @@ pub enum Frame {
         /// How it came about.
         history: History,
     },
+    /// What is mapped in these ranges of the state that a full compare is of.
+    Ranges {
+        /// Names the compare.
+        compare: u64,
+        /// Number of the first range in it, or of the first entry if they are to be kept.
+        first: u32,
+        /// The receiver said that it holds the same there: its blocks are entries of the compare.
+        /// Else it is to say so.
+        keep: bool,
+        /// The ranges.
+        ranges: KVec<Range>,
+    },
+    /// Which ranges of a frame hold the same here.
+    Equal {
+        /// Names the compare.
+        compare: u64,
+        /// Number of the first range.
+        first: u32,
+        /// How many ranges.
+        count: u32,
+        /// A bit for each, from bit 0 on.
+        bits: u64,
+    },
 }
 
 const HELLO: u64 = 1;
@@ -166,6 +193,8 @@ const CREDIT: u64 = 8;
 const PING: u64 = 9;
 const PONG: u64 = 10;
 const RESYNC: u64 = 11;
+const RANGES: u64 = 12;
+const EQUAL: u64 = 13;
 
 /// Why a session ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -269,6 +298,33 @@ pub fn encode(envelope: &Envelope, frame: &Frame, hash: Hash) -> Result<KVec<u8>
             put_position(&mut out, position)?;
             history.write(&mut out)?;
             RESYNC
+        }
+        Frame::Ranges {
+            compare,
+            first,
+            keep,
+            ranges,
+        } => {
+            put_uint::<8>(&mut out, *compare)?;
+            put_uint::<4>(&mut out, (*first).into())?;
+            put_uint::<2>(&mut out, ranges.len() as u64)?;
+            put_uint::<2>(&mut out, if *keep { FLAG_KEEP } else { 0 })?;
+            for range in ranges {
+                range.write(&mut out)?;
+            }
+            RANGES
+        }
+        Frame::Equal {
+            compare,
+            first,
+            count,
+            bits,
+        } => {
+            put_uint::<8>(&mut out, *compare)?;
+            put_uint::<4>(&mut out, (*first).into())?;
+            put_uint::<4>(&mut out, (*count).into())?;
+            put_uint::<8>(&mut out, *bits)?;
+            EQUAL
         }
     };
     let length = out.len() as u64;
@@ -392,6 +448,7 @@ fn decode_body(kind: u64, body: &mut Reader<'_>) -> Result<Option<(Frame, usize)
         HELLO => return Ok(read_hello(body)?.map(|hello| (Frame::Hello(hello), 0))),
         ENTRIES => return read_entries(body),
         NEED => return Ok(read_needs(body)?.map(|frame| (frame, 0))),
+        RANGES => return Ok(read_ranges(body)?.map(|frame| (frame, 0))),
         RESYNC => {
             let Some(position) = body.position() else {
                 return Ok(None);
@@ -401,6 +458,7 @@ fn decode_body(kind: u64, body: &mut Reader<'_>) -> Result<Option<(Frame, usize)
             return Ok(sound.map(|history| (Frame::Resync { position, history }, 0)));
         }
         SEAL => read_seal(body),
+        EQUAL => read_equal(body),
         ACK => body.position().map(Frame::Ack),
         DATA | LOST => read_block(body, kind == DATA),
         CREDIT => number(body).map(Frame::Credit),
@@ -421,6 +479,46 @@ fn read_seal(body: &mut Reader<'_>) -> Option<Frame> {
         entries,
         resync: flags & FLAG_RESYNC != 0,
     })
+}
+
+fn read_equal(body: &mut Reader<'_>) -> Option<Frame> {
+    let (compare, first) = (body.uint::<8>()?, body.uint::<4>()? as u32);
+    let (count, bits) = (body.uint::<4>()? as u32, body.uint::<8>()?);
+    // No bit without a range.
+    let sound = (1..=RANGES_MAX as u32).contains(&count) && bits.leading_zeros() >= 64 - count;
+    sound.then_some(Frame::Equal {
+        compare,
+        first,
+        count,
+        bits,
+    })
+}
+
+fn read_ranges(body: &mut Reader<'_>) -> Result<Option<Frame>> {
+    let head = (|| {
+        let (compare, first) = (body.uint::<8>()?, body.uint::<4>()?);
+        let (count, flags) = (body.uint::<2>()? as usize, body.uint::<2>()?);
+        let sound = (1..=RANGES_MAX).contains(&count)
+            && flags & !FLAG_KEEP == 0
+            && first < u64::from(u32::MAX / 2);
+        sound.then_some((compare, first as u32, count, flags & FLAG_KEEP != 0))
+    })();
+    let Some((compare, first, count, keep)) = head else {
+        return Ok(None);
+    };
+    let mut ranges = KVec::with_capacity(count, GFP_KERNEL)?;
+    let parsed = (|| {
+        for _ in 0..count {
+            ranges.push_within_capacity(Range::read(body)?).ok()?;
+        }
+        Some(())
+    })();
+    Ok(parsed.map(|()| Frame::Ranges {
+        compare,
+        first,
+        keep,
+        ranges,
+    }))
 }
 
 fn read_block(body: &mut Reader<'_>, data: bool) -> Option<Frame> {
@@ -596,6 +694,8 @@ const _: () = {
     // A duplicate without neighbours.
     assert!(RUN_BYTES + ENTRY_BYTES <= 48);
     assert!(HEADER_BYTES + 12 + BATCH_MAX * NEED_BYTES <= META_BYTES_MAX);
+    assert!(HEADER_BYTES + 16 + RANGES_MAX * RANGE_BYTES <= META_BYTES_MAX);
+    assert!(RANGES_MAX <= 64);
     assert!(
         HEADER_BYTES + 16 + BATCH_VOLUMES_MAX * 16 + BATCH_MAX * (RUN_BYTES + ENTRY_BYTES)
             <= META_BYTES_MAX
@@ -707,6 +807,31 @@ pub(super) mod tests {
         for frame in [Frame::Credit(1), Frame::Ping(2), Frame::Pong(3)] {
             round(&frame);
         }
+        for (count, bits) in [(1, 1), (64, u64::MAX), (7, 0)] {
+            round(&Frame::Equal {
+                compare: 3,
+                first: 9,
+                count,
+                bits,
+            });
+        }
+        let mut ranges = KVec::new();
+        let range = Range {
+            volume: [3; 16],
+            first: 5,
+            end: 1 << 39,
+            blocks: 128,
+            sum: 77,
+        };
+        for _ in 0..RANGES_MAX {
+            ranges.push(range, GFP_KERNEL).unwrap();
+        }
+        round(&Frame::Ranges {
+            compare: 8,
+            first: 4,
+            keep: true,
+            ranges,
+        });
         let mut needs = KVec::new();
         needs.push(Need::default(), GFP_KERNEL).unwrap();
         round(&Frame::Need {
