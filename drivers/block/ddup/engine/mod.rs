@@ -63,6 +63,7 @@ mod admit;
 mod checkpoint;
 mod discard;
 mod flush;
+mod heal;
 mod journal;
 mod member;
 mod mutant;

@@ -91,8 +91,20 @@ impl Store {
             self.set_state(tag, block, BlockState::Ready, Cluster::NONE);
             return Step::Next;
         }
+        if self.is_lost(tag) && !b.alone {
+            let Some(own) = self.own_copy(tag) else {
+                return Step::Wait;
+            };
+            if own != Cluster::NONE {
+                self.set_state(tag, block, BlockState::Ready, own);
+                return Step::Next;
+            }
+        }
         let name = b.content.name;
         if b.alone || !is_shareable(&name) {
+            if self.lacks(tag) {
+                return Step::Wait;
+            }
             return self.write_fresh(tag, block, run);
         }
         let (candidates, count) = self.index.lookup(&name);
@@ -153,7 +165,7 @@ impl Store {
     }
 
     /// The name of a cluster, or `None` if the request waits for a page.
-    fn name_of(&mut self, tag: Tag, cluster: Cluster) -> Option<Name> {
+    pub(super) fn name_of(&mut self, tag: Tag, cluster: Cluster) -> Option<Name> {
         if let Some(known) = self.overlay.name(cluster) {
             return Some(known);
         }
@@ -448,6 +460,8 @@ impl Store {
         let fresh = head.state == BlockState::ReadyFresh;
         let count = end - block;
         let request = self.ops.get(tag).is_some_and(|op| op.stage.is_none());
+        let local = self.is_heal(tag);
+        let request = request || local && mutant!(97);
         if request && self.member.is_some() && !self.record_run(tag, slot, lbn, block..end) {
             return self.refuse_run(tag, block, end);
         }
@@ -472,7 +486,7 @@ impl Store {
             });
             self.journal
                 .append(&identity, map_bytes_max(count as usize), |buf, at| {
-                    codec::write_map(buf, at, volume, lbn, fresh, &mut changes)
+                    codec::write_map(buf, at, volume, lbn, fresh, local, &mut changes)
                 })
         };
         let Ok(sequence) = appended else {
