@@ -189,11 +189,16 @@ impl Store {
             op.heal_since.get_or_insert(now);
         }
         let same = |h: &Heal| !h.over && h.slot == slot && h.lbn == lbn && h.cluster == b.cluster;
-        let Some(heals) = self.heals() else {
+        let Some(heals) = self.member.as_ref().map(|m| &m.heals) else {
             return true;
         };
         let known = heals.heals.iter().position(|h| h.is_some_and(|h| same(&h)));
-        let free = || heals.heals.iter().position(|h| h.is_none());
+        // One that has just ended may still be in a list.
+        let is_free = |at: &usize| {
+            heals.heals.get(*at).is_some_and(|h| h.is_none())
+                && !self.ops.is_queued(heals.first_tag + *at as u32)
+        };
+        let free = || (0..ASKS_MAX).find(is_free);
         let at = match known.or_else(free) {
             Some(at) => at,
             None => {
@@ -677,5 +682,40 @@ impl Store {
         if let Some(look) = look {
             self.fetched(look.token, ok);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_quarantined_clusters_are_kept_up_to_a_bound() {
+        let mut heals = Heals::new(8).unwrap();
+        let all = NAMES_MAX as u64 + 10;
+        for cluster in 1..=all {
+            heals.keep_name(Cluster(cluster), Name([cluster as u8; NAME_BYTES]));
+        }
+        assert_eq!(heals.names.len(), NAMES_MAX);
+        assert_eq!(heals.name(Cluster(10)), None);
+        for cluster in 11..=all {
+            let name = Name([cluster as u8; NAME_BYTES]);
+            assert_eq!(heals.name(Cluster(cluster)), Some(name));
+        }
+    }
+
+    #[test]
+    fn tags_of_heals_and_looks_are_apart_from_all_others() {
+        let heals = Heals::new(8).unwrap();
+        let first = 8 + STAGE_TAGS;
+        assert_eq!(heals.heal_at(first - 1), None);
+        assert_eq!(heals.heal_at(first), Some(0));
+        let looks = first + ASKS_MAX as u32;
+        assert_eq!(
+            (heals.heal_at(looks), heals.look_at(looks)),
+            (None, Some(0))
+        );
+        assert_eq!(heals.look_at(looks - 1), None);
+        assert_eq!(heals.look_at(first + HEAL_TAGS), None);
     }
 }

@@ -294,6 +294,11 @@ impl Ops {
         list.tail = tag;
     }
 
+    /// Whether an op is in a list.
+    pub fn is_queued(&self, tag: Tag) -> bool {
+        self.get(tag).is_some_and(|op| op.queued)
+    }
+
     /// Takes the first op of a list.
     pub fn unpark(&mut self, list: &mut WaitList) -> Option<Tag> {
         let tag = list.first()?;

@@ -383,3 +383,35 @@ impl Set {
         due.min()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::types::{Check, Name};
+    use super::*;
+
+    #[test]
+    fn a_block_that_came_is_taken_only_if_it_is_what_was_wanted() {
+        let wanted = Wanted {
+            check: 7,
+            digest: [3; NAME_BYTES],
+            ..Wanted::default()
+        };
+        let nameless = Wanted {
+            digest: [0; NAME_BYTES],
+            ..wanted
+        };
+        let block = |name: u8, check: u64, zero: bool| BlockContent {
+            name: Name([name; NAME_BYTES]),
+            check: Check(check),
+            zero,
+        };
+        assert!(wanted.is_met(&block(3, 7, false)));
+        assert!(nameless.is_met(&block(4, 7, false)));
+        for other in [block(4, 7, false), block(3, 8, false), block(3, 7, true)] {
+            assert!(!wanted.is_met(&other));
+        }
+        for other in [block(3, 8, false), block(3, 7, true)] {
+            assert!(!nameless.is_met(&other));
+        }
+    }
+}
