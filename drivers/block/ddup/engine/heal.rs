@@ -209,7 +209,14 @@ impl Store {
                 return false;
             }
         };
-        if known.is_none() && !self.start_heal(at, (slot, lbn), b.cluster, b.content.check, name) {
+        // All heals of a request together have that time.
+        let until = since.unwrap_or(now) + HEAL_WAIT;
+        let content = BlockContent {
+            name,
+            check: b.content.check,
+            zero: false,
+        };
+        if known.is_none() && !self.start_heal(at, (slot, lbn), b.cluster, content, until) {
             self.give_up(tag, block);
             return true;
         }
@@ -246,10 +253,9 @@ impl Store {
         at: usize,
         (slot, lbn): (usize, Lbn),
         cluster: Cluster,
-        check: Check,
-        name: Name,
+        content: BlockContent,
+        until: Millis,
     ) -> bool {
-        let until = self.now + HEAL_WAIT;
         let Some(heals) = self.heals() else {
             return false;
         };
@@ -264,11 +270,6 @@ impl Store {
             count: 1,
             fua: false,
         };
-        let content = BlockContent {
-            name,
-            check,
-            zero: false,
-        };
         if !self.prepare_op(request, &[content]) {
             return false;
         }
@@ -281,7 +282,7 @@ impl Store {
                 slot,
                 lbn,
                 cluster,
-                check,
+                check: content.check,
                 first: NO_TWIN,
                 until,
                 over: false,
