@@ -118,6 +118,8 @@ static COUNTER_FILES: &[Attribute<Volume>] = &[
     counter!(collisions),
     counter!(check_mismatches),
     counter!(clusters_quarantined),
+    counter!(blocks_healed),
+    counter!(heals_failed),
     counter!(write_retries),
     counter!(clusters_retired),
     counter!(flushes),
@@ -216,6 +218,8 @@ pub(crate) fn put_counters(counters: &Counters, message: &mut Message<'_>) -> Re
         (uapi::DDUP_A_COUNTERS_PAGES_WRITTEN, counters.pages_written),
         (uapi::DDUP_A_COUNTERS_INDEX_ENTRIES, counters.index_used),
         (uapi::DDUP_A_COUNTERS_INDEX_LIMIT, counters.index_capacity),
+        (uapi::DDUP_A_COUNTERS_HEALED_BLOCKS, counters.blocks_healed),
+        (uapi::DDUP_A_COUNTERS_FAILED_HEALS, counters.heals_failed),
     ] {
         message.put_uint(attr, value)?;
     }

@@ -307,6 +307,8 @@ counters! {
     pages_written = 27, Counter, "Pages of the trees written to the backing device.";
     index_entries = 28, Gauge, "Fingerprints in the index.";
     index_limit = 29, Gauge, "Fingerprints that the index has room for.";
+    healed_blocks = 30, Counter, "Blocks whose content did not match its check and was stored anew.";
+    failed_heals = 31, Counter, "Blocks that did not match their check and were not healed, with members connected.";
 }
 
 impl Counters {

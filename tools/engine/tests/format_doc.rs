@@ -581,7 +581,7 @@ fn the_records_are_as_documented() {
     for (fresh, flags) in [(false, 0), (true, 2)] {
         let mut changes = [change, change].into_iter();
         let lbn = Lbn(0x21_2223_2425);
-        let end = journal::write_map(&mut block, 0, 0x0102_0304, lbn, fresh, &mut changes);
+        let end = journal::write_map(&mut block, 0, 0x0102_0304, lbn, fresh, false, &mut changes);
         let table = header(&block[..end], "map", flags, "Map record");
         let fields = [
             ("volume", n(0x0102_0304)),

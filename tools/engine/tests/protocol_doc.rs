@@ -3,6 +3,7 @@
 //! The tables of `Documentation/block/ddup-protocol.rst`, compared with what the code writes.
 
 use ddup_engine::engine::replication::config::{Config, Member, MemberState};
+use ddup_engine::engine::replication::heal::Wanted;
 use ddup_engine::engine::replication::history::History;
 use ddup_engine::engine::replication::record::{self, Record};
 use ddup_engine::engine::replication::types::{Entry, Limits, Op, Position};
@@ -223,6 +224,7 @@ fn frames_are_as_documented() {
         incarnation: 0x72,
         serial: 0x73,
         reigns: true,
+        heals: true,
         promise: 0x74,
         limits: Limits {
             entries: 0x75,
@@ -234,7 +236,7 @@ fn frames_are_as_documented() {
     };
     let frame = framed(&Frame::Hello(KBox::new(hello, GFP_KERNEL).unwrap()));
     let fields: [(&str, &[u8]); 9] = [
-        ("features", &[]),
+        ("features", &[1]),
         ("store", &[0x71; 16]),
         ("incarnation", &[0x72]),
         ("promise", &[0x74]),
@@ -247,4 +249,21 @@ fn frames_are_as_documented() {
     compare("HELLO", &frame[56..120], &fields);
     assert_eq!(frame[120..122], [0, 0]);
     assert_eq!(frame[122..], config().bytes().unwrap()[..]);
+
+    let wanted = Wanted {
+        volume: [0x81; 16],
+        lbn: 0x8283,
+        check: 0x8485,
+        digest: [0x86; 24],
+    };
+    let number = 0x87;
+    let frame = framed(&Frame::Ask { number, wanted });
+    let fields: [(&str, &[u8]); 5] = [
+        ("number", &[0x87]),
+        ("volume", &[0x81; 16]),
+        ("lbn", &[0x83, 0x82]),
+        ("check", &[0x85, 0x84]),
+        ("digest", &[0x86; 24]),
+    ];
+    compare("ASK", &frame[56..], &fields);
 }

@@ -13,6 +13,7 @@
 use super::format::journal::{self as codec, Record, SEAL_RECORD_MAX};
 use super::format::layout::Layout;
 use super::format::superblock::Superblock;
+use super::heal::Heals;
 use super::mark::mark;
 use super::mutant::mutant;
 use super::op::{BlockContent, BlockState, OpKind, Phase, WaitList};
@@ -109,6 +110,13 @@ impl Pins {
         (index < self.len).then(|| self.ring.get(place).copied())?
     }
 
+    fn set(&mut self, index: usize, cluster: Cluster) {
+        let place = (self.head + index) % PINS_MAX;
+        if let Some((_, c)) = self.ring.get_mut(place) {
+            *c = cluster;
+        }
+    }
+
     fn pop(&mut self) -> Option<Cluster> {
         let (_, cluster) = self.at(0)?;
         self.head = (self.head + 1) % PINS_MAX;
@@ -164,6 +172,7 @@ pub struct Member {
     seals_wanted: usize,
     pub(super) pins: Pins,
     pub(super) staging: Staging,
+    pub(super) heals: Heals,
     pub(super) resync: Resync,
     pub(super) scans: Scans,
     pub(super) own: Option<OwnRange>,
@@ -206,6 +215,7 @@ impl Member {
                 seals_wanted: SEALS,
                 pins: Pins::new()?,
                 staging: Staging::new(config.queue_depth)?,
+                heals: Heals::new(config.queue_depth)?,
                 resync: Resync::new(),
                 scans: Scans::new(),
                 own: None,
@@ -378,6 +388,9 @@ impl Store {
 
     /// A block was read for a peer, or there is no good copy.
     pub(super) fn fetched(&mut self, token: u64, ok: bool) {
+        if self.look_read(token, ok) {
+            return;
+        }
         if let Some(member) = self.member.as_mut() {
             member.set.fetched(token, ok.then_some(token));
         }
@@ -802,6 +815,8 @@ impl Store {
                 }
             },
             SetAction::FetchDrop(token) => self.act(Action::FetchDrop { token }),
+            SetAction::Look { token, wanted } => self.begin_look(token, wanted),
+            SetAction::Answer { number, found } => self.heal_answered(number, found),
             SetAction::Flushed { tag, ok } => {
                 let status = if ok { Status::Ok } else { Status::Io };
                 self.finish(tag as Tag, status);
@@ -867,6 +882,20 @@ impl Store {
         }
     }
 
+    /// What entries of the window refer to lies elsewhere now: peers that ask for it get that.
+    pub(super) fn move_pins(&mut self, from: Cluster, to: Cluster) {
+        for index in 0..self.member.as_ref().map_or(0, |m| m.pins.len()) {
+            let pins = self.member.as_ref().map(|m| &m.pins);
+            let pinned = pins.and_then(|p| p.at(index)).is_some_and(|p| p.1 == from);
+            if pinned && self.hold(to) {
+                if let Some(member) = self.member.as_mut() {
+                    member.pins.set(index, to);
+                }
+                self.unhold(from);
+            }
+        }
+    }
+
     /// Lets go of what entries of epochs up to this one refer to.
     pub(super) fn release_pins(&mut self, epoch: u64) {
         loop {
@@ -896,6 +925,7 @@ impl Store {
         self.act(Action::Role { serves });
         if !serves {
             mark!(member_stops_serving);
+            self.void_heals();
             for list in [
                 core::mem::take(&mut self.admission),
                 core::mem::take(&mut self.space_wait),
@@ -961,6 +991,7 @@ impl Store {
             let waiting = core::mem::take(&mut member.flushes);
             self.fail_waiting(waiting);
         }
+        self.void_heals();
     }
 
     /// A detach begins: sessions end, and FLUSHes that wait fail.
@@ -968,6 +999,7 @@ impl Store {
         if let Some(member) = self.member.as_mut() {
             member.set.shut();
         }
+        self.void_heals();
     }
 
     /// Time goes by.

@@ -64,6 +64,7 @@ mod admit;
 mod checkpoint;
 mod discard;
 mod flush;
+mod heal;
 mod journal;
 mod member;
 mod mutant;

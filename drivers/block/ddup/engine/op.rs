@@ -65,6 +65,10 @@ pub enum BlockState {
     ReadyFresh,
     /// The same, of an epoch whose entries are journaled at once; `cluster` is held.
     Staged,
+    /// Its cluster does not match its check; a heal is to be begun.
+    Bad,
+    /// It waits for a heal of its block; runs when that ends.
+    Heal,
     /// All is done.
     Done,
     /// It will not be done; the op's status says why.
@@ -84,11 +88,12 @@ pub struct Block {
     pub retries: u8,
     /// It does not share: what it would have to know can't be read.
     pub alone: bool,
-    /// Candidates of the index whose bytes differ.
+    /// Candidates of the index whose bytes differ; for a read, heals that it has waited for.
     pub passed: u8,
     /// It owns the hash lock of its name.
     pub owner: bool,
-    /// First of the blocks that wait for this one (tag << 9 | block), or the next such block.
+    /// First of the blocks that wait for this one (tag << 9 | block), or the next such block. Those
+    /// that wait for a heal are chained the same way.
     pub twin: u32,
 }
 
@@ -161,9 +166,11 @@ pub struct Op {
     pub epoch: usize,
     /// When it came.
     pub since: Millis,
+    /// When a read began to wait for heals.
+    pub heal_since: Option<Millis>,
     /// The shell's name of it in events, 0 if it has none.
     pub key: u64,
-    /// It is no request, but stages an entry of an epoch.
+    /// It is no request, but stages an entry of an epoch, or heals a block.
     pub stage: Option<StageOp>,
     queued: bool,
     next: u32,
@@ -234,6 +241,7 @@ impl Ops {
                 reservation: Reservation::default(),
                 epoch: 0,
                 since: 0,
+                heal_since: None,
                 key: 0,
                 stage: None,
                 queued: false,
@@ -284,6 +292,11 @@ impl Ops {
             None => list.head = tag,
         }
         list.tail = tag;
+    }
+
+    /// Whether an op is in a list.
+    pub fn is_queued(&self, tag: Tag) -> bool {
+        self.get(tag).is_some_and(|op| op.queued)
     }
 
     /// Takes the first op of a list.

@@ -6,14 +6,13 @@
 //! cache. A range that can't be read in time counts as different: then its blocks are told, and the
 //! compare heals what was lost here.
 
-use super::cache::SlotId;
 use super::format::page::{MapEntry, MAP_LEAF};
 use super::mark::mark;
 use super::overlay::Lookup;
 use super::replication::types::{Entry, Id, Op};
 use super::state::Store;
 use super::tree::Page;
-use super::types::{Cluster, Lbn, Millis, Tag};
+use super::types::{Lbn, Millis};
 use kernel::prelude::*;
 
 /// How long pages of a range are waited for.
@@ -39,8 +38,8 @@ enum Known {
     Entry(MapEntry),
     /// Nothing is mapped before this block.
     Nothing(u64),
-    /// It is being read into this slot, or there is no slot now.
-    Wait(Option<SlotId>),
+    /// It is not known yet.
+    Wait,
 }
 
 impl Store {
@@ -113,7 +112,7 @@ impl Store {
                     own.lbn = until;
                     continue;
                 }
-                Known::Wait(_) => return false,
+                Known::Wait => return false,
             };
             if entry.is_mapped() {
                 let Some(name) = self.name_now(entry.cluster) else {
@@ -143,40 +142,12 @@ impl Store {
             return Known::Entry(entry);
         }
         let Some(tree) = self.map(slot) else {
-            return Known::Wait(None);
+            return Known::Wait;
         };
         match self.page(&tree, lbn, 0) {
             Page::Here(page) => Known::Entry(MapEntry::read(self.cache.page(page), lbn % MAP_LEAF)),
             Page::Absent(end) => Known::Nothing(end.min(behind)),
-            Page::Wait(page) => Known::Wait(Some(page)),
-            Page::Busy => Known::Wait(None),
-        }
-    }
-
-    /// Where a block of a full compare lies in the state that the shadow is to replace: most likely it
-    /// is the same there. `None`: the op waits for a page.
-    pub(super) fn own_cluster(&mut self, tag: Tag) -> Option<Cluster> {
-        let Some((slot, lbn, check)) = self.ops.get(tag).and_then(|op| {
-            let shadow = op
-                .stage
-                .filter(|s| s.is_local())
-                .map(|_| op.request.volume)?;
-            let slot = self.member.as_ref()?.resync.volume_of(shadow)?;
-            Some((slot, op.request.lbn.0, op.blocks.first()?.content.check))
-        }) else {
-            return Some(Cluster::NONE);
-        };
-        match self.known_at(slot, lbn) {
-            Known::Entry(entry) if entry.check == check => Some(entry.cluster),
-            Known::Entry(_) | Known::Nothing(_) => Some(Cluster::NONE),
-            Known::Wait(Some(page)) => {
-                self.cache.wait(page, &mut self.ops, tag);
-                None
-            }
-            Known::Wait(None) => {
-                self.ops.park(&mut self.page_wait, tag);
-                None
-            }
+            Page::Wait(_) | Page::Busy => Known::Wait,
         }
     }
 }

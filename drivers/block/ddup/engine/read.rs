@@ -26,14 +26,21 @@ impl Store {
         else {
             return;
         };
+        if self.run_look(tag) {
+            return;
+        }
         let slot = request.volume as usize;
         let mut zeroes = 0;
         for block in 0..count {
-            if self
-                .ops
-                .block(tag, block)
-                .is_none_or(|b| b.state != BlockState::Start)
-            {
+            let state = self.ops.block(tag, block).map(|b| b.state);
+            if state == Some(BlockState::Bad) {
+                self.zero_blocks(tag, block, &mut zeroes);
+                if !self.begin_heal(tag, block) {
+                    return self.settle_read(tag);
+                }
+                continue;
+            }
+            if state != Some(BlockState::Start) {
                 self.zero_blocks(tag, block, &mut zeroes);
                 continue;
             }
@@ -85,7 +92,7 @@ impl Store {
     }
 
     /// A block's entry, or `None` if the request waits for a page.
-    fn look_up(&mut self, tag: Tag, slot: usize, lbn: Lbn) -> Option<MapEntry> {
+    pub(super) fn look_up(&mut self, tag: Tag, slot: usize, lbn: Lbn) -> Option<MapEntry> {
         if let Lookup::Entry(entry) = self.overlay.lookup(slot, lbn) {
             return Some(entry);
         }
@@ -106,6 +113,7 @@ impl Store {
 
     /// A block was read, or not.
     pub(super) fn read_done(&mut self, tag: Tag, block: u32, result: DataResult) {
+        let heals = result == DataResult::Mismatch && self.can_heal();
         let Some(op) = self.ops.get_mut(tag) else {
             return;
         };
@@ -125,6 +133,8 @@ impl Store {
         b.retries += 1;
         if b.retries < READ_TRIES {
             b.state = BlockState::Start;
+        } else if heals {
+            b.state = BlockState::Bad;
         } else {
             b.state = BlockState::Failed;
             op.todo -= 1;
@@ -143,8 +153,8 @@ impl Store {
     }
 
     /// A cluster whose content failed its check takes no more owners and is never used again.
-    /// Journaled if there is room; else the next read finds it again.
-    fn quarantine(&mut self, cluster: Cluster) {
+    /// Journaled if there is room; else (false) the next read finds it again.
+    pub(super) fn quarantine(&mut self, cluster: Cluster) -> bool {
         let known = self
             .overlay
             .deltas(cluster)
@@ -152,14 +162,14 @@ impl Store {
             .flatten()
             .any(|d| d.quarantined);
         if known || !self.is_writable() {
-            return;
+            return known;
         }
         let points = self.reserved.points;
         let room = self
             .overlay
             .reserve(points, self.reserved.deltas + 1, self.reserved.punches);
         if room.is_err() || !self.journal.reserve(SMALL_RECORD_MAX, false) {
-            return;
+            return false;
         }
         let identity = self.identity();
         let record = Record::Quarantine { cluster };
@@ -167,12 +177,14 @@ impl Store {
             codec::write_small(buf, at, &record)
         });
         self.journal.unreserve(SMALL_RECORD_MAX);
-        if appended.is_ok() && self.overlay.quarantine(cluster).is_ok() {
+        let done = appended.is_ok() && self.overlay.quarantine(cluster).is_ok();
+        if done {
             self.note_change();
             self.stats.clusters_quarantined += 1;
             self.tell_life(Life::Quarantined, cluster, 1);
             mark!(cluster_quarantined);
         }
+        done
     }
 
     /// Completes a read, or hands it over.

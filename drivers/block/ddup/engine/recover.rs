@@ -1254,6 +1254,8 @@ fn replay(parts: &mut Scanned, block: &[u8], end: usize, sequence: u64) -> Resul
 /// Whether a record of a member counts only when a seal follows.
 fn waits_for_seal(volumes: &[VolumeEntry], record: &Record<'_>) -> bool {
     match record {
+        // The content stays: the history does not tell of it.
+        Record::Map { local: true, .. } => false,
         // What is written to a shadow is local.
         Record::Map { volume, .. }
         | Record::Unmap { volume, .. }
@@ -1321,6 +1323,7 @@ fn replay_record(
                 lbn,
                 fresh,
                 changes,
+                local: _,
             } => {
                 let count = changes.iter().count();
                 let (slot, levels) = range(volume, lbn, count as u64)?;

@@ -42,12 +42,6 @@ impl Resync {
         }
     }
 
-    /// The slot of the volume that a shadow is to replace.
-    pub(super) fn volume_of(&self, shadow: u32) -> Option<usize> {
-        let pair = self.pairs().iter().find(|p| p.1 == shadow)?;
-        Some(pair.0 as usize)
-    }
-
     fn pairs(&self) -> &[(u32, u32)] {
         match &self.shadows {
             Shadows::Making(pairs) | Shadows::Made(pairs) => pairs,

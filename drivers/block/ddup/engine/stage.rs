@@ -29,28 +29,61 @@ use kernel::prelude::*;
 /// Entries that are staged at once.
 pub const STAGE_TAGS: u32 = 2048;
 
-/// What an op that stages an entry has beside a request.
+/// What an op is that is no request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// It stages an entry of an epoch.
+    Entry,
+    /// It is of a full compare: its record is appended at once.
+    Compare,
+    /// It heals a block: its record is local (`heal.rs`).
+    Heal,
+}
+
+/// What an op that stages an entry, or heals a block, has beside a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StageOp {
     /// What the set calls the entry.
     pub(super) token: u64,
     /// The block that came with it.
     pub(super) handle: Option<u64>,
-    /// It is of a full compare: its record is appended at once.
-    resync: bool,
+    kind: Kind,
     /// There is no good copy of the content.
     lost: bool,
     /// The primary was asked for the content. What was promised stays so: else what comes later in
     /// the stream could take the room that this one waits for.
     lacks: bool,
     /// Nobody wants it any more; it ends when it can.
-    void: bool,
+    pub(super) void: bool,
 }
 
 impl StageOp {
+    /// That of a heal.
+    pub(super) fn heal(number: u64) -> Self {
+        StageOp {
+            token: number,
+            handle: None,
+            kind: Kind::Heal,
+            lost: false,
+            lacks: false,
+            void: false,
+        }
+    }
+
     /// Whether it changes its volume without waiting for the end of an epoch.
     pub(super) fn is_local(&self) -> bool {
-        self.resync
+        self.kind != Kind::Entry
+    }
+
+    /// Whether it heals a block.
+    pub(super) fn is_heal(&self) -> bool {
+        self.kind == Kind::Heal
+    }
+
+    /// The block has come.
+    pub(super) fn give(&mut self, handle: u64) {
+        self.handle = Some(handle);
+        self.lacks = false;
     }
 }
 
@@ -164,7 +197,10 @@ impl Store {
             op.stage = Some(StageOp {
                 token,
                 handle,
-                resync,
+                kind: match resync {
+                    true => Kind::Compare,
+                    false => Kind::Entry,
+                },
                 lost,
                 lacks: false,
                 void: false,
@@ -184,10 +220,43 @@ impl Store {
         self.stage_of(tag).is_some_and(|s| s.lost)
     }
 
+    /// Where a block of a full compare lies in the volume that the shadow is to replace, if it has the
+    /// same check there. `None`: the op waits for a page.
+    pub(super) fn own_copy(&mut self, tag: Tag) -> Option<Cluster> {
+        let compares = |s: StageOp| s.kind == Kind::Compare && !mutant!(98);
+        let Some(op) = self
+            .ops
+            .get(tag)
+            .filter(|op| op.stage.is_some_and(compares))
+        else {
+            return Some(Cluster::NONE);
+        };
+        let (request, check) = (op.request, op.blocks.first().map(|b| b.content.check));
+        let uuid = self.volumes.get(request.volume as usize).map(|v| v.uuid);
+        let is_it = |v: &super::format::page::VolumeEntry| Some(v.uuid) == uuid && v.is_shown();
+        let slot = self.volumes.iter().position(is_it);
+        let inside = |slot: &usize| request.lbn.0 < self.blocks_of(*slot);
+        let Some(slot) = slot.filter(inside) else {
+            return Some(Cluster::NONE);
+        };
+        let entry = self.look_up(tag, slot, request.lbn)?;
+        let full = self.config.knobs.count_full;
+        let fits = self.overlay.has_headroom(entry.cluster, full);
+        if !entry.is_mapped() || Some(entry.check) != check || !fits {
+            return Some(Cluster::NONE);
+        }
+        Some(entry.cluster)
+    }
+
     /// Whether this op may share a cluster that is written and in no record: its own will come
     /// behind the one that names the cluster, or be that.
     pub(super) fn may_share_staged(&self, tag: Tag) -> bool {
-        self.stage_of(tag).is_some_and(|s| !s.resync)
+        self.stage_of(tag).is_some_and(|s| s.kind == Kind::Entry)
+    }
+
+    /// Whether this op heals a block.
+    pub(super) fn is_heal(&self, tag: Tag) -> bool {
+        self.stage_of(tag).is_some_and(|s| s.is_heal())
     }
 
     fn report_stage(&mut self, token: u64, result: StageResult) {
@@ -205,7 +274,10 @@ impl Store {
             .get(tag)
             .is_some_and(|op| op.io > 0 || op.blocks.iter().any(|b| b.state == BlockState::Twin));
         if void && !busy {
-            self.drop_stage(tag);
+            match self.is_heal(tag) {
+                true => self.cancel_heal(tag, false),
+                false => self.drop_stage(tag),
+            }
         }
         void
     }
@@ -213,12 +285,15 @@ impl Store {
     /// The content is not here, and did not come along: the primary has to be asked.
     pub(super) fn lacks(&mut self, tag: Tag) -> bool {
         let stage = self.ops.get_mut(tag).and_then(|op| op.stage.as_mut());
-        let Some(stage) = stage.filter(|s| s.handle.is_none()) else {
+        let Some(stage) = stage.filter(|s| s.handle.is_none() && !s.lost) else {
             return false;
         };
         stage.lacks = true;
         let token = stage.token;
-        self.report_stage(token, StageResult::Lacks);
+        match stage.kind {
+            Kind::Heal => self.ask_for_heal(tag),
+            Kind::Entry | Kind::Compare => self.report_stage(token, StageResult::Lacks),
+        }
         true
     }
 
@@ -229,7 +304,10 @@ impl Store {
 
     /// The block's content is in a cluster. True: it is staged, and its record waits.
     pub(super) fn stage_ready(&mut self, tag: Tag) -> bool {
-        let Some(stage) = self.stage_of(tag).filter(|s| !s.resync) else {
+        if self.heal_waits(tag) {
+            return true;
+        }
+        let Some(stage) = self.stage_of(tag).filter(|s| s.kind == Kind::Entry) else {
             return false;
         };
         let Some(&b) = self.ops.block(tag, 0) else {
@@ -299,7 +377,7 @@ impl Store {
             self.report_stage(stage.token, StageResult::Failed);
             return true;
         }
-        if stage.resync {
+        if stage.kind == Kind::Compare {
             // A shadow has nothing where nothing was written.
             self.drop_stage(tag);
             self.report_stage(stage.token, StageResult::Held);
@@ -323,7 +401,9 @@ impl Store {
         let Some(op) = self.ops.get(tag) else {
             return true;
         };
-        if op.todo == 0 {
+        if op.todo == 0 && stage.kind == Kind::Heal {
+            self.end_heal(tag);
+        } else if op.todo == 0 {
             let result = match op.status {
                 Status::Ok => StageResult::Held,
                 _ => StageResult::Failed,
@@ -417,7 +497,7 @@ impl Store {
     }
 
     /// Ends an op that stages: what it holds is let go of.
-    fn drop_stage(&mut self, tag: Tag) {
+    pub(super) fn drop_stage(&mut self, tag: Tag) {
         let Some(&b) = self.ops.block(tag, 0) else {
             return self.end_stage(tag);
         };
@@ -459,15 +539,20 @@ impl Store {
         let Some(stage) = self.ops.get_mut(tag).and_then(|op| op.stage.take()) else {
             return;
         };
-        if let Some(staging) = self.staging() {
-            staging.tags.remove(stage.token);
-            let _ = staging.free.push_within_capacity(tag);
+        if stage.kind != Kind::Heal {
+            if let Some(staging) = self.staging() {
+                staging.tags.remove(stage.token);
+                let _ = staging.free.push_within_capacity(tag);
+            }
         }
         self.release_reservation(tag);
         if let Some(op) = self.ops.get_mut(tag) {
             op.phase = Phase::Idle;
         }
         self.ops.in_flight -= 1;
+        if stage.kind == Kind::Heal {
+            self.heal_ended(tag);
+        }
     }
 
     /// What is staged, by how far it is.

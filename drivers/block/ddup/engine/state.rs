@@ -12,6 +12,7 @@ use super::event::Observer;
 use super::format::index::SavedIndex;
 use super::format::page::{tree, VolumeEntry, COUNT_LEAF, MAP_LEAF, NAME_LEAF};
 use super::format::superblock::Superblock;
+use super::heal::HEAL_TAGS;
 use super::index::Index;
 use super::journal::{Identity, Journal};
 use super::member::Member;
@@ -120,6 +121,10 @@ counters! {
     check_mismatches,
     /// Clusters quarantined.
     clusters_quarantined,
+    /// Blocks that were bad and were given another cluster with their content.
+    blocks_healed,
+    /// Reads of blocks that were bad and could not be healed.
+    heals_failed,
     /// Data writes that failed and were tried elsewhere.
     write_retries,
     /// Clusters retired.
@@ -343,7 +348,7 @@ impl Store {
         };
         let index = Index::new(config.index_bytes)?;
         let stage_tags = match parts.member.is_some() {
-            true => STAGE_TAGS,
+            true => STAGE_TAGS + HEAL_TAGS,
             false => 0,
         };
         let usable = !read_only && parts.saved.buckets == index.buckets();
@@ -608,6 +613,7 @@ impl Store {
         op.sequence = 0;
         op.reservation = Reservation::default();
         op.since = self.now;
+        op.heal_since = None;
         op.key = 0;
         op.stage = None;
         if request.kind == OpKind::Read {
@@ -707,6 +713,7 @@ impl Store {
         }
         self.end_pin_if_due();
         self.member_tick();
+        self.heal_tick();
         if !self.is_writable() {
             return false;
         }
@@ -754,6 +761,7 @@ impl Store {
         let next = at(pages)
             .min(at(pin))
             .min(at(self.member_deadline()))
+            .min(at(self.heal_deadline()))
             .min(at(commit))
             .min(at(checkpoint))
             .min(at(retry))

@@ -131,7 +131,14 @@ impl Store {
                 b.alone = true;
             }
         } else {
-            op.status = status;
+            // What a bad block was found by is not known then.
+            for b in op.blocks.iter_mut().filter(|b| b.state == BlockState::Bad) {
+                b.alone = true;
+            }
+            let has = |state| op.blocks.iter().any(|b| b.state == state);
+            if has(BlockState::Start) || !has(BlockState::Bad) {
+                op.status = status;
+            }
             for b in op
                 .blocks
                 .iter_mut()

@@ -92,26 +92,32 @@ impl Store {
             return Step::Next;
         }
         let name = b.content.name;
-        if b.alone || !is_shareable(&name) {
-            // What is known by its name alone has no data here.
-            if is_shareable(&name) && self.lacks(tag) {
+        if !b.alone {
+            // In a full compare it is most likely the same as before.
+            let Some(own) = self.own_copy(tag) else {
                 return Step::Wait;
-            }
-            return self.write_fresh(tag, block, run);
-        }
-        let Some(own) = self.own_cluster(tag) else {
-            return Step::Wait;
-        };
-        if own != Cluster::NONE {
-            match self.confirm(tag, &name, own) {
+            };
+            let same = match own {
+                Cluster::NONE => Confirmed::Other,
+                // Nobody else has a good copy, for all that the primary knows.
+                _ if self.is_lost(tag) => Confirmed::Same,
+                _ => self.confirm(tag, &name, own),
+            };
+            match same {
                 Confirmed::Same => {
-                    mark!(member_compare_finds_own);
+                    mark!(member_keeps_its_own_copy);
                     self.set_state(tag, block, BlockState::Ready, own);
                     return Step::Next;
                 }
                 Confirmed::Wait => return Step::Wait,
                 Confirmed::Other | Confirmed::Compare => {}
             }
+        }
+        if b.alone || !is_shareable(&name) {
+            if self.lacks(tag) {
+                return Step::Wait;
+            }
+            return self.write_fresh(tag, block, run);
         }
         let (candidates, count) = self.index.lookup(&name);
         for &cluster in candidates.iter().take(count).skip(b.passed.into()) {
@@ -171,7 +177,7 @@ impl Store {
     }
 
     /// The name of a cluster, or `None` if the request waits for a page.
-    fn name_of(&mut self, tag: Tag, cluster: Cluster) -> Option<Name> {
+    pub(super) fn name_of(&mut self, tag: Tag, cluster: Cluster) -> Option<Name> {
         if let Some(known) = self.overlay.name(cluster) {
             return Some(known);
         }
@@ -466,6 +472,8 @@ impl Store {
         let fresh = head.state == BlockState::ReadyFresh;
         let count = end - block;
         let request = self.ops.get(tag).is_some_and(|op| op.stage.is_none());
+        let local = self.is_heal(tag);
+        let request = request || local && mutant!(97);
         if request && self.member.is_some() && !self.record_run(tag, slot, lbn, block..end) {
             return self.refuse_run(tag, block, end);
         }
@@ -490,7 +498,7 @@ impl Store {
             });
             self.journal
                 .append(&identity, map_bytes_max(count as usize), |buf, at| {
-                    codec::write_map(buf, at, volume, lbn, fresh, &mut changes)
+                    codec::write_map(buf, at, volume, lbn, fresh, local, &mut changes)
                 })
         };
         let Ok(sequence) = appended else {

@@ -327,12 +327,14 @@ fn record_text(record: &Record<'_>) -> String {
             volume,
             lbn,
             fresh,
+            local,
             changes,
         } => {
             let clusters: Vec<_> = changes.iter().map(|c| c.cluster.0.to_string()).collect();
             let kind = if *fresh { "new" } else { "shared" };
+            let why = if *local { " (local)" } else { "" };
             format!(
-                "map volume {volume} block {} to {kind} clusters {}",
+                "map volume {volume} block {} to {kind} clusters {}{why}",
                 lbn.0,
                 clusters.join(" ")
             )

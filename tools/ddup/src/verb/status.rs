@@ -213,6 +213,8 @@ fn describe_counters(c: &Counters) -> Vec<(&'static str, String)> {
                 p.trouble(c.write_retries, "writes failed and were tried elsewhere");
                 p.trouble(c.check_errors, "reads that did not match their check");
                 p.trouble(c.quarantined_clusters, "clusters quarantined");
+                p.trouble(c.healed_blocks, "blocks healed");
+                p.trouble(c.failed_heals, "blocks not healed");
                 p.trouble(c.no_space, "requests without space");
                 p.trouble(c.collisions, "collisions");
             }),

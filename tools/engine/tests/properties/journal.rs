@@ -16,6 +16,7 @@ enum Twin {
         volume: u32,
         lbn: Lbn,
         fresh: bool,
+        local: bool,
         changes: Vec<MapChange>,
     },
     Small(String),
@@ -27,11 +28,13 @@ fn twin(record: &Record<'_>) -> Twin {
             volume,
             lbn,
             fresh,
+            local,
             changes,
         } => Twin::Map {
             volume,
             lbn,
             fresh,
+            local,
             changes: changes.iter().collect(),
         },
         _ => Twin::Small(format!("{record:?}")),
@@ -60,7 +63,9 @@ fn append(random: &mut Random, block: &mut [u8], at: usize) -> Option<(Twin, usi
                 })
                 .collect();
             let fresh = random.below(2) == 0;
-            let end = write_map(block, at, volume, lbn, fresh, &mut changes.iter().copied());
+            let local = random.below(2) == 0;
+            let mut all = changes.iter().copied();
+            let end = write_map(block, at, volume, lbn, fresh, local, &mut all);
             assert!(
                 end - at <= map_bytes_max(n as usize),
                 "the promise was too small"
@@ -70,6 +75,7 @@ fn append(random: &mut Random, block: &mut [u8], at: usize) -> Option<(Twin, usi
                     volume,
                     lbn,
                     fresh,
+                    local,
                     changes,
                 },
                 end,

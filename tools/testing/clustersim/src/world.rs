@@ -10,6 +10,7 @@ use crate::store::{self, Content, Image, Pending, Store, BAD, VOLUMES};
 use ddup_engine::engine::replication::action::{Action, Block, Outgoing, Params};
 use ddup_engine::engine::replication::action::{Event as Told, Reply, Shown, Source, StageResult};
 use ddup_engine::engine::replication::config::{Config, Member, MemberState};
+use ddup_engine::engine::replication::heal::Wanted;
 use ddup_engine::engine::replication::history::History;
 use ddup_engine::engine::replication::record::{choose, Record, Slots};
 use ddup_engine::engine::replication::set::Set;
@@ -91,6 +92,8 @@ pub struct Node {
     wrote: u64,
     flushes: BTreeMap<u64, u64>,
     blocks: BTreeMap<u64, Content>,
+    /// Blocks that peers are asked for.
+    asks: BTreeMap<u64, Content>,
     sessions: BTreeMap<usize, u64>,
     heard: BTreeMap<usize, Heard>,
     /// Configurations that it was commanded to take, or took by right.
@@ -136,6 +139,8 @@ pub struct Totals {
     pub frames: u64,
     /// Blocks that went over the wire.
     pub blocks: u64,
+    /// Blocks that were taken for bad and came from a peer.
+    pub blocks_found: u64,
     /// Members that became in sync.
     pub joined: u64,
     /// Configurations.
@@ -148,7 +153,7 @@ pub struct Totals {
 
 impl Totals {
     /// Counters and their names.
-    pub fn rows(&self) -> [(&'static str, u64); 14] {
+    pub fn rows(&self) -> [(&'static str, u64); 15] {
         [
             ("writes", self.writes),
             ("FLUSHes acknowledged", self.flushes),
@@ -160,6 +165,7 @@ impl Totals {
             ("full compares", self.switches),
             ("frames", self.frames),
             ("blocks sent", self.blocks),
+            ("blocks found", self.blocks_found),
             ("members joined", self.joined),
             ("configurations", self.configs),
             ("forbidden and refused", self.refused),
@@ -292,6 +298,7 @@ impl World {
                 wrote: 0,
                 flushes: BTreeMap::new(),
                 blocks: BTreeMap::new(),
+                asks: BTreeMap::new(),
                 sessions: BTreeMap::new(),
                 heard: BTreeMap::new(),
                 told: Default::default(),
@@ -431,6 +438,7 @@ impl World {
         node.commands.clear();
         node.flushes.clear();
         node.blocks.clear();
+        node.asks.clear();
         node.sessions.clear();
         node.heard.clear();
         let nonces: std::vec::Vec<u64> = self.connections_of(n).collect();
@@ -969,6 +977,24 @@ impl World {
                 let found = (!lost).then_some(content);
                 self.at(time, Event::Fetched(n, life, token, found));
             }
+            Action::Look { token, wanted } => {
+                let content = store::content(&wanted.digest);
+                let found = Some(content).filter(|c| self.nodes[n].store.holds(*c));
+                let time = self.disk_time();
+                self.at(time, Event::Fetched(n, life, token, found));
+            }
+            Action::Answer { number, found } => {
+                let Some(wanted) = self.nodes[n].asks.remove(&number) else {
+                    return Err(format!("node {n} is told twice of {number}"));
+                };
+                if let Some((handle, _)) = found {
+                    let came = self.nodes[n].blocks.remove(&handle);
+                    if came != Some(wanted) {
+                        return Err(format!("(7) node {n} wants {wanted} and gets {came:?}"));
+                    }
+                    self.totals.blocks_found += 1;
+                }
+            }
             Action::Flushed { tag, ok } => self.flushed(n, tag, ok)?,
             Action::Reply { command, reply } => self.answered(n, command, reply)?,
             Action::Close { peer, session } => {
@@ -1097,6 +1123,26 @@ impl World {
     }
 
     /// Clause 12, from outside.
+    /// Some copy of a block is taken for bad: peers are asked.
+    fn want(&mut self, n: usize, number: u64) {
+        let node = &self.nodes[n];
+        let good = |c: &&Content| **c != 0 && **c != BAD;
+        let Some(content) = node.store.durable.iter().find(good).copied() else {
+            return;
+        };
+        if number % 2 == 0 && !node.asks.contains_key(&number) {
+            let wanted = Wanted {
+                volume: [1; 16],
+                lbn: 0,
+                check: store::check(content),
+                digest: store::digest(content),
+            };
+            if let Some(Ok(())) = self.with(n, |set| set.ask(number, wanted)) {
+                self.nodes[n].asks.insert(number, content);
+            }
+        }
+    }
+
     fn flushed(&mut self, n: usize, tag: u64, ok: bool) -> Verdict {
         let Some(epoch) = self.nodes[n].flushes.remove(&tag) else {
             return Err(format!("(12) node {n} ends a FLUSH twice"));
@@ -1150,6 +1196,7 @@ impl World {
         }
         self.oracle
             .acknowledge(position, self.setup.class == Class::Force)?;
+        self.want(n, tag);
         self.check_in_sync()
     }
 

@@ -7,6 +7,7 @@ use crate::mutate::damage;
 use crate::target::blind;
 use ddup_engine::engine::replication::action::{Action, Params, Shown, StageResult};
 use ddup_engine::engine::replication::config::{Config, Member, MemberState};
+use ddup_engine::engine::replication::heal::Wanted;
 use ddup_engine::engine::replication::history::History;
 use ddup_engine::engine::replication::range::Range;
 use ddup_engine::engine::replication::record::{choose, Found, Record, Slots};
@@ -122,18 +123,28 @@ fn entries(rng: &mut Rng) -> Fallible<KVec<Entry>> {
     Ok(entries)
 }
 
+fn wanted(rng: &mut Rng) -> Wanted {
+    Wanted {
+        volume: [rng.below(2) as u8; 16],
+        lbn: rng.below(1 << 40),
+        check: rng.below(2),
+        digest: [rng.below(2) as u8; 24],
+    }
+}
+
 /// Something that a peer could say.
 fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallible<Frame> {
     let at = position(rng, set);
     let (epoch, index) = (at.epoch, rng.below(10) as u32);
     let resync = rng.chance(1, 3);
-    Ok(match rng.below(16) {
+    Ok(match rng.below(19) {
         0 | 1 => {
             let hello = Hello {
                 store: store(peer),
                 incarnation: rng.below(3),
                 serial: 1 + rng.below(6) as u32,
                 reigns: rng.chance(3, 4),
+                heals: rng.chance(3, 4),
                 promise: config.term + rng.below(3) / 2,
                 limits: LIMITS,
                 config: match rng.below(4) {
@@ -208,6 +219,12 @@ fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallib
             count: 8,
             bits: rng.draw() & 0xff,
         },
+        15 => Frame::Ask {
+            number: rng.below(4),
+            wanted: wanted(rng),
+        },
+        16 => Frame::Found(rng.below(4)),
+        17 => Frame::Absent(rng.below(4)),
         _ => {
             let history = history(rng, set)?;
             Frame::Resync {
@@ -367,6 +384,7 @@ pub fn session(rng: &mut Rng) -> Fallible<()> {
                 incarnation: 1,
                 serial: 1,
                 reigns: true,
+                heals: true,
                 promise: current.term,
                 limits: LIMITS,
                 config: current.try_clone().map_err(memory)?,
@@ -388,6 +406,11 @@ pub fn session(rng: &mut Rng) -> Fallible<()> {
                 let _ = set.write(*entry);
             }
             let _ = set.flush(rng.draw());
+        }
+        if rng.chance(1, 4) {
+            let number = rng.below(4);
+            set.forget_ask(number);
+            let _ = set.ask(number, wanted(rng));
         }
         let follows = !rng.chance(1, lies);
         let said = if follows {
@@ -462,7 +485,9 @@ fn work(set: &mut Set, rng: &mut Rng, honest: &mut Honest) {
                 let entries = entries(rng).ok().filter(|_| rng.chance(9, 10));
                 set.owned(token, entries.as_deref());
             }
-            Action::Fetch { token, .. } => set.fetched(token, rng.pick(&[None, Some(5)])),
+            Action::Fetch { token, .. } | Action::Look { token, .. } => {
+                set.fetched(token, rng.pick(&[None, Some(5)]))
+            }
             _ => {}
         }
         if rng.chance(1, 2) {

@@ -114,6 +114,10 @@ pub struct Asked {
     pub contents: Vec<Content>,
     /// The oracle's number of it.
     pub stamp: u64,
+    /// When it was submitted.
+    pub at: u64,
+    /// Blocks that it reads were written meanwhile.
+    pub raced: bool,
 }
 
 /// What a node tells the world.
@@ -153,6 +157,12 @@ pub struct Node {
     pub received: BTreeMap<u64, Content>,
     /// Blocks that were read for peers.
     pub fetched: BTreeMap<u64, Content>,
+    /// Data clusters that were written: what, and when.
+    pub written: BTreeMap<u64, (Content, u64)>,
+    /// Clusters that rot: what they should hold.
+    pub rotten: BTreeMap<u64, Content>,
+    /// A cluster that does not rot was read and did not match its check.
+    pub odd: Option<u64>,
     /// Data I/O of requests that is under way.
     ios: BTreeMap<Tag, u32>,
     /// Requests that end with their I/O.
@@ -241,6 +251,9 @@ impl Node {
             asked: BTreeMap::new(),
             received: BTreeMap::new(),
             fetched: BTreeMap::new(),
+            written: BTreeMap::new(),
+            rotten: BTreeMap::new(),
+            odd: None,
             ios: BTreeMap::new(),
             handed: BTreeSet::new(),
             ended: VecDeque::new(),
@@ -275,6 +288,8 @@ impl Node {
                     for (cluster, content) in (cluster..).zip(contents) {
                         let mask = kept(loss, rng);
                         self.disk.write(cluster, Image::Data(content), mask);
+                        self.rotten.remove(&cluster);
+                        self.written.remove(&cluster);
                     }
                 }
                 Io::WriteMeta {
@@ -332,6 +347,8 @@ impl Node {
                 let count = contents.len() as u32;
                 for (cluster, content) in (cluster..).zip(contents) {
                     disk.write(cluster, Image::Data(content), 0xff);
+                    self.rotten.remove(&cluster);
+                    self.written.insert(cluster, (content, now));
                 }
                 self.ios.entry(tag).and_modify(|n| *n -= 1);
                 self.end_handed(tag, true);
@@ -354,6 +371,9 @@ impl Node {
                     Some(_) => DataResult::Ok,
                     None => DataResult::Mismatch,
                 };
+                if found.is_none() && !self.rotten.contains_key(&cluster) {
+                    self.odd = Some(cluster);
+                }
                 self.ios.entry(tag).and_modify(|n| *n -= 1);
                 self.end_handed(tag, found.is_some());
                 let Some(engine) = self.engine.as_mut() else {
@@ -402,6 +422,10 @@ impl Node {
                 count,
             } => {
                 disk.discard(cluster, count, rng);
+                for cluster in cluster..cluster + count {
+                    self.rotten.remove(&cluster);
+                    self.written.remove(&cluster);
+                }
                 engine.meta_done(now, token, KVec::new(), true);
             }
             Io::Verify {
@@ -608,6 +632,28 @@ impl Node {
         })
     }
 
+    /// A cluster rots: what it holds is not what was written there.
+    pub fn rot(&mut self, cluster: u64, salt: u64) {
+        if let Some((content, _)) = self.written.get(&cluster) {
+            self.rotten.insert(cluster, *content);
+            self.disk.write_durable(cluster, Image::garbage(salt));
+        }
+    }
+
+    /// Clusters that hold what `is_it` says, have done so durably for a while, and do not rot.
+    pub fn sound(&self, now: u64, is_it: impl Fn(Content) -> bool) -> Vec<u64> {
+        let holds = |cluster: u64, content: Content| {
+            self.disk.durable(cluster).content() == content
+                && self.disk.read(cluster).content() == content
+        };
+        let written = self.written.iter();
+        written
+            .filter(|(_, (content, at))| is_it(*content) && at + 1000 <= now)
+            .filter(|(cluster, (content, _))| holds(**cluster, *content))
+            .map(|(cluster, _)| *cluster)
+            .collect()
+    }
+
     /// What is durable, if the machine fails now and its disk loses nothing more: the position, and
     /// each block of the volume. The store's own check must find nothing.
     pub fn image(&self, seed: u64) -> Result<(Position, Vec<Content>), String> {
@@ -637,10 +683,17 @@ impl Node {
             asked: BTreeMap::new(),
             received: BTreeMap::new(),
             fetched: BTreeMap::new(),
+            written: BTreeMap::new(),
+            rotten: BTreeMap::new(),
+            odd: None,
             ios: BTreeMap::new(),
             handed: BTreeSet::new(),
             ended: VecDeque::new(),
         };
+        for (cluster, content) in &self.rotten {
+            let image = Image::Data(*content);
+            reader.disk.write_durable(*cluster, image);
+        }
         let mut engine =
             Engine::new(engine_config(self.number, true, &mut rng, false)).expect("memory");
         engine.start(1);
@@ -652,6 +705,8 @@ impl Node {
             count: BLOCKS,
             contents: vec![ZERO; BLOCKS as usize],
             stamp: 0,
+            at: 1,
+            raced: false,
         };
         reader.submit(1, 0, asked, false);
         let read = reader.settle(&mut rng)?.ok_or("a read does not end")?;
@@ -663,13 +718,19 @@ impl Node {
     /// Does all I/O at once until nothing is left to do; answers what was read.
     fn settle(&mut self, rng: &mut Rng) -> Result<Option<Vec<Content>>, String> {
         let mut read = None;
+        let mut ios = VecDeque::new();
         for _ in 0..1_000_000 {
             match self.poll(1) {
-                Some(Told::Io(io)) => self.io_done(1, io, rng),
+                Some(Told::Io(io)) => ios.push_back(io),
                 Some(Told::Failed(reason)) => return Err(reason.to_string()),
                 Some(Told::Ended(_, asked, Status::Ok)) => read = Some(asked.contents),
                 Some(Told::Ended(_, _, status)) => return Err(format!("{status:?}")),
                 Some(_) => {}
+                None if !ios.is_empty() => {
+                    if let Some(io) = ios.pop_front() {
+                        self.io_done(1, io, rng);
+                    }
+                }
                 None if self.engine.as_mut().is_some_and(|e| e.background(1)) => {}
                 None => return Ok(read),
             }

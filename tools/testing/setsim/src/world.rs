@@ -11,9 +11,12 @@ use ddup_engine::engine::replication::types::{Id, Position};
 use ddup_engine::engine::show::Object;
 use ddup_engine::engine::{OpKind, SendBlock, SetCommand, Status, Tag};
 use ddup_sim::content::{Content, ZERO};
-use ddup_sim::rng::Rng;
+use ddup_sim::rng::{mix, Rng};
 use kernel::prelude::{KBox, KVec, GFP_KERNEL};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// The type of a frame with a block that a peer has found.
+const FOUND: u8 = 15;
 
 /// How a history may end.
 pub type Verdict = Result<(), String>;
@@ -34,6 +37,10 @@ pub struct Totals {
     pub configurations: u64,
     pub images_compared: u64,
     pub joined: u64,
+    pub clusters_rotten: u64,
+    pub blocks_healed: u64,
+    pub heals_failed: u64,
+    pub reads_failed: u64,
 }
 
 impl Totals {
@@ -51,6 +58,10 @@ impl Totals {
         self.configurations += other.configurations;
         self.images_compared += other.images_compared;
         self.joined += other.joined;
+        self.clusters_rotten += other.clusters_rotten;
+        self.blocks_healed += other.blocks_healed;
+        self.heals_failed += other.heals_failed;
+        self.reads_failed += other.reads_failed;
     }
 }
 
@@ -67,6 +78,7 @@ enum Event {
 
 struct Session {
     ends: [usize; 2],
+    since: u64,
     lives: [u64; 2],
     open: [bool; 2],
     /// When the last frame to each end arrives: they stay in order.
@@ -100,6 +112,10 @@ pub struct World {
     /// The newest version and promise that each store was seen to hold: they never fall.
     held: Vec<(u64, u64)>,
     fresh: Content,
+    /// Clusters rot; all that is drawn for that comes from here.
+    rots: Option<Rng>,
+    /// When a block that was found for a peer was last changed on its way.
+    changed_at: u64,
     totals: Totals,
 }
 
@@ -175,6 +191,8 @@ impl World {
             delay: 8,
             held: vec![(0, 0); count],
             fresh: 1000,
+            rots: Some(Rng::new(mix(seed ^ 0x726f_7473))).filter(|_| mix(seed) % 2 == 0),
+            changed_at: 0,
             totals: Totals::default(),
         }
     }
@@ -207,6 +225,9 @@ impl World {
             self.pass(until)?;
             self.manage()?;
             self.step()?;
+            if self.rots.as_mut().is_some_and(|rng| rng.chance(1, 40)) {
+                self.rot()?;
+            }
         }
         self.finish()
     }
@@ -279,6 +300,8 @@ impl World {
             count: contents.len() as u64,
             contents,
             stamp,
+            at: self.now,
+            raced: false,
         };
         self.say(|| {
             format!(
@@ -352,10 +375,21 @@ impl World {
                 self.oracle.reign(&asked.contents)?;
             }
             // Who was replaced and does not know may show what is old: there is no lease.
-            (OpKind::Read, Status::Ok) if n == self.primary() => {
+            (OpKind::Read, Status::Ok) if n == self.primary() && !asked.raced => {
                 self.oracle.read(asked.lbn, &asked.contents)?
             }
-            (OpKind::Read, Status::Medium) => return Err(format!("block {} is lost", asked.lbn)),
+            (OpKind::Read, Status::Medium) => {
+                self.totals.reads_failed += 1;
+                if self.rots.is_none() {
+                    return Err(format!("block {} is lost", asked.lbn));
+                }
+                if let Some(peer) = self.good_peer(n, asked.at) {
+                    return Err(format!(
+                        "block {} is lost to node {n}, and node {peer} has it",
+                        asked.lbn
+                    ));
+                }
+            }
             _ => {}
         }
         Ok(())
@@ -377,6 +411,10 @@ impl World {
 
     fn crash(&mut self) -> Verdict {
         let n = self.rng.below(self.nodes.len() as u64) as usize;
+        self.crash_node(n)
+    }
+
+    fn crash_node(&mut self, n: usize) -> Verdict {
         if self.nodes[n].engine.is_none() {
             return Ok(());
         }
@@ -393,6 +431,7 @@ impl World {
             .filter_map(|s| self.io.remove(s))
             .map(|io| io.1)
             .collect();
+        self.count_heals(n);
         self.nodes[n].crash(under_way, &mut self.rng);
         if n == self.primary() {
             self.looked = false;
@@ -405,6 +444,13 @@ impl World {
             }
         }
         self.look_at(n)
+    }
+
+    fn count_heals(&mut self, n: usize) {
+        if let Some(counters) = self.nodes[n].engine.as_ref().map(|e| e.counters()) {
+            self.totals.blocks_healed += counters.blocks_healed;
+            self.totals.heals_failed += counters.heals_failed;
+        }
     }
 
     /// Compares what a store holds with what others held at the same position.
@@ -544,6 +590,12 @@ impl World {
                             .fetched
                             .remove(token)
                             .ok_or("(7) a block is sent that was not read")?,
+                        SendBlock::Cluster(cluster, _)
+                            if self.nodes[n].rotten.contains_key(&cluster.0) =>
+                        {
+                            self.break_session(nonce);
+                            return Ok(());
+                        }
                         SendBlock::Cluster(cluster, check) => {
                             let content = self.nodes[n].disk.read(cluster.0).content();
                             if crate::node::FINGERPRINTS.check(content) != check.0 {
@@ -596,6 +648,11 @@ impl World {
                     return Ok(());
                 }
                 self.nodes[n].io_done(now, io, &mut self.rng);
+                if let Some(cluster) = self.nodes[n].odd.take() {
+                    return Err(format!(
+                        "(7) cluster {cluster} of node {n} does not match its check"
+                    ));
+                }
                 self.pump(n)
             }
             Event::Tick(n, life) => {
@@ -652,7 +709,11 @@ impl World {
                         blocks.len()
                     )
                 });
-                let changed = self.faults && !blocks.is_empty() && self.rng.chance(1, 200);
+                let mut changed = self.faults && !blocks.is_empty() && self.rng.chance(1, 200);
+                if let (FOUND, Some(rng)) = (meta[20], self.rots.as_mut()) {
+                    changed |= self.faults && rng.chance(1, 6);
+                    self.changed_at = if changed { now } else { self.changed_at };
+                }
                 if changed {
                     let at = self.rng.below(blocks.len() as u64) as usize;
                     blocks[at] = 1 + (blocks[at] + 1) % 30;
@@ -680,6 +741,163 @@ impl World {
                 self.pump(n)
             }
         }
+    }
+
+    // Rot.
+
+    /// All members hold what the primary holds, and are connected with it.
+    fn converged(&self) -> bool {
+        let n = self.primary();
+        let epoch = |n: usize| {
+            let set = self.nodes[n].engine.as_ref().and_then(|e| e.set());
+            set.map(|s| s.state().position.epoch)
+        };
+        let here = |at: usize| {
+            let joins = |s: &Session| s.ends.contains(&n) && s.ends.contains(&at);
+            self.sessions
+                .values()
+                .any(|s| joins(s) && s.open == [true; 2])
+        };
+        let same = |at: usize| at == n || (self.is_up(at) && here(at) && epoch(at) == epoch(n));
+        self.serving().is_some()
+            && self.nodes[n].asked.is_empty()
+            && (0..self.nodes.len()).all(same)
+    }
+
+    /// A node that was connected with a primary all the time since `at` and has a good copy of all
+    /// that rots there.
+    fn good_peer(&self, n: usize, at: u64) -> Option<usize> {
+        let here = |peer: &usize| {
+            let joins = |s: &Session| s.ends.contains(&n) && s.ends.contains(peer);
+            let lasts = |s: &Session| joins(s) && s.open == [true; 2] && s.since + 2000 < at;
+            let set = self.nodes[n].engine.as_ref().and_then(|e| e.set());
+            self.sessions.values().any(lasts)
+                && set
+                    .and_then(|s| s.peer_state(&store_id(*peer)))
+                    .is_some_and(|p| p.connected)
+        };
+        let good = |peer: &usize| {
+            let mut rotten = self.nodes[*peer].rotten.values();
+            rotten.all(|c| !self.nodes[n].rotten.values().any(|mine| mine == c))
+        };
+        let unchanged = self.changed_at < at && n == self.primary();
+        (0..self.nodes.len())
+            .filter(|peer| *peer != n && unchanged && self.is_up(*peer))
+            .find(|peer| here(peer) && good(peer))
+    }
+
+    fn draw(&mut self, bound: u64) -> u64 {
+        self.rots.as_mut().map_or(0, |rng| rng.below(bound))
+    }
+
+    /// Lets time pass until something holds, for at most so long.
+    fn until(&mut self, time: u64, what: impl Fn(&World) -> bool) -> Result<bool, String> {
+        let end = self.now + time;
+        while self.now < end && !what(self) {
+            let until = self.now + 5;
+            self.pass(until)?;
+        }
+        Ok(what(self))
+    }
+
+    /// Some content lies in several blocks, and everywhere. The primary's copy of it rots, and another
+    /// one's if there is a third. All blocks must be read well.
+    fn rot(&mut self) -> Verdict {
+        let n = self.primary();
+        for at in 0..self.nodes.len() {
+            self.connect_pair(n, at)?;
+        }
+        let alone = self.nodes.len() == 1;
+        if alone
+            || self.serving().is_none()
+            || !self.until(3000, |w| w.nodes[n].asked.is_empty())?
+        {
+            return Ok(());
+        }
+        self.fresh += 1;
+        let content = self.fresh;
+        let lbns: Vec<u64> = (0..4).map(|_| self.draw(BLOCKS)).collect();
+        for lbn in &lbns[..3] {
+            self.submit(n, OpKind::Write, *lbn, vec![content], false)?;
+        }
+        self.flush()?;
+        if !self.until(6000, |w| w.primary() == n && w.converged())? {
+            return Ok(());
+        }
+        self.pass(self.now + 1500)?;
+        if n != self.primary() || !self.converged() {
+            return Ok(());
+        }
+        self.look_at(n)?;
+        let mut clusters = self.nodes[n].sound(self.now, |c| c == content);
+        let more = self.nodes[n].sound(self.now, |c| c >= 1000 && c != content);
+        for _ in 0..self.draw(6).min(more.len() as u64) {
+            let at = self.draw(more.len() as u64) as usize;
+            clusters.push(more[at]);
+        }
+        let (nodes, other) = (
+            self.nodes.len(),
+            self.draw(self.nodes.len() as u64) as usize,
+        );
+        for cluster in clusters {
+            let held = self.nodes[n].written.get(&cluster).map_or(0, |w| w.0);
+            self.say(|| format!("cluster {cluster} of node {n} with {held:x} rots"));
+            let salt = self.draw(u64::MAX);
+            self.nodes[n].rot(cluster, salt);
+            self.totals.clusters_rotten += 1;
+            if nodes == 3 && other != n {
+                for cluster in self.nodes[other].sound(self.now, |c| c == held) {
+                    let salt = self.draw(u64::MAX);
+                    self.nodes[other].rot(cluster, salt);
+                }
+            }
+        }
+        // One more block shares what rots, in an epoch that has not ended.
+        let shares = self.draw(2) == 0;
+        if shares {
+            self.submit(n, OpKind::Write, lbns[3], vec![content], false)?;
+            self.pass(self.now + 70)?;
+        }
+        let before = self.entries(n);
+        let races = self.draw(3) == 0;
+        for lbn in &lbns {
+            self.submit(n, OpKind::Read, *lbn, vec![ZERO], false)?;
+        }
+        if self.draw(2) == 0 {
+            self.submit(n, OpKind::Read, 0, vec![ZERO; BLOCKS as usize / 2], false)?;
+        }
+        if races {
+            let wait = self.draw(40);
+            self.pass(self.now + wait)?;
+            let lbn = lbns[self.draw(4) as usize];
+            for asked in self.nodes[n].asked.values_mut() {
+                asked.raced = true;
+            }
+            self.fresh += 1;
+            let content = self.fresh;
+            if self.serving() == Some(n) {
+                self.submit(n, OpKind::Write, lbn, vec![content], false)?;
+            }
+        }
+        let ended = self.until(12_000, |w| w.nodes[n].asked.is_empty())?;
+        if self.serving() == Some(n) && !ended {
+            return Err("reads of what rots do not end".into());
+        }
+        if !races && self.serving() == Some(n) && self.entries(n) > before {
+            return Err("a heal is in the set's history".into());
+        }
+        if self.draw(if shares { 2 } else { 3 }) == 0 {
+            let wait = self.draw(300);
+            self.pass(self.now + wait)?;
+            return self.crash_node(n);
+        }
+        Ok(())
+    }
+
+    /// Entries of a node's window.
+    fn entries(&self, n: usize) -> usize {
+        let set = self.nodes[n].engine.as_ref().and_then(|e| e.set());
+        set.map_or(0, |s| s.state().entries)
     }
 
     // Sessions.
@@ -715,6 +933,7 @@ impl World {
             nonce,
             Session {
                 ends: [a, b],
+                since: now,
                 lives: [self.nodes[a].life, self.nodes[b].life],
                 open: [true; 2],
                 last: [now; 2],
@@ -882,6 +1101,11 @@ impl World {
             self.commit(next);
         }
         self.tell()?;
+        let asks = |a: &Asked| a.count == BLOCKS;
+        let serves = self.nodes[n].serves && self.rots.is_some();
+        if serves && !self.looked && !self.nodes[n].asked.values().any(asks) {
+            self.submit(n, OpKind::Read, 0, vec![ZERO; BLOCKS as usize], false)?;
+        }
         if self.serving().is_some()
             && self.telling.is_none()
             && (!self.faults || self.rng.chance(1, 15))
@@ -952,6 +1176,7 @@ impl World {
             let kept = |node: &Node| node.received.len() + node.fetched.len();
             if idle && positions.len() == 1 && self.nodes.iter().all(|node| kept(node) == 0) {
                 for n in 0..self.nodes.len() {
+                    self.count_heals(n);
                     self.look_at(n)?;
                 }
                 return Ok(());

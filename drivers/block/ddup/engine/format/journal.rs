@@ -148,6 +148,8 @@ pub enum Record<'a> {
         lbn: Lbn,
         /// The clusters were handed out for this write (else they held the content already).
         fresh: bool,
+        /// The blocks keep their content and get another place for it. Local.
+        local: bool,
         /// The blocks.
         changes: MapChanges<'a>,
     },
@@ -225,6 +227,7 @@ pub fn write_map(
     volume: u32,
     lbn: Lbn,
     fresh: bool,
+    local: bool,
     changes: &mut dyn Iterator<Item = MapChange>,
 ) -> usize {
     let mut end = at + RECORD_HEADER + MAP_RUN_FIXED;
@@ -236,7 +239,7 @@ pub fn write_map(
         end += MAP_RUN_ENTRY;
         count += 1;
     }
-    let flags = if fresh { FLAG_FRESH } else { 0 };
+    let flags = u8::from(fresh) * FLAG_FRESH | u8::from(local) * FLAG_LOCAL;
     let payload = record_header(block, at, TYPE_MAP, flags, end - at - RECORD_HEADER);
     le::put_uint::<4>(block, payload, volume.into());
     le::put_uint::<5>(block, payload + 4, lbn.0);
@@ -325,11 +328,12 @@ pub fn read_record(
                 return Err(bad);
             }
             let volume = le::uint::<4>(payload, 0) as u32;
-            let fresh = flags & FLAG_FRESH != 0;
+            let (fresh, local) = (flags & FLAG_FRESH != 0, flags & FLAG_LOCAL != 0);
             Record::Map {
                 volume,
                 lbn: Lbn(lbn),
                 fresh,
+                local,
                 changes,
             }
         }

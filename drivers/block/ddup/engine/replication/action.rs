@@ -4,6 +4,7 @@
 
 use super::super::types::NAME_BYTES;
 use super::config::Refusal;
+use super::heal::Wanted;
 use super::history::History;
 use super::types::{Entry, Id, Limits, Position};
 use kernel::prelude::*;
@@ -136,6 +137,20 @@ pub enum Action {
     },
     /// A block that was read is not needed any more: it will not be sent.
     FetchDrop(u64),
+    /// Look for a block that a peer asks for, and read it. `Set::fetched`.
+    Look {
+        /// Comes back.
+        token: u64,
+        /// The block.
+        wanted: Wanted,
+    },
+    /// The end of `Set::ask`: the block that came and the digest of its content, or nobody has it.
+    Answer {
+        /// As it was numbered.
+        number: u64,
+        /// It came, and is what was wanted.
+        found: Option<(u64, [u8; NAME_BYTES])>,
+    },
     /// A FLUSH ended: true if everything before it is where it has to be.
     Flushed {
         /// As in `Set::flush`.

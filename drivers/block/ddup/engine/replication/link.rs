@@ -9,6 +9,7 @@ use super::super::types::{BlockContent, CLUSTER_SIZE};
 use super::action::{Action, Block, Event, Outgoing};
 use super::change::Change;
 use super::config::{MemberState, Refusal};
+use super::heal::{Asked, Serve};
 use super::receiver::Receiver;
 use super::sender::Sender;
 use super::set::Set;
@@ -53,6 +54,10 @@ pub(super) struct Link {
     follows: bool,
     /// The peer gets what is written here.
     pub(super) sender: Option<Sender>,
+    /// Blocks that the peer asks for.
+    pub(super) serves: KVec<Serve>,
+    /// Blocks that the peer was asked for.
+    pub(super) asked: Asked,
     ack_due: bool,
     ping: Option<u64>,
     ping_due: bool,
@@ -85,12 +90,12 @@ enum Relation {
 }
 
 impl Set {
-    fn link_at(&self, at: usize) -> Option<&Link> {
+    pub(super) fn link_at(&self, at: usize) -> Option<&Link> {
         let link = self.peers.get(at)?.link.as_ref()?;
         (!link.closing).then_some(link)
     }
 
-    fn link_mut(&mut self, at: usize) -> Option<&mut Link> {
+    pub(super) fn link_mut(&mut self, at: usize) -> Option<&mut Link> {
         let link = self.peers.get_mut(at)?.link.as_mut()?;
         (!link.closing).then_some(link)
     }
@@ -112,6 +117,7 @@ impl Set {
             self.drop_session(old);
         }
         let now = self.now;
+        self.fetches_gone = true;
         if let Some(peer) = self.peers.get_mut(at) {
             peer.link = Some(Link {
                 nonce,
@@ -122,6 +128,8 @@ impl Set {
                 due: false,
                 follows: false,
                 sender: None,
+                serves: KVec::new(),
+                asked: Asked::default(),
                 ack_due: false,
                 ping: None,
                 ping_due: false,
@@ -149,6 +157,7 @@ impl Set {
         if let Some(peer) = self.peers.get_mut(at) {
             if peer.link.as_ref().is_some_and(|l| l.nonce == nonce) {
                 peer.link = None;
+                self.fetches_gone = true;
             }
         }
     }
@@ -202,6 +211,7 @@ impl Set {
         })?;
         let peer = self.peers.get_mut(at)?;
         let (store, link) = (peer.store, peer.link.take());
+        self.fetches_gone = true;
         if config.member(&store).is_none() {
             let _ = self.peers.remove(at);
         }
@@ -362,6 +372,14 @@ impl Set {
                     Some(false)
                 })
             }
+            Frame::Ask { .. } | Frame::Found(_) | Frame::Absent(_) => {
+                // Either side may ask.
+                let answer = self.is_streaming(at);
+                match self.counts(at, &envelope, answer) {
+                    true => self.take_heal(at, envelope.stream, frame, data),
+                    false => Ok(Some(false)),
+                }
+            }
             _ => {
                 if !self.counts(at, &envelope, false) {
                     return Ok(Some(false));
@@ -369,6 +387,14 @@ impl Set {
                 self.take_stream(frame, data)
             }
         }
+    }
+
+    /// The stream that what is asked for and answered in a session belongs to.
+    fn heal_stream(&self, at: usize) -> Option<u32> {
+        let link = self.link_at(at)?;
+        let receives = self.receiver.as_ref().filter(|r| r.nonce == link.nonce);
+        let receives = receives.filter(|_| link.follows).map(|r| r.stream);
+        link.sender.as_ref().map(|s| s.stream).or(receives)
     }
 
     /// Clause 10: whether a frame's numbers are those of the session that it came in.
@@ -634,6 +660,15 @@ impl Set {
         if self.transition.is_some() && !mutant!(105) {
             return Ok(None);
         }
+        if let Some(stream) = self.heal_stream(at) {
+            let frame = self.poll_heal(at, &envelope(stream))?;
+            if frame.is_some() {
+                return Ok(frame);
+            }
+        }
+        let Some(link) = self.link_at(at) else {
+            return Ok(None);
+        };
         let receives = self.receiver.as_ref().filter(|r| r.nonce == nonce);
         if let (Some(receiver), true) = (receives, link.follows) {
             let stream = receiver.stream;
@@ -673,6 +708,7 @@ impl Set {
             incarnation: self.params.incarnation,
             serial,
             reigns: self.is_ruling(),
+            heals: true,
             promise: self.record.promise,
             limits: self.params.limits,
             config: self.record.config.try_clone()?,

@@ -18,6 +18,7 @@
 //! | `change` | promises and configurations: durable, then in force |
 //! | `link` | sessions and HELLO |
 //! | `sender`, `receiver` | the two halves of a stream |
+//! | [`heal`] | blocks whose copy here is bad |
 //!
 //! # What the shell owes
 //!
@@ -33,6 +34,7 @@ pub mod action;
 pub mod codec;
 pub mod config;
 pub mod epoch;
+pub mod heal;
 pub mod history;
 pub mod range;
 pub mod record;

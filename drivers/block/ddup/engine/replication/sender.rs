@@ -451,6 +451,7 @@ impl Set {
 
     /// The end of an [`Action::Fetch`]: where the block lies now, `None` if there is no good copy.
     pub fn fetched(&mut self, token: u64, handle: Option<u64>) {
+        self.served(token, handle);
         match handle {
             Some(_) => {
                 let known = self.fetched.iter_mut().find(|(t, _)| *t == token);
@@ -587,7 +588,7 @@ impl Set {
         let sends = |handle: u64| {
             let senders = (0..self.peers.len()).filter_map(|at| self.sender_at(at));
             let is_it = |f: &Fetch| f.state == FetchState::Read(handle);
-            senders.into_iter().any(|s| s.fetches.iter().any(is_it))
+            senders.into_iter().any(|s| s.fetches.iter().any(is_it)) || self.serves_block(handle)
         };
         let gone = |(_, handle): &(u64, Option<u64>)| handle.is_some_and(|h| !sends(h));
         let Some(at) = self.fetched.iter().position(gone) else {

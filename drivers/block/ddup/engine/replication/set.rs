@@ -13,6 +13,7 @@ use super::action::{Action, Event, Params, Reply, StageResult};
 use super::change::{Change, Stage, Transition};
 use super::config::{Config, MemberState, Refusal};
 use super::epoch::{chain_entry, chain_seal, Epoch, Window};
+use super::heal::Asks;
 use super::history::History;
 use super::link::{Joining, Peer};
 use super::receiver::{Applying, Receiver};
@@ -85,6 +86,8 @@ pub struct Set {
     pub(super) fetched: KVec<(u64, Option<u64>)>,
     /// Some of those may be of blocks that will not be sent.
     pub(super) fetches_gone: bool,
+    /// Blocks that peers are asked for, or ask for.
+    pub(super) asks: Asks,
     pub(super) token: u64,
     /// Token of the last entry that was staged.
     pub(super) stage_token: u64,
@@ -175,6 +178,7 @@ impl Set {
             scans: KVec::new(),
             fetched: KVec::new(),
             fetches_gone: false,
+            asks: Asks::new(),
             token: 0,
             stage_token: 0,
             now: 0,
@@ -779,6 +783,9 @@ impl Set {
         if let Some(handle) = self.dropped.pop() {
             return Some(Action::StageDrop(handle));
         }
+        if let Some(action) = self.poll_answer() {
+            return Some(action);
+        }
         if self.failed {
             return self.poll_flush();
         }
@@ -798,7 +805,7 @@ impl Set {
             self.release.1 = self.release.0;
             return Some(Action::Release(self.release.0));
         }
-        self.poll_senders()
+        self.poll_serves().or_else(|| self.poll_senders())
     }
 
     fn poll_seal(&mut self) -> Option<Action> {
@@ -941,8 +948,9 @@ impl Set {
     /// When [`Set::tick`] has something to do.
     pub fn next_deadline(&self) -> Option<u64> {
         let sessions = self.peers.iter().filter_map(|p| p.link.as_ref());
-        sessions
+        let silent = sessions
             .map(|l| l.asked_at.max(l.heard_at) + self.params.keepalive)
-            .min()
+            .min();
+        [silent, self.ask_deadline()].into_iter().flatten().min()
     }
 }

@@ -12,6 +12,7 @@ use super::super::types::{CHECK_MASK, CLUSTER_SIZE, NAME_BYTES};
 use super::super::Hash;
 use super::codec::{put, put_id, put_position, put_uint, Reader};
 use super::config::Config;
+use super::heal::Wanted;
 use super::history::History;
 use super::range::{Range, RANGE_BYTES};
 use super::types::{Entry, Id, Limits, Op, Position, BATCH_MAX, BATCH_VOLUMES_MAX, RANGES_MAX};
@@ -28,7 +29,9 @@ pub const SEED: u64 = 0x6464_7570_7769_7265;
 const MAGIC: u64 = 0x7770_6464;
 const VERSION: u64 = 1;
 /// Features that a peer must know; a HELLO that asks for others ends the session.
-const FEATURES_KNOWN: u64 = FEATURE_RANGES;
+const FEATURES_KNOWN: u64 = FEATURE_HEAL | FEATURE_RANGES;
+/// The sender sends ASK, and answers it.
+const FEATURE_HEAL: u64 = 1;
 /// Full compares begin with sums of ranges.
 const FEATURE_RANGES: u64 = 2;
 const FLAG_REIGNS: u64 = 1;
@@ -67,6 +70,8 @@ pub struct Hello {
     pub serial: u32,
     /// It is primary and rules in the configuration's term.
     pub reigns: bool,
+    /// It says where a block is that a peer asks for.
+    pub heals: bool,
     /// Its promised term.
     pub promise: u64,
     /// What it can hold.
@@ -180,6 +185,17 @@ pub enum Frame {
         /// A bit for each, from bit 0 on.
         bits: u64,
     },
+    /// The sender's copy of a block is bad: send another.
+    Ask {
+        /// Comes back.
+        number: u64,
+        /// The block.
+        wanted: Wanted,
+    },
+    /// The block that was asked for under this number; its 4096 bytes follow.
+    Found(u64),
+    /// The sender has no good copy of what was asked for under this number.
+    Absent(u64),
 }
 
 const HELLO: u64 = 1;
@@ -195,6 +211,9 @@ const PONG: u64 = 10;
 const RESYNC: u64 = 11;
 const RANGES: u64 = 12;
 const EQUAL: u64 = 13;
+const ASK: u64 = 14;
+const FOUND: u64 = 15;
+const ABSENT: u64 = 16;
 
 /// Why a session ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -326,6 +345,24 @@ pub fn encode(envelope: &Envelope, frame: &Frame, hash: Hash) -> Result<KVec<u8>
             put_uint::<8>(&mut out, *bits)?;
             EQUAL
         }
+        Frame::Ask { number, wanted } => {
+            put_uint::<8>(&mut out, *number)?;
+            put_id(&mut out, &wanted.volume)?;
+            put_uint::<5>(&mut out, wanted.lbn)?;
+            put_uint::<6>(&mut out, wanted.check & CHECK_MASK)?;
+            put(&mut out, &wanted.digest)?;
+            put_uint::<5>(&mut out, 0)?;
+            ASK
+        }
+        Frame::Found(number) => {
+            put_uint::<8>(&mut out, *number)?;
+            data = CLUSTER_SIZE;
+            FOUND
+        }
+        Frame::Absent(number) => {
+            put_uint::<8>(&mut out, *number)?;
+            ABSENT
+        }
     };
     let length = out.len() as u64;
     le::put_uint::<4>(&mut out, 8, MAGIC);
@@ -343,7 +380,8 @@ pub fn encode(envelope: &Envelope, frame: &Frame, hash: Hash) -> Result<KVec<u8>
 }
 
 fn put_hello(out: &mut KVec<u8>, hello: &Hello) -> Result {
-    put_uint::<8>(out, FEATURES_KNOWN)?;
+    let heals = if hello.heals { FEATURE_HEAL } else { 0 };
+    put_uint::<8>(out, heals | FEATURE_RANGES)?;
     put_id(out, &hello.store)?;
     put_uint::<8>(out, hello.incarnation)?;
     put_uint::<8>(out, hello.promise)?;
@@ -464,9 +502,15 @@ fn decode_body(kind: u64, body: &mut Reader<'_>) -> Result<Option<(Frame, usize)
         CREDIT => number(body).map(Frame::Credit),
         PING => number(body).map(Frame::Ping),
         PONG => number(body).map(Frame::Pong),
+        ASK => read_ask(body),
+        FOUND => number(body).map(Frame::Found),
+        ABSENT => number(body).map(Frame::Absent),
         _ => None,
     };
-    let data = if kind == DATA { CLUSTER_SIZE } else { 0 };
+    let data = match kind {
+        DATA | FOUND => CLUSTER_SIZE,
+        _ => 0,
+    };
     Ok(frame.map(|frame| (frame, data)))
 }
 
@@ -543,6 +587,18 @@ fn read_block(body: &mut Reader<'_>, data: bool) -> Option<Frame> {
     })
 }
 
+fn read_ask(body: &mut Reader<'_>) -> Option<Frame> {
+    let number = body.uint::<8>()?;
+    let wanted = Wanted {
+        volume: body.array()?,
+        lbn: body.uint::<5>()?,
+        check: body.uint::<6>()?,
+        digest: body.array()?,
+    };
+    body.zeroes::<5>()?;
+    Some(Frame::Ask { number, wanted })
+}
+
 fn read_hello(body: &mut Reader<'_>) -> Result<Option<KBox<Hello>>> {
     let head = (|| {
         let features = body.uint::<8>()?;
@@ -559,9 +615,10 @@ fn read_hello(body: &mut Reader<'_>) -> Result<Option<KBox<Hello>>> {
             && flags & !FLAG_REIGNS == 0
             && limits.are_sound()
             && promise < u64::MAX / 2;
-        sound.then_some((store, incarnation, promise, serial, flags, limits))
+        let bits = (features, flags);
+        sound.then_some((store, incarnation, promise, serial, bits, limits))
     })();
-    let Some((store, incarnation, promise, serial, flags, limits)) = head else {
+    let Some((store, incarnation, promise, serial, (features, flags), limits)) = head else {
         return Ok(None);
     };
     let Some(history) = History::read(body)? else {
@@ -579,6 +636,7 @@ fn read_hello(body: &mut Reader<'_>) -> Result<Option<KBox<Hello>>> {
             incarnation,
             serial,
             reigns: flags & FLAG_REIGNS != 0,
+            heals: features & FEATURE_HEAL != 0,
             promise,
             limits,
             config,
@@ -777,6 +835,7 @@ pub(super) mod tests {
             incarnation: 4,
             serial: 2,
             reigns: true,
+            heals: true,
             promise: 7,
             limits: Limits {
                 entries: 64,
@@ -832,6 +891,19 @@ pub(super) mod tests {
             keep: true,
             ranges,
         });
+        for frame in [Frame::Found(4), Frame::Absent(5)] {
+            round(&frame);
+        }
+        let wanted = Wanted {
+            volume: [7; 16],
+            lbn: (1 << 40) - 1,
+            check: CHECK_MASK,
+            digest: [9; NAME_BYTES],
+        };
+        match round(&Frame::Ask { number: 6, wanted }) {
+            Frame::Ask { wanted: again, .. } => assert_eq!(again, wanted),
+            other => panic!("{other:?}"),
+        }
         let mut needs = KVec::new();
         needs.push(Need::default(), GFP_KERNEL).unwrap();
         round(&Frame::Need {
