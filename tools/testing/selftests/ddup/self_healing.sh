@@ -81,11 +81,12 @@ rot() { # number clusters
 		END { for (i = 0; i < n; i++) print line[1 + int(i * NR / n)] }' >/tmp/ddup-test.rot
 	defer rm -f /tmp/ddup-test.rot
 	[ "$(wc -l </tmp/ddup-test.rot)" = "$2" ]
+	rotten=()
 	while read -r cluster block; do
+		rotten+=("$block")
 		dd if=/dev/urandom of="${store[$1]}" bs=4096 seek="$cluster" count=1 conv=notrunc \
 			oflag=direct status=none
 	done </tmp/ddup-test.rot
-	mapfile -t rotten < <(cut -d ' ' -f 2 /tmp/ddup-test.rot)
 }
 
 # --- asking ----------------------------------------------------------------------------------
@@ -123,10 +124,8 @@ in_sysfs() { # number counter
 all_is_well() { # number
 	local at readers=() reader
 	for at in 0 1 2 3; do
-		(
-			cmp <(dd if="${dev[$1]}" bs=64k skip=$((at * 64)) count=64 iflag=direct status=none) \
-				<(dd if="$CONTENT" bs=64k skip=$((at * 64)) count=64 status=none)
-		) &
+		dd if="${dev[$1]}" bs=64k skip=$((at * 64)) count=64 iflag=direct status=none |
+			cmp -n $((64 << 16)) -i 0:$((at << 22)) - "$CONTENT" &
 		readers+=($!)
 	done
 	for reader in "${readers[@]}"; do

@@ -830,10 +830,20 @@ impl World {
         }
         self.look_at(n)?;
         let mut clusters = self.nodes[n].sound(self.now, |c| c == content);
-        let more = self.nodes[n].sound(self.now, |c| c >= 1000 && c != content);
+        // What rots somewhere already must stay good elsewhere.
+        let rots = |c: Content| {
+            let mut all = self.nodes.iter().flat_map(|node| node.rotten.values());
+            all.any(|rotten| *rotten == c)
+        };
+        let is_unique = |c: Content| c >= 1000 && c != content && !rots(c);
+        let more = self.nodes[n].sound(self.now, is_unique);
         for _ in 0..self.draw(6).min(more.len() as u64) {
             let at = self.draw(more.len() as u64) as usize;
             clusters.push(more[at]);
+        }
+        // More than is healed at once, if that can be done in time.
+        if self.delay < 60 && self.draw(3) == 0 {
+            clusters.extend(&more);
         }
         let (nodes, other) = (
             self.nodes.len(),
@@ -864,7 +874,7 @@ impl World {
             self.submit(n, OpKind::Read, *lbn, vec![ZERO], false)?;
         }
         if self.draw(2) == 0 {
-            self.submit(n, OpKind::Read, 0, vec![ZERO; BLOCKS as usize / 2], false)?;
+            self.submit(n, OpKind::Read, 0, vec![ZERO; BLOCKS as usize - 1], false)?;
         }
         if races {
             let wait = self.draw(40);
