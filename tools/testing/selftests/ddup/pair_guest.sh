@@ -26,12 +26,20 @@ is_linked() {
 	[ "$(of_other link)" = connected ]
 }
 
+# It is connected, whoever leads.
+is_there() {
+	! is_cut
+}
+
 is_cut() {
 	[ "$(of_other link)" = absent ]
 }
 
 sum_of() { # device
-	dd if="$1" bs=1M iflag=direct status=none | sha256sum | cut -d ' ' -f 1
+	dd if="$1" bs=1M iflag=direct status=none | sha256sum | cut -d ' ' -f 1 || {
+		dmesg | tail -n 3
+		return 1
+	}
 }
 
 # The bytes that the network's card sent and received.
