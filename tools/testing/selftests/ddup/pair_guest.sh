@@ -35,6 +35,16 @@ is_cut() {
 	[ "$(of_other link)" = absent ]
 }
 
+# From here on nothing waits for the other one. Asked for until it is so: a busy machine's driver may say
+# no more than that it has begun.
+let_go() {
+	wait_for 60 is_let_go
+}
+
+is_let_go() {
+	[ "$(of_other state)" = async ] || ddup peer shrink --force /dev/ddup0 "$OTHER"
+}
+
 sum_of() { # device
 	dd if="$1" bs=1M iflag=direct status=none | sha256sum | cut -d ' ' -f 1 || {
 		dmesg | tail -n 3
