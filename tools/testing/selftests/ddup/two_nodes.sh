@@ -10,79 +10,17 @@
 # What is in single quotes is for a guest's shell.
 # shellcheck disable=SC2016
 set -u
-top=$(cd "$(dirname "$0")/../../../.." && pwd)
-# shellcheck source=qemu/pair.sh
-. "$top/qemu/pair.sh"
+# shellcheck source=tools/testing/selftests/ddup/pair_set.sh
+. "$(dirname "$0")/pair_set.sh"
 
 ROUNDS=${ROUNDS:-2}
 FILES=${FILES:-12}
 ON_TIMEOUT=${ON_TIMEOUT:-400}
 NODE_TIMEOUT=${NODE_TIMEOUT:-3400}
 export ON_TIMEOUT NODE_TIMEOUT
-PORT=7789
-
-number=0
-failures=0
-check() { # name command...
-	local name=$1
-	shift
-	number=$((number + 1))
-	if "$@" >"$pair/output" 2>&1; then
-		echo "ok $number - $name"
-	else
-		echo "not ok $number - $name"
-		sed 's/^/# /' "$pair/output"
-		failures=$((failures + 1))
-	fi
-}
-
-other_of() { # node
-	case $1 in
-	a) echo b ;;
-	b) echo a ;;
-	esac
-}
-
-uuid_of() { # node
-	cat "$pair/uuid-$1"
-}
-
-# Boots a node; the daemon attaches its store, if that has a file.
-start() { # node
-	node_start "$1" --mem 1024 --disk "$pair/disk-$1" && on "$1" '
-		insmod "$DDUP_KO"
-		modprobe ext4
-		mkdir -p /etc/ddup /mnt
-	'
-}
-
-# The file of a store and the daemon, as after each boot.
-serve() { # node
-	local node=$1 other address peer
-	other=$(other_of "$node")
-	address=192.168.7.1 peer=192.168.7.2
-	[ "$node" = a ] || address=192.168.7.2 peer=192.168.7.1
-	on "$node" "
-		printf '%s\n' 'store = \"/dev/vda\"' '[set]' 'listen = [\"$address:$PORT\"]' \
-			'transport = \"plain\"' '[[peer]]' 'store = \"$(uuid_of "$other")\"' \
-			'address = \"$peer:$PORT\"' >/etc/ddup/data.toml
-		ddupd --interval 1 /etc/ddup >/tmp/ddupd.log 2>&1 &
-		for _ in \$(seq 600); do [ ! -b /dev/ddup0 ] || exit 0; sleep 0.1; done
-		cat /tmp/ddupd.log; exit 1
-	"
-}
 
 the_set_is_made() {
-	local invitation
-	on a 'ddup format --set --size 256M /dev/vda && ddup attach /dev/vda' || return
-	on a 'ddup list --json | jq -r ".devices[0].store_uuid"' >"$pair/uuid-a" || return
-	invitation=$(on a 'ddup set invite /dev/ddup0') || return
-	on b "ddup format --replica-of $invitation /dev/vda && ddup attach /dev/vda" || return
-	on b 'ddup list --json | jq -r ".devices[0].store_uuid"' >"$pair/uuid-b" || return
-	on a "ddup peer add /dev/ddup0 $(uuid_of b)" || return
-	serve a && serve b || return
-	on a "ddup peer join --timeout 300 /dev/ddup0 $(uuid_of b) && ddup set show" &&
-		on a 'mkfs.ext4 -q /dev/ddup0'
+	make_set --size 256M && on a 'mkfs.ext4 -q /dev/ddup0'
 }
 
 # Files that are fsynced, with others and fio beside them; the sums of what is durable are kept here.
@@ -151,7 +89,7 @@ round() { # number primary
 	check "round $1: $2 is killed, and $other is promoted by force alone" the_other_one_goes_on "$other"
 	check "round $1: $other has every file that was fsynced" everything_is_there "$other"
 	check "round $1: $other works on" work "$other" "$1-alone"
-	check "round $1: $2 starts again" start "$2"
+	check "round $1: $2 starts again" boot "$2" --disk "$pair/disk-$2"
 	check "round $1: and its daemon attaches and connects" serve "$2"
 	check "round $1: $2 is made equal and joins while $other works" the_lost_one_joins_again "$2" "$other"
 	check "round $1: $other hands over to $2" it_hands_over "$other" "$2"
@@ -160,10 +98,9 @@ round() { # number primary
 
 pair_begin
 truncate -s 1G "$pair/disk-a" "$pair/disk-b"
-echo "TAP version 13"
-echo "1..$((3 + 9 * ROUNDS + 2))"
-check "node a starts" start a
-check "node b starts" start b
+plan $((3 + 9 * ROUNDS + 2))
+check "node a starts" boot a --disk "$pair/disk-a"
+check "node b starts" boot b --disk "$pair/disk-b"
 check "a set is made of a store on each" the_set_is_made
 for round in $(seq "$ROUNDS"); do
 	round "$round" a

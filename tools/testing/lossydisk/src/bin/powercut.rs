@@ -22,8 +22,8 @@ use lossydisk::server::{Server, ServerOptions};
 ///
 /// Each round boots the machine; it attaches its disk, checks that everything that was acknowledged
 /// as durable is there and nothing is torn or foreign, works on, and loses its power at a moment
-/// drawn by chance: first the disk's, so that nothing reaches it later, then the machine's. Some
-/// cuts come while the machine attaches or checks. The last round only checks.
+/// drawn by chance: first the machine's, which would connect to its disk again and go on, then the
+/// disk's. Some cuts come while the machine attaches or checks. The last round only checks.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -296,8 +296,8 @@ impl Test {
             }
             said.push(line);
         }
-        let report = self.server.cut()?;
         machine.kill()?;
+        let report = self.server.cut()?;
         if let Some(problem) = self.unsound()? {
             return Ok(End::Lost(format!("{report}\n{problem}")));
         }

@@ -11,9 +11,15 @@ TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../../../.." && pwd)
 # tool NAME [args]: a program that was built in the build root, with the libraries it was built for.
 tool()
 {
+	(tool_exec "$@")
+}
+
+# The same in the place of this shell, so that a signal to it reaches the program.
+tool_exec()
+{
 	local name=$1 libraries=$ROOT/usr/lib/x86_64-linux-gnu
 	shift
-	"$ROOT/usr/lib64/ld-linux-x86-64.so.2" --library-path "$libraries" \
+	exec "$ROOT/usr/lib64/ld-linux-x86-64.so.2" --library-path "$libraries" \
 		"$TOP/build/cargo/release/$name" "$@"
 }
 
