@@ -146,19 +146,18 @@ impl Set {
         !self.failed && (0..self.peers.len()).any(|at| self.answerer(at).is_some())
     }
 
-    /// The session with a peer that may be asked, and its stream.
-    fn answerer(&self, at: usize) -> Option<(u64, u32)> {
+    /// The session with a peer that may be asked as soon as there is a stream: a change of the
+    /// configuration ends one and begins another.
+    fn answerer(&self, at: usize) -> Option<u64> {
         let link = self.link_at(at)?;
         let heals = link.hello.as_ref().is_some_and(|h| h.heals);
-        let stream = link.sender.as_ref()?.stream;
-        heals.then_some((link.nonce, stream))
+        heals.then_some(link.nonce)
     }
 
     /// Who is asked next, other than in the sessions of `tried`.
     fn next_answerer(&self, tried: &[u64]) -> Option<u64> {
         (0..self.peers.len())
             .filter_map(|at| self.answerer(at))
-            .map(|(nonce, _)| nonce)
             .find(|nonce| !tried.contains(nonce))
     }
 
@@ -168,11 +167,11 @@ impl Set {
         while let Some(ask) = self.asks.asks.get(i) {
             let here = |nonce: u64| {
                 let answerers = (0..self.peers.len()).filter_map(|at| self.answerer(at));
-                answerers.into_iter().any(|(n, _)| n == nonce)
+                answerers.into_iter().any(|n| n == nonce)
             };
             let asked = ask.session.filter(|nonce| here(*nonce));
             let next = self.next_answerer(&ask.tried);
-            let slow = ask.sent.is_some() && self.now >= ask.since + PATIENCE;
+            let slow = self.now >= ask.since + PATIENCE;
             if asked.is_some() && !(slow && next.is_some()) {
                 i += 1;
                 continue;
@@ -345,7 +344,7 @@ impl Set {
             }
             return Self::outgoing(meta, blocks);
         }
-        if self.answerer(at).is_none() {
+        if self.answerer(at).is_none() || !self.is_streaming(at) {
             return Ok(None);
         }
         let (stream, now) = (envelope.stream, self.now);
@@ -379,7 +378,7 @@ impl Set {
 
     /// When a peer has had enough time to answer.
     pub(super) fn ask_deadline(&self) -> Option<u64> {
-        let asks = self.asks.asks.iter().filter(|a| a.sent.is_some());
+        let asks = self.asks.asks.iter();
         let due = asks.map(|a| a.since + PATIENCE).filter(|d| *d > self.now);
         due.min()
     }
