@@ -23,7 +23,7 @@
 
 use super::mark::mark;
 use super::mutant::mutant;
-use super::op::{block_id, block_of, BlockContent, BlockState, OpKind, Phase, Request};
+use super::op::{block_id, block_of, Block, BlockContent, BlockState, OpKind, Phase, Request};
 use super::op::{Op, WaitList, NO_TWIN};
 use super::replication::heal::{Wanted, ASKS_MAX, LOOKS_MAX};
 use super::stage::{StageOp, STAGE_TAGS};
@@ -123,7 +123,7 @@ impl Heals {
         self.heals.get_mut(at)?.as_mut()
     }
 
-    /// The name that a cluster had when it was quarantined.
+    /// The name that a cluster had when it was quarantined, or that was learnt since.
     fn name(&self, cluster: Cluster) -> Option<Name> {
         let known = self.names.iter().find(|(c, _)| *c == cluster);
         known.map(|(_, name)| *name)
@@ -372,6 +372,17 @@ impl Store {
         }
     }
 
+    /// What a heal's bad cluster held has this name: its other owners heal by that.
+    fn learn_name(&mut self, tag: Tag, name: Name) {
+        let Some(heals) = self.heals() else {
+            return;
+        };
+        if let Some(heal) = heals.heal_mut(tag).copied() {
+            mark!(member_heal_learns_name);
+            heals.keep_name(heal.cluster, name);
+        }
+    }
+
     /// The block came, or nobody has it.
     pub(super) fn heal_answered(&mut self, number: u64, found: Option<(u64, [u8; NAME_BYTES])>) {
         let tag = self.heals().and_then(|heals| {
@@ -385,12 +396,10 @@ impl Store {
                     if let Some(stage) = op.stage.as_mut() {
                         stage.give(handle);
                     }
-                    if let Some(b) = op
-                        .blocks
-                        .first_mut()
-                        .filter(|b| b.content.name == Name::NONE)
-                    {
+                    let nameless = |b: &&mut Block| b.content.name == Name::NONE;
+                    if let Some(b) = op.blocks.first_mut().filter(nameless) {
                         b.content.name = Name(digest);
+                        self.learn_name(tag, Name(digest));
                     }
                 }
                 self.wake(tag);

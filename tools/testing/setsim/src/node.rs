@@ -207,6 +207,9 @@ fn engine_config(number: usize, read_only: bool, rng: &mut Rng, small: bool) -> 
     }
 }
 
+/// Stands for a block of which a store has no good copy.
+pub const LOST: Content = Content::MAX;
+
 impl Node {
     /// A machine whose disk holds an empty member of a set.
     pub fn new(number: usize, config: &SetConfig) -> Node {
@@ -655,8 +658,9 @@ impl Node {
     }
 
     /// What is durable, if the machine fails now and its disk loses nothing more: the position, and
-    /// each block of the volume. The store's own check must find nothing.
-    pub fn image(&self, seed: u64) -> Result<(Position, Vec<Content>), String> {
+    /// each block of the volume. The store's own check must find nothing. What rots counts as what it
+    /// was, and where blocks may be `lost` those are [`LOST`].
+    pub fn image(&self, seed: u64, lost: bool) -> Result<(Position, Vec<Content>), String> {
         let mut findings = Vec::new();
         // A power cut may tear one copy; an attach mends it.
         let torn =
@@ -699,17 +703,29 @@ impl Node {
         engine.start(1);
         reader.engine = Some(engine);
         reader.settle(&mut rng)?;
-        let asked = Asked {
-            kind: OpKind::Read,
-            lbn: 0,
-            count: BLOCKS,
-            contents: vec![ZERO; BLOCKS as usize],
-            stamp: 0,
-            at: 1,
-            raced: false,
+        let mut read = |lbn: u64, count: u64| {
+            let asked = Asked {
+                kind: OpKind::Read,
+                lbn,
+                count,
+                contents: vec![ZERO; count as usize],
+                stamp: 0,
+                at: 1,
+                raced: false,
+            };
+            reader.submit(1, 0, asked, false);
+            reader.settle(&mut rng)
         };
-        reader.submit(1, 0, asked, false);
-        let read = reader.settle(&mut rng)?.ok_or("a read does not end")?;
+        let read = match read(0, BLOCKS) {
+            Err(what) if lost && what == format!("{:?}", Status::Medium) => {
+                let blocks = (0..BLOCKS).map(|lbn| match read(lbn, 1) {
+                    Err(_) => LOST,
+                    Ok(read) => read.map_or(LOST, |read| read[0]),
+                });
+                blocks.collect()
+            }
+            read => read?.ok_or("a read does not end")?,
+        };
         let engine = reader.engine.as_ref().ok_or("no engine")?;
         let position = engine.member_position().ok_or("it is no member")?;
         Ok((position, read))

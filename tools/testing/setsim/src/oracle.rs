@@ -2,7 +2,7 @@
 
 //! What the volume may hold, as a user sees it, and what each store must hold at a position.
 
-use crate::node::BLOCKS;
+use crate::node::{BLOCKS, LOST};
 use ddup_engine::engine::replication::types::Position;
 use ddup_sim::content::{Content, ZERO};
 use std::collections::HashMap;
@@ -125,7 +125,8 @@ impl Oracle {
                 "two positions share an epoch and a chain: {position:?}, {at:?}"
             ));
         }
-        match known.iter().zip(&image).position(|(a, b)| a != b) {
+        let differs = |(a, b): (&Content, &Content)| a != b && *a != LOST && *b != LOST;
+        match known.iter().zip(&image).position(differs) {
             Some(lbn) => Err(format!(
                 "(3) store {who} holds {:x} in block {lbn} at epoch {}, another one held {:x}",
                 image[lbn], at.epoch, known[lbn]

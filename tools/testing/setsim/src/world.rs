@@ -3,7 +3,7 @@
 //! The world: machines, sessions between them, an authority that commits configurations, a workload.
 //! All of it follows from one seed.
 
-use crate::node::{described, store_id, Asked, Io, Node, Told, BLOCKS, TAGS};
+use crate::node::{described, store_id, Asked, Io, Node, Told, BLOCKS, LOST, TAGS};
 use crate::oracle::Oracle;
 use ddup_engine::engine::replication::action::{Event as SetEvent, Reply};
 use ddup_engine::engine::replication::config::{Config, Member, MemberState};
@@ -383,7 +383,7 @@ impl World {
                 if self.rots.is_none() {
                     return Err(format!("block {} is lost", asked.lbn));
                 }
-                if let Some(peer) = self.good_peer(n, asked.at) {
+                if let Some(peer) = self.good_peer(n, &asked)? {
                     return Err(format!(
                         "block {} is lost to node {n}, and node {peer} has it",
                         asked.lbn
@@ -456,7 +456,7 @@ impl World {
     /// Compares what a store holds with what others held at the same position.
     fn look_at(&mut self, n: usize) -> Verdict {
         let (position, image) = self.nodes[n]
-            .image(self.seed ^ self.now)
+            .image(self.seed ^ self.now, self.rots.is_some())
             .map_err(|what| format!("store {n}: {what}"))?;
         self.say(|| {
             format!(
@@ -766,7 +766,8 @@ impl World {
 
     /// A node that was connected with a primary all the time since `at` and has a good copy of all
     /// that rots there.
-    fn good_peer(&self, n: usize, at: u64) -> Option<usize> {
+    fn good_peer(&self, n: usize, asked: &Asked) -> Result<Option<usize>, String> {
+        let at = asked.at;
         let here = |peer: &usize| {
             let joins = |s: &Session| s.ends.contains(&n) && s.ends.contains(peer);
             let lasts = |s: &Session| joins(s) && s.open == [true; 2] && s.since + 2000 < at;
@@ -776,14 +777,22 @@ impl World {
                     .and_then(|s| s.peer_state(&store_id(*peer)))
                     .is_some_and(|p| p.connected)
         };
-        let good = |peer: &usize| {
-            let mut rotten = self.nodes[*peer].rotten.values();
-            rotten.all(|c| !self.nodes[n].rotten.values().any(|mine| mine == c))
-        };
         let unchanged = self.changed_at < at && n == self.primary();
-        (0..self.nodes.len())
-            .filter(|peer| *peer != n && unchanged && self.is_up(*peer))
-            .find(|peer| here(peer) && good(peer))
+        let range = asked.lbn as usize..(asked.lbn + asked.count) as usize;
+        let (_, own) = self.nodes[n].image(self.seed, true)?;
+        let rots = |node: usize, c: Content| self.nodes[node].rotten.values().any(|r| *r == c);
+        // A block may have got lost before.
+        if !unchanged || own[range.clone()].contains(&LOST) {
+            return Ok(None);
+        }
+        for peer in (0..self.nodes.len()).filter(|peer| *peer != n && self.is_up(*peer)) {
+            let (_, image) = self.nodes[peer].image(self.seed, true)?;
+            let mut bad = range.clone().filter(|lbn| rots(n, own[*lbn]));
+            if here(&peer) && bad.all(|lbn| image[lbn] == own[lbn] && !rots(peer, own[lbn])) {
+                return Ok(Some(peer));
+            }
+        }
+        Ok(None)
     }
 
     fn draw(&mut self, bound: u64) -> u64 {
