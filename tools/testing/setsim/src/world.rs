@@ -18,6 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The type of a frame with a block that a peer has found.
 const FOUND: u8 = 15;
 
+/// A history ends where more looks at its volume than this failed.
+const LOST_LOOKS_MAX: u32 = 20;
+
 /// How a history may end.
 pub type Verdict = Result<(), String>;
 
@@ -41,6 +44,7 @@ pub struct Totals {
     pub blocks_healed: u64,
     pub heals_failed: u64,
     pub reads_failed: u64,
+    pub given_up: u64,
 }
 
 impl Totals {
@@ -62,6 +66,7 @@ impl Totals {
         self.blocks_healed += other.blocks_healed;
         self.heals_failed += other.heals_failed;
         self.reads_failed += other.reads_failed;
+        self.given_up += other.given_up;
     }
 }
 
@@ -106,6 +111,8 @@ pub struct World {
     joining: BTreeSet<usize>,
     /// Whether the reign's first look at the volume was taken.
     looked: bool,
+    /// Looks that failed because nobody has a good copy of some block.
+    lost_looks: u32,
     faults: bool,
     /// The longest that a frame is on its way, in milliseconds.
     delay: u64,
@@ -187,6 +194,7 @@ impl World {
             telling: None,
             joining: BTreeSet::new(),
             looked: false,
+            lost_looks: 0,
             faults: true,
             delay: 8,
             held: vec![(0, 0); count],
@@ -389,6 +397,7 @@ impl World {
                         asked.lbn
                     ));
                 }
+                self.lost_looks += u32::from(first && !self.looked);
             }
             _ => {}
         }
@@ -1121,7 +1130,9 @@ impl World {
         }
         self.tell()?;
         let asks = |a: &Asked| a.count == BLOCKS;
-        let serves = self.nodes[n].serves && self.rots.is_some();
+        let set = self.nodes[n].engine.as_ref().and_then(|e| e.set());
+        let reigns = set.is_some_and(|s| s.state().config.version == self.latest.version);
+        let serves = reigns && self.nodes[n].serves && self.rots.is_some();
         if serves && !self.looked && !self.nodes[n].asked.values().any(asks) {
             self.submit(n, OpKind::Read, 0, vec![ZERO; BLOCKS as usize], false)?;
         }
@@ -1158,6 +1169,11 @@ impl World {
             let until = self.now + 20;
             self.pass(until)?;
             self.manage()?;
+            if self.lost_looks > LOST_LOOKS_MAX {
+                // Nobody can tell what the volume holds.
+                self.totals.given_up += 1;
+                return Ok(());
+            }
             let n = self.primary();
             for at in 0..self.nodes.len() {
                 self.connect_pair(n, at)?;
