@@ -5,7 +5,7 @@
 # that are flushed go on, or wait and go on when the other one is back, or fail when they are told to;
 # then both are at the same epoch and show the same. The one that leads changes each time.
 #
-# host: timeout=1200
+# host: timeout=1200 cost=proof
 
 # What is in single quotes is for a guest's shell.
 # shellcheck disable=SC2016
