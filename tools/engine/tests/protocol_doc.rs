@@ -5,6 +5,7 @@
 use ddup_engine::engine::replication::config::{Config, Member, MemberState};
 use ddup_engine::engine::replication::heal::Wanted;
 use ddup_engine::engine::replication::history::History;
+use ddup_engine::engine::replication::range::Range;
 use ddup_engine::engine::replication::record::{self, Record};
 use ddup_engine::engine::replication::types::{Entry, Limits, Op, Position};
 use ddup_engine::engine::replication::wire::{self, Envelope, Frame, Hello};
@@ -236,7 +237,7 @@ fn frames_are_as_documented() {
     };
     let frame = framed(&Frame::Hello(KBox::new(hello, GFP_KERNEL).unwrap()));
     let fields: [(&str, &[u8]); 9] = [
-        ("features", &[1]),
+        ("features", &[3]),
         ("store", &[0x71; 16]),
         ("incarnation", &[0x72]),
         ("promise", &[0x74]),
@@ -266,4 +267,44 @@ fn frames_are_as_documented() {
         ("digest", &[0x86; 24]),
     ];
     compare("ASK", &frame[56..], &fields);
+
+    let range = Range {
+        volume: [0x91; 16],
+        first: 0x9293,
+        end: 0x9293 + 0x9495,
+        blocks: 0x17,
+        sum: 0x96,
+    };
+    let mut ranges = KVec::new();
+    ranges.push(range, GFP_KERNEL).unwrap();
+    let frame = framed(&Frame::Ranges {
+        compare: 0x97,
+        first: 0x98,
+        keep: true,
+        ranges,
+    });
+    assert_eq!(frame[20], 12);
+    // Compare, number, ranges, flags.
+    assert_eq!(
+        frame[56..72],
+        [0x97, 0, 0, 0, 0, 0, 0, 0, 0x98, 0, 0, 0, 1, 0, 1, 0]
+    );
+    let fields: [(&str, &[u8]); 5] = [
+        ("volume", &[0x91; 16]),
+        ("lbn", &[0x93, 0x92]),
+        ("count", &[0x95, 0x94]),
+        ("mapped", &[0x17]),
+        ("sum", &[0x96]),
+    ];
+    compare("Range", &frame[72..], &fields);
+    // Compare, number, ranges, bits.
+    let frame = framed(&Frame::Equal {
+        compare: 0x97,
+        first: 0x98,
+        count: 2,
+        bits: 1,
+    });
+    assert_eq!(frame[20], 13);
+    assert_eq!(frame[56..68], [0x97, 0, 0, 0, 0, 0, 0, 0, 0x98, 0, 0, 0]);
+    assert_eq!(frame[68..], [2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
 }
