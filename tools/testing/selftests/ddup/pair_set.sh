@@ -109,12 +109,16 @@ guest() { # node command
 	on "$1" "OTHER=$(uuid_of "$(other_of "$1")"); . ./pair_guest.sh; $2"
 }
 
+# Whoever wrote last may still be seen to flush between the two looks.
 level() { # node node
 	local one other
-	guest "$1" 'wait_for 300 is_level && told .position' >"$pair/position-$1" || { cat "$pair/position-$1"; return 1; }
-	guest "$2" 'told .position' >"$pair/position-$2" || { cat "$pair/position-$2"; return 1; }
-	one=$(cat "$pair/position-$1") other=$(cat "$pair/position-$2")
-	[ -z "$one" ] || [ "$one" != "$other" ] || return 0
+	for _ in 1 2 3; do
+		guest "$1" 'wait_for 300 is_level && told .position' >"$pair/position-$1" || { cat "$pair/position-$1"; return 1; }
+		guest "$2" 'told .position' >"$pair/position-$2" || { cat "$pair/position-$2"; return 1; }
+		one=$(cat "$pair/position-$1") other=$(cat "$pair/position-$2")
+		[ -z "$one" ] || [ "$one" != "$other" ] || return 0
+		sleep 1
+	done
 	echo "$1 is at $one, $2 at $other"
 	return 1
 }
