@@ -26,6 +26,7 @@ use super::mutant::mutant;
 use super::op::{block_id, block_of, Block, BlockContent, BlockState, OpKind, Phase, Request};
 use super::op::{Op, WaitList, NO_TWIN};
 use super::replication::heal::{Wanted, ASKS_MAX, LOOKS_MAX};
+use super::ring::Ring;
 use super::stage::{StageOp, STAGE_TAGS};
 use super::state::{is_shareable, Store, RETRY_INTERVAL};
 use super::types::{Check, Cluster, Lbn, Millis, Name, Status, Tag, NAME_BYTES};
@@ -79,9 +80,8 @@ pub(super) struct Heals {
     looks: KVec<Option<Look>>,
     /// Reads that wait until there can be one more heal.
     waiting: WaitList,
-    /// What clusters were found by before they were quarantined: a ring.
-    names: KVec<(Cluster, Name)>,
-    next_name: usize,
+    /// What clusters were found by before they were quarantined: the newest [`NAMES_MAX`].
+    names: Ring<(Cluster, Name)>,
     last_number: u64,
     /// Tag of the first heal.
     first_tag: Tag,
@@ -97,12 +97,13 @@ impl Heals {
         for _ in 0..LOOKS_MAX {
             looks.push(None, GFP_KERNEL)?;
         }
+        let mut names = Ring::new();
+        names.reserve(NAMES_MAX)?;
         Ok(Heals {
             heals,
             looks,
             waiting: WaitList::new(),
-            names: KVec::with_capacity(NAMES_MAX, GFP_KERNEL)?,
-            next_name: 0,
+            names,
             last_number: 0,
             first_tag: queue_depth + STAGE_TAGS,
         })
@@ -130,12 +131,10 @@ impl Heals {
     }
 
     fn keep_name(&mut self, cluster: Cluster, name: Name) {
-        if self.names.len() < NAMES_MAX {
-            let _ = self.names.push_within_capacity((cluster, name));
-        } else if let Some(place) = self.names.get_mut(self.next_name) {
-            *place = (cluster, name);
-            self.next_name = (self.next_name + 1) % NAMES_MAX;
+        if self.names.len() == NAMES_MAX {
+            let _ = self.names.pop_front();
         }
+        let _ = self.names.push((cluster, name));
     }
 }
 

@@ -26,6 +26,7 @@ use super::replication::record::Found;
 use super::replication::set::Set;
 use super::replication::types::{Entry, Id, Limits, Op, Position};
 use super::resync::Resync;
+use super::ring::Ring;
 use super::scan::Scans;
 use super::show::lines;
 use super::stage::{Staging, STAGE_TAGS};
@@ -53,8 +54,8 @@ const SEALS: usize = 16;
 const SEALS_MAX: usize = ENDS_MAX / 2;
 /// Ends of epochs that may be on their way to the disk.
 const ENDS_MAX: usize = 256;
-/// Ranges, or blocks for a frame, that are looked at for a compare before others have a turn.
-const LOOKS_MAX: usize = 8;
+/// How often it is looked for more of a compare before others have a turn.
+const ROUNDS_MAX: usize = 8;
 /// Tries to write a configuration slot before the set stands still.
 const PERSIST_TRIES: u32 = 3;
 
@@ -81,75 +82,32 @@ struct Persist {
     tries: u32,
 }
 
-/// Clusters that entries of the window refer to, oldest first: a ring.
+/// Clusters that entries of the window refer to, oldest first.
 ///
 /// # Invariants
 ///
-/// Epochs do not descend.
-pub(super) struct Pins {
-    ring: KVVec<(u64, Cluster)>,
-    head: usize,
-    len: usize,
-}
+/// Epochs do not descend. There is room for [`PINS_MAX`].
+pub(super) struct Pins(Ring<(u64, Cluster)>);
 
 impl Pins {
     fn new() -> Result<Self> {
-        Ok(Pins {
-            ring: KVVec::from_elem((0, Cluster::NONE), PINS_MAX, GFP_KERNEL)?,
-            head: 0,
-            len: 0,
-        })
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
-    fn at(&self, index: usize) -> Option<(u64, Cluster)> {
-        let place = (self.head + index) % PINS_MAX;
-        (index < self.len).then(|| self.ring.get(place).copied())?
-    }
-
-    fn set(&mut self, index: usize, cluster: Cluster) {
-        let place = (self.head + index) % PINS_MAX;
-        if let Some((_, c)) = self.ring.get_mut(place) {
-            *c = cluster;
-        }
-    }
-
-    fn pop(&mut self) -> Option<Cluster> {
-        let (_, cluster) = self.at(0)?;
-        self.head = (self.head + 1) % PINS_MAX;
-        self.len -= 1;
-        Some(cluster)
+        let mut ring = Ring::new();
+        ring.reserve(PINS_MAX)?;
+        Ok(Pins(ring))
     }
 
     /// Appends one; the oldest gives way and is answered if there is no room.
     pub(super) fn push(&mut self, epoch: u64, cluster: Cluster) -> Option<Cluster> {
-        let gives_way = if self.len == PINS_MAX {
-            self.pop()
-        } else {
-            None
-        };
-        let place = (self.head + self.len) % PINS_MAX;
-        if let Some(slot) = self.ring.get_mut(place) {
-            *slot = (epoch, cluster);
-            self.len += 1;
-        }
-        gives_way
+        let full = self.0.len() == PINS_MAX;
+        let gives_way = full.then(|| self.0.pop_front()).flatten();
+        let _ = self.0.push((epoch, cluster));
+        gives_way.map(|(_, cluster)| cluster)
     }
 
     /// The cluster of entry `index` of an epoch.
     fn find(&self, epoch: u64, index: u32) -> Option<Cluster> {
-        let (mut low, mut high) = (0, self.len);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match self.at(middle) {
-                Some((e, _)) if e < epoch => low = middle + 1,
-                _ => high = middle,
-            }
-        }
-        let (e, cluster) = self.at(low + index as usize)?;
+        let first = self.0.partition_point(|(e, _)| *e < epoch);
+        let &(e, cluster) = self.0.get(first + index as usize)?;
         (e == epoch && cluster != Cluster::NONE).then_some(cluster)
     }
 }
@@ -634,15 +592,15 @@ impl Store {
             self.flush_set(tag);
         }
         self.drop_stuck();
-        let mut looks = 0;
+        let mut rounds = 0;
         let mut more = true;
-        while more && looks < LOOKS_MAX {
+        while more && rounds < ROUNDS_MAX {
             self.carry_out_all();
             self.resync_step();
             // What they find may be what the set waits for.
             let shown = self.frozen_step();
             more = self.own_step() || shown;
-            looks += 1;
+            rounds += 1;
         }
         if let Some(member) = self.member.as_mut() {
             member.more = more;
@@ -884,12 +842,13 @@ impl Store {
 
     /// What entries of the window refer to lies elsewhere now: peers that ask for it get that.
     pub(super) fn move_pins(&mut self, from: Cluster, to: Cluster) {
-        for index in 0..self.member.as_ref().map_or(0, |m| m.pins.len()) {
-            let pins = self.member.as_ref().map(|m| &m.pins);
-            let pinned = pins.and_then(|p| p.at(index)).is_some_and(|p| p.1 == from);
+        for index in 0..self.member.as_ref().map_or(0, |m| m.pins.0.len()) {
+            let pins = self.member.as_ref().map(|m| &m.pins.0);
+            let pinned = pins.and_then(|p| p.get(index)).is_some_and(|p| p.1 == from);
             if pinned && self.hold(to) {
-                if let Some(member) = self.member.as_mut() {
-                    member.pins.set(index, to);
+                let pin = self.member.as_mut().and_then(|m| m.pins.0.get_mut(index));
+                if let Some((_, cluster)) = pin {
+                    *cluster = to;
                 }
                 self.unhold(from);
             }
@@ -902,10 +861,16 @@ impl Store {
             let Some(member) = self.member.as_mut() else {
                 return;
             };
-            if member.pins.at(0).is_none_or(|(first, _)| first > epoch) {
+            if member
+                .pins
+                .0
+                .first()
+                .is_none_or(|(first, _)| *first > epoch)
+            {
                 return;
             }
-            if let Some(cluster) = member.pins.pop().filter(|c| *c != Cluster::NONE) {
+            let pin = member.pins.0.pop_front();
+            if let Some((_, cluster)) = pin.filter(|(_, c)| *c != Cluster::NONE) {
                 self.unhold(cluster);
             }
         }
@@ -1054,7 +1019,7 @@ impl Store {
             "quiescing": u8::from(member.quiescing.is_some()),
             "persisting": u8::from(member.persist.is_some()),
             "seals_promised": member.seals,
-            "pins": member.pins.len(),
+            "pins": member.pins.0.len(),
             "scans_wanted": member.scans.wanted(),
             "scans_shown": member.scans.shown(),
             "scans_that_wish": member.scans.wishes(),

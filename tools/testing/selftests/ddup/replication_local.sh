@@ -10,31 +10,12 @@
 #
 # vm: disk=64M mem=2048 timeout=1500
 
-# shellcheck source=tools/testing/selftests/ddup/lib.sh
-. "${BASH_SOURCE[0]%/*}/lib.sh"
+# shellcheck source=tools/testing/selftests/ddup/members.sh
+. "${BASH_SOURCE[0]%/*}/members.sh"
 
 HOSTILE=${BASH_SOURCE[0]%/*}/hostile_peer.py
 
 # --- making ----------------------------------------------------------------------------------
-
-# A formatted member on a loop device.
-make_member() { # number format-options...
-	local n=$1
-	shift
-	make_file 256M
-	make_loop "$file"
-	store[n]=$device
-	# Without udev nothing makes these.
-	mkdir -p /dev/block
-	ln -sf "$device" "/dev/block/$(lsblk -dno MAJ:MIN "$device" | tr -d ' ')"
-	ddup format "$@" "$device"
-}
-
-attach_member() { # number
-	attach "${store[$1]}" --number "$1"
-	dev[$1]=$ddup
-	uuid[$1]=$(ddup status --json "$ddup" | jq -r '.devices[0].store_uuid')
-}
 
 # A set whose first member is primary; the others are in sync unless named async.
 make_set() { # state of each further member: in-sync or async
@@ -52,10 +33,6 @@ make_set() { # state of each further member: in-sync or async
 		connect 0 "$n"
 		[ "$state" = async ] || ddup peer join --timeout 60 "${dev[0]}" "${uuid[n]}"
 	done
-}
-
-connect() { # number number
-	ddup peer connect --local "${dev[$1]}" "${dev[$2]}"
 }
 
 # --- asking ----------------------------------------------------------------------------------

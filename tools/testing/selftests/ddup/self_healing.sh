@@ -9,36 +9,13 @@
 #
 # vm: disk=64M mem=2048 timeout=900
 
-# shellcheck source=tools/testing/selftests/ddup/lib.sh
-. "${BASH_SOURCE[0]%/*}/lib.sh"
+# shellcheck source=tools/testing/selftests/ddup/members.sh
+. "${BASH_SOURCE[0]%/*}/members.sh"
 
 BLOCKS=4096 # of the volume that are written, the last quarter like the first
 CONTENT=/tmp/ddup-test.content
 
 # --- making ----------------------------------------------------------------------------------
-
-# A formatted member on a loop device.
-make_member() { # number format-options...
-	local n=$1
-	shift
-	make_file 256M
-	make_loop "$file"
-	store[n]=$device
-	# Without udev nothing makes these.
-	mkdir -p /dev/block
-	ln -sf "$device" "/dev/block/$(lsblk -dno MAJ:MIN "$device" | tr -d ' ')"
-	ddup format "$@" "$device"
-}
-
-attach_member() { # number
-	attach "${store[$1]}" --number "$1"
-	dev[$1]=$ddup
-	uuid[$1]=$(ddup status --json "$ddup" | jq -r '.devices[0].store_uuid')
-}
-
-connect() { # number number
-	ddup peer connect --local "${dev[$1]}" "${dev[$2]}"
-}
 
 # Two members in sync that hold known content, each block with its number.
 make_set() {

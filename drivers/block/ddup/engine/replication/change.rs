@@ -256,6 +256,5 @@ impl Set {
                 link.sender = None;
             }
         }
-        self.fetches_gone = true;
     }
 }

@@ -211,7 +211,6 @@ impl Set {
         frame: Frame,
         (first_block, blocks): (u64, &[BlockContent]),
     ) -> Result<Option<bool>> {
-        self.fetches_gone |= matches!(frame, Frame::Ask { .. });
         let Some(link) = self.link_mut(at) else {
             return Ok(Some(false));
         };
@@ -304,11 +303,13 @@ impl Set {
         }
     }
 
-    /// Whether a block that was read is still to be sent to who asked for it.
-    pub(super) fn serves_block(&self, handle: u64) -> bool {
-        (0..self.peers.len())
-            .filter_map(|at| self.link_at(at))
-            .any(|l| l.serves.iter().any(|s| s.state == ServeState::Read(handle)))
+    /// Blocks that were read and are still to be sent to who asked for them.
+    pub(super) fn blocks_to_serve(&self) -> impl Iterator<Item = u64> + '_ {
+        let links = (0..self.peers.len()).filter_map(|at| self.link_at(at));
+        links.flat_map(|l| &l.serves).filter_map(|s| match s.state {
+            ServeState::Read(handle) => Some(handle),
+            _ => None,
+        })
     }
 
     /// The next question or answer for a peer.

@@ -117,7 +117,6 @@ impl Set {
             self.drop_session(old);
         }
         let now = self.now;
-        self.fetches_gone = true;
         if let Some(peer) = self.peers.get_mut(at) {
             peer.link = Some(Link {
                 nonce,
@@ -157,7 +156,6 @@ impl Set {
         if let Some(peer) = self.peers.get_mut(at) {
             if peer.link.as_ref().is_some_and(|l| l.nonce == nonce) {
                 peer.link = None;
-                self.fetches_gone = true;
             }
         }
     }
@@ -180,7 +178,6 @@ impl Set {
                 }
                 link.closing = true;
                 link.sender = None;
-                self.fetches_gone = true;
                 link.hello = None;
             }
             // Clause 8: until it was said to be joinable nobody counts on it.
@@ -211,7 +208,6 @@ impl Set {
         })?;
         let peer = self.peers.get_mut(at)?;
         let (store, link) = (peer.store, peer.link.take());
-        self.fetches_gone = true;
         if config.member(&store).is_none() {
             let _ = self.peers.remove(at);
         }
@@ -531,7 +527,6 @@ impl Set {
             if let Some(link) = self.link_mut(at) {
                 link.sender = Some(sender?);
             }
-            self.fetches_gone = true;
             self.event(Event::PeerUp(store));
             return Ok(());
         }

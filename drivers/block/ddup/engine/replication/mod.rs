@@ -2,8 +2,8 @@
 
 //! The protocol engine of a replica set: what one store does in it, without I/O, clock or sockets.
 //!
-//! There is one [`set::Set`] for each set that an attached store belongs to. It is compiled on the
-//! host, and proven by `tools/testing/clustersim`; the driver does not contain it yet.
+//! There is one [`set::Set`] for each set that an attached store belongs to; `member.rs` joins it to
+//! the store. `tools/testing/clustersim` plays it on a naive store, `setsim` on real ones.
 //!
 //! | file | what it is |
 //! |---|---|

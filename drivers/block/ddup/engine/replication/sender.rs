@@ -326,7 +326,6 @@ impl Set {
                 sender.at = At::Behind;
                 sender.scan = None;
                 sender.fetches.clear();
-                self.fetches_gone = true;
             }
         }
     }
@@ -466,11 +465,9 @@ impl Set {
             for fetch in fetches.into_iter().flatten() {
                 if fetch.state == FetchState::Asked(token) {
                     fetch.state = handle.map_or(FetchState::Lost, FetchState::Read);
-                    return;
                 }
             }
         }
-        self.fetches_gone = true;
     }
 
     /// The end of an [`Action::ScanOpen`]: where the history of the frozen state ends, or `None` if
@@ -559,7 +556,6 @@ impl Set {
                     fetch.state = FetchState::Lost;
                 }
             }
-            self.fetches_gone = true;
         }
     }
 
@@ -580,23 +576,29 @@ impl Set {
         }
     }
 
+    /// Blocks that were read and are still to be sent.
+    fn blocks_to_send(&self) -> impl Iterator<Item = u64> + '_ {
+        let senders = (0..self.peers.len()).filter_map(|at| self.sender_at(at));
+        let fetches = senders.flat_map(|s| &s.fetches);
+        let needed = fetches.filter_map(|f| match f.state {
+            FetchState::Read(handle) => Some(handle),
+            _ => None,
+        });
+        // Named whole: the kernel's prelude has another `chain`.
+        Iterator::chain(needed, self.blocks_to_serve())
+    }
+
     /// A block that was read and will not be sent.
     fn fetched_in_vain(&mut self) -> Option<u64> {
-        if !self.fetches_gone || mutant!(144) {
+        let read = || self.fetched.iter().filter_map(|(_, handle)| *handle);
+        // All that are to be sent were read.
+        if read().count() == self.blocks_to_send().count() || mutant!(144) {
             return None;
         }
-        let sends = |handle: u64| {
-            let senders = (0..self.peers.len()).filter_map(|at| self.sender_at(at));
-            let is_it = |f: &Fetch| f.state == FetchState::Read(handle);
-            senders.into_iter().any(|s| s.fetches.iter().any(is_it)) || self.serves_block(handle)
-        };
-        let gone = |(_, handle): &(u64, Option<u64>)| handle.is_some_and(|h| !sends(h));
-        let Some(at) = self.fetched.iter().position(gone) else {
-            self.fetches_gone = false;
-            return None;
-        };
+        let vain = read().find(|handle| self.blocks_to_send().all(|sent| sent != *handle))?;
         mark!(replication_fetched_in_vain);
-        self.fetched.remove(at).ok()?.1
+        self.fetched.retain(|(_, handle)| *handle != Some(vain));
+        Some(vain)
     }
 
     /// What the store is to do for streams.
@@ -650,7 +652,6 @@ impl Set {
                     sender.at = At::Behind;
                     sender.scan = None;
                     sender.fetches.clear();
-                    self.fetches_gone = true;
                 }
             }
             match &mut sender.at {

@@ -84,8 +84,6 @@ pub struct Set {
     /// Blocks that the store was asked to read and that were not sent, and where those lie that it
     /// has read.
     pub(super) fetched: KVec<(u64, Option<u64>)>,
-    /// Some of those may be of blocks that will not be sent.
-    pub(super) fetches_gone: bool,
     /// Blocks that peers are asked for, or ask for.
     pub(super) asks: Asks,
     pub(super) token: u64,
@@ -177,7 +175,6 @@ impl Set {
             release: (0, 0),
             scans: KVec::new(),
             fetched: KVec::new(),
-            fetches_gone: false,
             asks: Asks::new(),
             token: 0,
             stage_token: 0,
@@ -716,7 +713,6 @@ impl Set {
                 link.sender = None;
             }
         }
-        self.fetches_gone = true;
     }
 
     /// The newest epoch that is durable here and acknowledged by all that FLUSHes wait for.
