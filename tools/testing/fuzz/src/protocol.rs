@@ -180,16 +180,25 @@ fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallib
                 needs,
             }
         }
-        9 => Frame::Data {
-            epoch,
-            index,
-            resync,
-        },
-        10 => Frame::Lost {
-            epoch,
-            index,
-            resync,
-        },
+        9 | 10 => {
+            let mut indexes = KVec::new();
+            for i in 0..1 + rng.skewed(4) as u32 {
+                let index = rng.pick(&[index, i]);
+                indexes.push(index, GFP_KERNEL).map_err(memory)?;
+            }
+            match rng.chance(1, 2) {
+                true => Frame::Data {
+                    epoch,
+                    resync,
+                    indexes,
+                },
+                false => Frame::Lost {
+                    epoch,
+                    resync,
+                    indexes,
+                },
+            }
+        }
         11 => Frame::Credit(rng.draw()),
         12 if resync => Frame::Ping(7),
         12 => Frame::Pong(7),

@@ -595,27 +595,39 @@ impl Receiver {
         Ok(Some(()))
     }
 
-    /// Takes what was asked for, or (`None`) that there is no good copy of it. False: it is not
-    /// wanted any more. `None`: it is something else.
-    fn take_block(
+    /// An entry that the primary was asked for, with its token.
+    fn needed_entry(&self, epoch: (u64, bool), index: u32) -> Option<(u64, &Staged)> {
+        let token = self.token_of(epoch, index)?;
+        let staged = self.entry(token)?;
+        (staged.state == State::Needed).then_some((token, staged))
+    }
+
+    /// Takes what was asked for; what is not wanted any more goes to `dropped`, where there is room
+    /// for it. `None`: some of it is something else, and nothing is taken.
+    fn take_blocks(
         &mut self,
         epoch: (u64, bool),
-        index: u32,
-        block: Option<(u64, &BlockContent)>,
-    ) -> Option<bool> {
-        let token = self.token_of(epoch, index);
-        let staged = token.and_then(|token| Some((token, self.entry(token)?)));
-        let Some((token, staged)) = staged.filter(|(_, s)| s.state == State::Needed) else {
-            return Some(false);
-        };
-        let is_meant = block.is_none_or(|(_, b)| is_content(&staged.entry, b));
-        if !is_meant && !mutant!(143) {
-            mark!(replication_block_of_another_content);
-            return None;
+        indexes: &[u32],
+        (first_block, blocks): (u64, &[BlockContent]),
+        dropped: &mut KVec<u64>,
+    ) -> Option<()> {
+        for (index, block) in indexes.iter().zip(blocks) {
+            let needed = self.needed_entry(epoch, *index);
+            let is_meant = needed.is_none_or(|(_, staged)| is_content(&staged.entry, block));
+            if !is_meant && !mutant!(143) {
+                mark!(replication_block_of_another_content);
+                return None;
+            }
         }
-        let source = block.map_or(Source::Lost, |(handle, _)| Source::Data(handle));
-        self.set(token, State::New(source));
-        Some(true)
+        for (index, handle) in indexes.iter().zip(first_block..) {
+            match self.needed_entry(epoch, *index).map(|(token, _)| token) {
+                Some(token) => self.set(token, State::New(Source::Data(handle))),
+                None => {
+                    let _ = dropped.push_within_capacity(handle);
+                }
+            }
+        }
+        Some(())
     }
 
     pub(super) fn staged(&mut self, token: u64, result: StageResult) {
@@ -730,10 +742,11 @@ impl Receiver {
                 bits: sums.bits,
             }));
         }
-        let quota = (needs.min(self.limits.needs) as usize)
-            .saturating_sub(self.needed)
-            .min(BATCH_MAX);
-        if quota == 0 || self.lacking == 0 {
+        let limit = needs.min(self.limits.needs) as usize;
+        let quota = limit.saturating_sub(self.needed).min(BATCH_MAX);
+        // One by one they would cost more than they say.
+        let few = self.needed > 0 && quota < limit / 4;
+        if quota == 0 || few || self.lacking == 0 {
             return Ok(None);
         }
         let is_to_ask = |token, staged: &Staged| self.is_to_ask(token, staged);
@@ -843,19 +856,24 @@ impl Set {
             }
             Frame::Data {
                 epoch,
-                index,
                 resync,
+                indexes,
             } => {
-                let block = blocks.first().map(|b| (first_block, b));
-                block.and_then(|b| receiver.take_block((epoch, resync), index, Some(b)))
+                let (epoch, data) = ((epoch, resync), (first_block, blocks));
+                let taken = receiver.take_blocks(epoch, &indexes, data, &mut self.dropped);
+                taken.map(|()| true)
             }
             Frame::Lost {
                 epoch,
-                index,
                 resync,
+                indexes,
             } => {
                 mark!(replication_lost);
-                receiver.take_block((epoch, resync), index, None);
+                for index in indexes {
+                    if let Some((token, _)) = receiver.needed_entry((epoch, resync), index) {
+                        receiver.set(token, State::New(Source::Lost));
+                    }
+                }
                 Some(false)
             }
             Frame::Resync { position, history } => {
@@ -956,7 +974,7 @@ mod tests {
             let limits = Limits {
                 entries: 64,
                 epoch: 16,
-                needs: 3,
+                needs: 9,
             };
             let params = Params {
                 store: [1; 16],
@@ -1065,7 +1083,7 @@ mod tests {
         }
 
         fn talk(&mut self) {
-            if let Some(frame) = self.receiver.poll_frame(3).unwrap() {
+            if let Some(frame) = self.receiver.poll_frame(9).unwrap() {
                 self.receiver.was_sent(&frame);
                 if let Frame::Need { needs, .. } = frame {
                     for need in &needs {
@@ -1073,21 +1091,26 @@ mod tests {
                         assert!(!twice, "content {} is asked for twice", need.digest[0]);
                         self.needed.push(*need);
                     }
-                    assert!(self.needed.len() <= 3);
+                    assert!(self.needed.len() <= 9);
                 }
             } else if !self.needed.is_empty() {
-                let at = self.draw(self.needed.len() as u64) as usize;
-                let need = self.needed.remove(at);
-                let content = u64::from(need.digest[0]);
-                let block = BlockContent {
-                    name: Name(need.digest),
-                    check: Check(content),
-                    zero: false,
-                };
+                let (mut indexes, mut blocks) = (List::new(), List::new());
+                for _ in 0..1 + self.draw(self.needed.len() as u64) {
+                    let at = self.draw(self.needed.len() as u64) as usize;
+                    let need = self.needed.remove(at);
+                    indexes.push(need.index);
+                    blocks.push(BlockContent {
+                        name: Name(need.digest),
+                        check: Check(u64::from(need.digest[0])),
+                        zero: false,
+                    });
+                }
+                let mut dropped = KVec::new();
+                let data = (5, &blocks[..]);
                 let taken = self
                     .receiver
-                    .take_block((1, true), need.index, Some((5, &block)));
-                assert_eq!(taken, Some(true));
+                    .take_blocks((1, true), &indexes, data, &mut dropped);
+                assert_eq!((taken, dropped.len()), (Some(()), 0));
             }
         }
     }

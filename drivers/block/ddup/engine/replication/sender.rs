@@ -17,6 +17,9 @@ use super::types::{BATCH_MAX, BATCH_VOLUMES_MAX, RANGES_MAX, RANGE_BLOCKS_MAX};
 use super::wire::{encode, Envelope, Frame};
 use kernel::prelude::*;
 
+/// Blocks that are worth a frame of their own while more are being read.
+const SHARED_BLOCKS: usize = 16;
+
 /// A block that a peer asked for.
 #[derive(Clone, Copy, Debug)]
 struct Fetch {
@@ -35,6 +38,23 @@ enum FetchState {
     Asked(u64),
     Read(u64),
     Lost,
+}
+
+impl Fetch {
+    /// Whether one frame may tell of both, now or once they were read.
+    fn is_of_frame(&self, other: &Fetch) -> bool {
+        (self.epoch, self.scan) == (other.epoch, other.scan)
+    }
+
+    fn is_to_be_read(&self) -> bool {
+        matches!(self.state, FetchState::Wanted | FetchState::Asked(_))
+    }
+
+    /// Whether one frame answers both.
+    fn is_answered_with(&self, first: &Fetch) -> bool {
+        let is_lost = |fetch: &Fetch| fetch.state == FetchState::Lost;
+        self.is_of_frame(first) && !self.is_to_be_read() && is_lost(self) == is_lost(first)
+    }
 }
 
 /// A range that the peer is asked for.
@@ -285,6 +305,59 @@ impl Sender {
     /// Whether the peer refuses an epoch for its size: it was begun when no such peer was there.
     fn takes_not(&self, epoch: &Epoch) -> bool {
         epoch.entries.len() > self.epoch_limit && !mutant!(140)
+    }
+
+    /// What the next frame answers: the first fetch, and how many. Blocks wait for those that are
+    /// being read, up to [`SHARED_BLOCKS`], so that they share a frame.
+    fn next_answer(&self) -> Option<(Fetch, usize)> {
+        self.fetches.iter().find_map(|first| {
+            let others = || self.fetches.iter().filter(|f| f.is_of_frame(first));
+            if first.is_to_be_read() {
+                return None;
+            }
+            let count = others().filter(|f| f.is_answered_with(first)).count();
+            let goes = first.state == FetchState::Lost
+                || count >= SHARED_BLOCKS
+                || !others().any(Fetch::is_to_be_read);
+            goes.then_some((*first, count.min(BATCH_MAX)))
+        })
+    }
+
+    /// The frame of [`Sender::next_answer`].
+    fn answer(&self, first: &Fetch, count: usize) -> Result<(Frame, KVec<Block>)> {
+        let mut indexes = KVec::with_capacity(count, GFP_KERNEL)?;
+        let mut blocks = KVec::with_capacity(count, GFP_KERNEL)?;
+        let answered = self.fetches.iter().filter(|f| f.is_answered_with(first));
+        for fetch in answered.take(count) {
+            let _ = indexes.push_within_capacity(fetch.index);
+            if let FetchState::Read(handle) = fetch.state {
+                let _ = blocks.push_within_capacity(Block::Fetched(handle));
+            }
+        }
+        let (epoch, resync) = (first.epoch, first.scan.is_some());
+        let frame = match first.state {
+            FetchState::Lost => Frame::Lost {
+                epoch,
+                resync,
+                indexes,
+            },
+            _ => Frame::Data {
+                epoch,
+                resync,
+                indexes,
+            },
+        };
+        Ok((frame, blocks))
+    }
+
+    /// The frame of [`Sender::next_answer`] is on its way.
+    fn answered(&mut self, first: &Fetch, count: usize) {
+        let mut left = count;
+        self.fetches.retain(|fetch| {
+            let gone = left > 0 && fetch.is_answered_with(first);
+            left -= usize::from(gone);
+            !gone
+        });
     }
 
     /// The first entries of `entries` that fit a frame and the credit.
@@ -701,33 +774,13 @@ impl Set {
         let Some(sender) = sender else {
             return Ok(None);
         };
-        let ready = |f: &Fetch| matches!(f.state, FetchState::Read(_) | FetchState::Lost);
-        if let Some(i) = sender.fetches.iter().position(ready) {
-            let Some(fetch) = sender.fetches.get(i) else {
-                return Ok(None);
-            };
-            let (epoch, index, resync) = (fetch.epoch, fetch.index, fetch.scan.is_some());
-            let mut blocks = KVec::new();
-            let frame = match fetch.state {
-                FetchState::Read(handle) => {
-                    blocks.push(Block::Fetched(handle), GFP_KERNEL)?;
-                    Frame::Data {
-                        epoch,
-                        index,
-                        resync,
-                    }
-                }
-                _ => Frame::Lost {
-                    epoch,
-                    index,
-                    resync,
-                },
-            };
+        if let Some((first, count)) = sender.next_answer() {
+            let (frame, blocks) = sender.answer(&first, count)?;
             let meta = encode(envelope, &frame, hash)?;
-            if let FetchState::Read(handle) = fetch.state {
-                self.fetched.retain(|(_, h)| *h != Some(handle));
-            }
-            let _ = sender.fetches.remove(i);
+            sender.answered(&first, count);
+            let is_sent = |handle| blocks.contains(&Block::Fetched(handle));
+            self.fetched
+                .retain(|(_, handle)| !handle.is_some_and(is_sent));
             return Self::outgoing(meta, blocks);
         }
         match &sender.at {

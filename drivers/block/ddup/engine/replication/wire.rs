@@ -131,23 +131,23 @@ pub enum Frame {
         /// The blocks.
         needs: KVec<Need>,
     },
-    /// A block that was asked for; its 4096 bytes follow.
+    /// Blocks that were asked for; 4096 bytes of each follow.
     Data {
-        /// Epoch of the entry.
+        /// Epoch of the entries.
         epoch: u64,
-        /// The entry.
-        index: u32,
-        /// It is of a full compare that ends with that epoch.
+        /// They are of a full compare that ends with that epoch.
         resync: bool,
+        /// The entries.
+        indexes: KVec<u32>,
     },
-    /// A block that was asked for has no good copy at the sender.
+    /// Blocks that were asked for have no good copy at the sender.
     Lost {
-        /// Epoch of the entry.
+        /// Epoch of the entries.
         epoch: u64,
-        /// The entry.
-        index: u32,
-        /// It is of a full compare that ends with that epoch.
+        /// They are of a full compare that ends with that epoch.
         resync: bool,
+        /// The entries.
+        indexes: KVec<u32>,
     },
     /// In all, this many entries may be sent in this stream.
     Credit(u64),
@@ -274,9 +274,7 @@ pub fn encode(envelope: &Envelope, frame: &Frame, hash: Hash) -> Result<KVec<u8>
             resync,
             needs,
         } => {
-            put_uint::<8>(&mut out, *epoch)?;
-            put_uint::<2>(&mut out, needs.len() as u64)?;
-            put_uint::<2>(&mut out, if *resync { FLAG_RESYNC } else { 0 })?;
+            put_list(&mut out, *epoch, needs.len(), *resync)?;
             for need in needs {
                 put_uint::<4>(&mut out, need.index.into())?;
                 put_id(&mut out, &need.volume)?;
@@ -287,19 +285,20 @@ pub fn encode(envelope: &Envelope, frame: &Frame, hash: Hash) -> Result<KVec<u8>
         }
         Frame::Data {
             epoch,
-            index,
             resync,
+            indexes,
         }
         | Frame::Lost {
             epoch,
-            index,
             resync,
+            indexes,
         } => {
-            put_uint::<8>(&mut out, *epoch)?;
-            put_uint::<4>(&mut out, u64::from(*index))?;
-            put_uint::<4>(&mut out, if *resync { FLAG_RESYNC } else { 0 })?;
+            put_list(&mut out, *epoch, indexes.len(), *resync)?;
+            for index in indexes {
+                put_uint::<4>(&mut out, (*index).into())?;
+            }
             if matches!(frame, Frame::Data { .. }) {
-                data = CLUSTER_SIZE;
+                data = indexes.len() * CLUSTER_SIZE;
                 DATA
             } else {
                 LOST
@@ -377,6 +376,13 @@ pub fn encode(envelope: &Envelope, frame: &Frame, hash: Hash) -> Result<KVec<u8>
     let sum = hash(out.get(8..).unwrap_or(&[]), SEED);
     le::put_uint::<8>(&mut out, 0, sum);
     Ok(out)
+}
+
+/// What begins a frame about entries of one epoch, or of a full compare.
+fn put_list(out: &mut KVec<u8>, epoch: u64, count: usize, resync: bool) -> Result {
+    put_uint::<8>(out, epoch)?;
+    put_uint::<2>(out, count as u64)?;
+    put_uint::<2>(out, if resync { FLAG_RESYNC } else { 0 })
 }
 
 fn put_hello(out: &mut KVec<u8>, hello: &Hello) -> Result {
@@ -486,6 +492,7 @@ fn decode_body(kind: u64, body: &mut Reader<'_>) -> Result<Option<(Frame, usize)
         HELLO => return Ok(read_hello(body)?.map(|hello| (Frame::Hello(hello), 0))),
         ENTRIES => return read_entries(body),
         NEED => return Ok(read_needs(body)?.map(|frame| (frame, 0))),
+        DATA | LOST => return read_blocks(body, kind == DATA),
         RANGES => return Ok(read_ranges(body)?.map(|frame| (frame, 0))),
         RESYNC => {
             let Some(position) = body.position() else {
@@ -498,7 +505,6 @@ fn decode_body(kind: u64, body: &mut Reader<'_>) -> Result<Option<(Frame, usize)
         SEAL => read_seal(body),
         EQUAL => read_equal(body),
         ACK => body.position().map(Frame::Ack),
-        DATA | LOST => read_block(body, kind == DATA),
         CREDIT => number(body).map(Frame::Credit),
         PING => number(body).map(Frame::Ping),
         PONG => number(body).map(Frame::Pong),
@@ -507,10 +513,7 @@ fn decode_body(kind: u64, body: &mut Reader<'_>) -> Result<Option<(Frame, usize)
         ABSENT => number(body).map(Frame::Absent),
         _ => None,
     };
-    let data = match kind {
-        DATA | FOUND => CLUSTER_SIZE,
-        _ => 0,
-    };
+    let data = if kind == FOUND { CLUSTER_SIZE } else { 0 };
     Ok(frame.map(|frame| (frame, data)))
 }
 
@@ -565,26 +568,41 @@ fn read_ranges(body: &mut Reader<'_>) -> Result<Option<Frame>> {
     }))
 }
 
-fn read_block(body: &mut Reader<'_>, data: bool) -> Option<Frame> {
-    let (epoch, index) = (body.uint::<8>()?, body.uint::<4>()? as u32);
-    let flags = body.uint::<4>()?;
-    if flags & !FLAG_RESYNC != 0 {
-        return None;
+/// Epoch, number of entries, whether they are of a full compare.
+fn read_list(body: &mut Reader<'_>) -> Option<(u64, usize, bool)> {
+    let (epoch, count) = (body.uint::<8>()?, body.uint::<2>()? as usize);
+    let flags = body.uint::<2>()?;
+    let sound =
+        (1..=BATCH_MAX).contains(&count) && epoch < u64::MAX / 2 && flags & !FLAG_RESYNC == 0;
+    sound.then_some((epoch, count, flags & FLAG_RESYNC != 0))
+}
+
+fn read_blocks(body: &mut Reader<'_>, data: bool) -> Result<Option<(Frame, usize)>> {
+    let Some((epoch, count, resync)) = read_list(body) else {
+        return Ok(None);
+    };
+    let mut indexes = KVec::with_capacity(count, GFP_KERNEL)?;
+    for _ in 0..count {
+        let Some(index) = body.uint::<4>() else {
+            return Ok(None);
+        };
+        let _ = indexes.push_within_capacity(index as u32);
     }
-    let resync = flags & FLAG_RESYNC != 0;
-    Some(if data {
-        Frame::Data {
+    Ok(Some(if data {
+        let frame = Frame::Data {
             epoch,
-            index,
             resync,
-        }
+            indexes,
+        };
+        (frame, count * CLUSTER_SIZE)
     } else {
-        Frame::Lost {
+        let frame = Frame::Lost {
             epoch,
-            index,
             resync,
-        }
-    })
+            indexes,
+        };
+        (frame, 0)
+    }))
 }
 
 fn read_ask(body: &mut Reader<'_>) -> Option<Frame> {
@@ -718,14 +736,7 @@ fn read_run(body: &mut Reader<'_>, volumes: &[u8], entries: &mut KVec<Entry>) ->
 }
 
 fn read_needs(body: &mut Reader<'_>) -> Result<Option<Frame>> {
-    let head = (|| {
-        let (epoch, count) = (body.uint::<8>()?, body.uint::<2>()? as usize);
-        let flags = body.uint::<2>()?;
-        let sound =
-            (1..=BATCH_MAX).contains(&count) && epoch < u64::MAX / 2 && flags & !FLAG_RESYNC == 0;
-        sound.then_some((epoch, count, flags & FLAG_RESYNC != 0))
-    })();
-    let Some((epoch, count, resync)) = head else {
+    let Some((epoch, count, resync)) = read_list(body) else {
         return Ok(None);
     };
     let mut needs = KVec::with_capacity(count, GFP_KERNEL)?;
@@ -853,15 +864,21 @@ pub(super) mod tests {
             entries: 9,
             resync: true,
         });
+        let list = |indexes: &[u32]| super::super::codec::copy(indexes).unwrap();
         round(&Frame::Data {
             epoch: 3,
-            index: 4,
             resync: true,
+            indexes: list(&[4, 9, u32::MAX]),
+        });
+        round(&Frame::Data {
+            epoch: 3,
+            resync: false,
+            indexes: list(&[7; BATCH_MAX]),
         });
         round(&Frame::Lost {
             epoch: 3,
-            index: 4,
             resync: false,
+            indexes: list(&[4]),
         });
         for frame in [Frame::Credit(1), Frame::Ping(2), Frame::Pong(3)] {
             round(&frame);
