@@ -465,6 +465,17 @@ fn put_peer(store: &Store, known: &Known, message: &mut Message<'_>) -> Result {
         if state.joining {
             message.put_flag(uapi::DDUP_A_PEER_JOINING)?;
         }
+        if let Some(lag) = &state.lag {
+            message.put_uint(uapi::DDUP_A_PEER_LAG_ENTRIES, lag.entries)?;
+            message.put_uint(uapi::DDUP_A_PEER_LAG_MS, lag.ms)?;
+        }
+        if let Some(compare) = &state.compare {
+            message.put_uint(uapi::DDUP_A_PEER_COMPARED_BLOCKS, compare.blocks)?;
+            message.put_uint(uapi::DDUP_A_PEER_COMPARE_MS, compare.ms)?;
+        }
+        if state.connected {
+            message.put_uint(uapi::DDUP_A_PEER_TOLD_BLOCKS, state.told)?;
+        }
         if let Some(position) = &state.joinable {
             put_position(uapi::DDUP_A_PEER_JOINABLE, position, message)?;
         }

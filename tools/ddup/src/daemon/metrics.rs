@@ -166,7 +166,7 @@ fn peer_families(text: &mut String, sets: &[SetState]) {
     family(text, "ddup_peer_state", "stateset", about, &samples[0]);
     let about = "How far the connection to the other member is.";
     family(text, "ddup_peer_link", "stateset", about, &samples[1]);
-    let of_peers: [Told<OfPeer>; 6] = [
+    let of_peers: [Told<OfPeer>; 10] = [
         (
             "ddup_peer_acked_epoch",
             "gauge",
@@ -178,6 +178,30 @@ fn peer_families(text: &mut String, sets: &[SetState]) {
             "gauge",
             "Epochs that it has not acknowledged.",
             |set, peer| show::lag(set, &peer.store),
+        ),
+        (
+            "ddup_peer_lag_entries",
+            "gauge",
+            "Changes in memory that it has not acknowledged.",
+            |_, peer| peer.lag_entries,
+        ),
+        (
+            "ddup_peer_lag_seconds",
+            "gauge",
+            "Time since the end of the oldest epoch that it has not acknowledged.",
+            |_, peer| peer.lag_ms.map(|ms| ms / 1000),
+        ),
+        (
+            "ddup_peer_compared_blocks",
+            "gauge",
+            "Blocks that are done of a full compare under way.",
+            |_, peer| peer.compared_blocks,
+        ),
+        (
+            "ddup_peer_told_blocks",
+            "counter",
+            "Blocks that hold data of which it was told, with their data or without.",
+            |_, peer| peer.told_blocks,
         ),
         (
             "ddup_peer_sent_bytes",

@@ -46,6 +46,11 @@ numbers! {
         SENT_BLOCKS = 8,
         RECEIVED_BYTES = 9,
         RECEIVED_BLOCKS = 10,
+        TOLD_BLOCKS = 11,
+        LAG_ENTRIES = 12,
+        LAG_MS = 13,
+        COMPARED_BLOCKS = 14,
+        COMPARE_MS = 15,
     }
 }
 
@@ -294,6 +299,16 @@ pub struct PeerState {
     pub received_bytes: Option<u64>,
     /// Blocks of data among them.
     pub received_blocks: Option<u64>,
+    /// Blocks that hold data of which it was told, with their data or without.
+    pub told_blocks: Option<u64>,
+    /// Changes in memory that it has not acknowledged.
+    pub lag_entries: Option<u64>,
+    /// How long it has not acknowledged the oldest of them.
+    pub lag_ms: Option<u64>,
+    /// Blocks that are done of a full compare under way.
+    pub compared_blocks: Option<u64>,
+    /// How long that goes on.
+    pub compare_ms: Option<u64>,
 }
 
 impl Default for PeerState {
@@ -309,11 +324,21 @@ impl Default for PeerState {
             sent_blocks: None,
             received_bytes: None,
             received_blocks: None,
+            told_blocks: None,
+            lag_entries: None,
+            lag_ms: None,
+            compared_blocks: None,
+            compare_ms: None,
         }
     }
 }
 
 impl PeerState {
+    /// Blocks that hold data of which it was told and that were not sent: it had what they hold.
+    pub fn saved_blocks(&self) -> Option<u64> {
+        Some(self.told_blocks?.saturating_sub(self.sent_blocks?))
+    }
+
     fn read(attributes: Attributes<'_>) -> Self {
         let mut state = Self::default();
         for attribute in attributes {
@@ -330,6 +355,11 @@ impl PeerState {
                 peer::SENT_BLOCKS => state.sent_blocks = attribute.number(),
                 peer::RECEIVED_BYTES => state.received_bytes = attribute.number(),
                 peer::RECEIVED_BLOCKS => state.received_blocks = attribute.number(),
+                peer::TOLD_BLOCKS => state.told_blocks = attribute.number(),
+                peer::LAG_ENTRIES => state.lag_entries = attribute.number(),
+                peer::LAG_MS => state.lag_ms = attribute.number(),
+                peer::COMPARED_BLOCKS => state.compared_blocks = attribute.number(),
+                peer::COMPARE_MS => state.compare_ms = attribute.number(),
                 _ => {}
             }
         }
@@ -471,7 +501,7 @@ impl Driver {
                 {
                     thread::sleep(PAUSE);
                 }
-                answer => return answer.map_err(set_error),
+                answer => return answer,
             }
         }
     }

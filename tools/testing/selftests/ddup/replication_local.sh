@@ -199,7 +199,14 @@ a_late_member_gets_all_and_three_are_equal() {
 	scribble 0 2000 160
 	sync "${dev[0]}"
 	connect 0 2
+	is_compared() { [ "$(of_peer 0 2 compare.blocks)" != null ]; }
+	wait_for 60 is_compared
+	ddup set show "${dev[0]}"
 	wait_for 600 is_level 0 2
+	if is_compared; then
+		fail "a compare goes on of what is equal"
+	fi
+	[ "$(of_peer 0 2 lag_entries)" = 0 ]
 	is_level 0 1
 	local before
 	before=$(content_of 0)
@@ -220,6 +227,7 @@ duplicates_cross_as_references() {
 	blocks=$(of_peer 0 1 sent_blocks) bytes=$(of_peer 0 1 sent_bytes)
 	dd if=/tmp/content of="${dev[0]}" bs=64k seek=128 oflag=direct conv=notrunc,fsync status=none
 	[ "$(of_peer 0 1 sent_blocks)" = "$blocks" ] || fail "data of duplicates was sent"
+	[ "$(of_peer 0 1 saved_bytes)" -ge $((4 << 20)) ]
 	bytes=$(($(of_peer 0 1 sent_bytes) - bytes))
 	figure "1024 duplicates took $bytes bytes on the wire"
 	[ "$bytes" -lt $((1024 * 100)) ]

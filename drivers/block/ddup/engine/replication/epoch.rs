@@ -52,6 +52,8 @@ pub struct Epoch {
     pub entries: KVVec<Entry>,
     /// Its end; `None` while a primary adds to it.
     pub position: Option<Position>,
+    /// When it ended, in milliseconds of the store's clock.
+    pub sealed_at: u64,
 }
 
 /// The newest epochs, for peers that are a little behind: the journal's tail.
@@ -129,6 +131,11 @@ impl Window {
         !self.spares.is_empty()
     }
 
+    /// The epochs behind one.
+    pub fn behind(&self, number: u64) -> impl Iterator<Item = &Epoch> + '_ {
+        self.epochs.iter().filter(move |e| e.number > number)
+    }
+
     /// Opens the next epoch, for which there is room.
     pub fn open(&mut self, number: u64) {
         let entries = self.spares.pop().unwrap_or_default();
@@ -136,6 +143,7 @@ impl Window {
             number,
             entries,
             position: None,
+            sealed_at: 0,
         });
     }
 
@@ -159,11 +167,12 @@ impl Window {
     }
 
     /// Closes the open epoch.
-    pub fn seal(&mut self, position: Position) {
+    pub fn seal(&mut self, position: Position, now: u64) {
         let Some(open) = self.epochs.last_mut() else {
             return;
         };
         open.position = Some(position);
+        open.sealed_at = now;
         // A short epoch keeps no long buffer, if there is memory for another.
         if open.entries.len() < open.entries.capacity() / 2
             && self.spares.is_empty()
@@ -210,6 +219,7 @@ mod tests {
             number,
             entries: KVVec::from_elem(Entry::default(), entries, GFP_KERNEL).unwrap(),
             position: Some(Position::ZERO),
+            sealed_at: 0,
         }
     }
 

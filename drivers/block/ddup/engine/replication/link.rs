@@ -54,6 +54,8 @@ pub(super) struct Link {
     follows: bool,
     /// The peer gets what is written here.
     pub(super) sender: Option<Sender>,
+    /// Blocks that hold data of which the peer was told.
+    pub(super) told: u64,
     /// Blocks that the peer asks for.
     pub(super) serves: KVec<Serve>,
     /// Blocks that the peer was asked for.
@@ -127,6 +129,7 @@ impl Set {
                 due: false,
                 follows: false,
                 sender: None,
+                told: 0,
                 serves: KVec::new(),
                 asked: Asked::default(),
                 ack_due: false,

@@ -682,7 +682,7 @@ impl Receiver {
     }
 
     /// The oldest epoch, if it is whole; the store gets what comes out.
-    fn take_whole(&mut self) -> Result<Option<(Action, Applying)>> {
+    fn take_whole(&mut self, now: u64) -> Result<Option<(Action, Applying)>> {
         let Some(epoch) = self.epochs.first() else {
             return Ok(None);
         };
@@ -716,6 +716,7 @@ impl Receiver {
             number: epoch.number,
             entries,
             position: Some(position),
+            sealed_at: now,
         };
         let _ = self.epochs.pop_front();
         Ok(Some((action, Applying::Epoch(whole))))
@@ -925,7 +926,7 @@ impl Set {
         }
         self.applying.reserve(1, GFP_KERNEL).ok()?;
         self.window.reserve(APPLYING_MAX + 1).ok()?;
-        let (action, applying) = receiver.take_whole().ok()??;
+        let (action, applying) = receiver.take_whole(self.now).ok()??;
         let _ = self.applying.push_within_capacity(applying);
         Some(action)
     }

@@ -10,9 +10,10 @@ use super::super::Hash;
 use super::action::{Action, Block, Outgoing, Shown};
 use super::epoch::Epoch;
 use super::history::History;
+use super::link::Link;
 use super::range::Range;
-use super::set::Set;
-use super::types::{Entry, Id, Limits, Position};
+use super::set::{Compared, Set};
+use super::types::{Entry, Id, Limits, Op, Position};
 use super::types::{BATCH_MAX, BATCH_VOLUMES_MAX, RANGES_MAX, RANGE_BLOCKS_MAX};
 use super::wire::{encode, Envelope, Frame};
 use kernel::prelude::*;
@@ -88,6 +89,9 @@ enum Walk {
 pub(super) struct Compare {
     position: Position,
     history: History,
+    /// When it began, by the store's clock.
+    since: u64,
+    /// The peer was told that it has.
     begun: bool,
     walk: Walk,
     /// The ranges of this time, and the number of the first of them.
@@ -546,7 +550,7 @@ impl Set {
     /// The end of an [`Action::ScanOpen`]: where the history of the frozen state ends, or `None` if
     /// there is none. False: it is not wanted any more. `ENOMEM` changes nothing.
     pub fn scan_opened(&mut self, scan: u64, history: Option<&History>) -> Result<bool> {
-        let first = self.window.first();
+        let (first, now) = (self.window.first(), self.now);
         for at in 0..self.peers.len() {
             let Some(sender) = self.sender_mut(at) else {
                 continue;
@@ -578,6 +582,7 @@ impl Set {
             sender.at = At::Compare(Compare {
                 position,
                 history,
+                since: now,
                 begun: false,
                 walk,
                 parts,
@@ -592,6 +597,18 @@ impl Set {
         }
         self.scans.retain(|s| *s != scan);
         Ok(false)
+    }
+
+    /// How far a full compare with a peer is.
+    pub(super) fn compared(&self, at: usize) -> Option<Compared> {
+        match &self.sender_at(at)?.at {
+            At::Epoch { .. } => None,
+            At::Behind | At::Opening { .. } => Some(Compared { blocks: 0, ms: 0 }),
+            At::Compare(compare) => Some(Compared {
+                blocks: compare.index.into(),
+                ms: self.now.saturating_sub(compare.since),
+            }),
+        }
     }
 
     /// Whether a scan may be of a state with this end.
@@ -767,11 +784,12 @@ impl Set {
         };
         let urgent = self.must_ack(at);
         let window = &self.window;
-        let sender = self
-            .peers
-            .get_mut(at)
-            .and_then(|p| p.link.as_mut()?.sender.as_mut());
-        let Some(sender) = sender else {
+        let Some(Link {
+            sender: Some(sender),
+            told,
+            ..
+        }) = self.peers.get_mut(at).and_then(|p| p.link.as_mut())
+        else {
             return Ok(None);
         };
         if let Some((first, count)) = sender.next_answer() {
@@ -805,6 +823,7 @@ impl Set {
                         return Ok(None);
                     }
                     let count = entries.len() as u32;
+                    let writes = entries.iter().filter(|e| e.op == Op::Write).count();
                     let mut blocks = KVec::with_capacity(BATCH_MAX, GFP_KERNEL)?;
                     for (entry, at) in entries.iter().zip(index..).filter(|(e, _)| e.fresh) {
                         let _ = blocks.push_within_capacity(Block::Pinned {
@@ -822,6 +841,7 @@ impl Set {
                     };
                     let meta = encode(envelope, &frame, hash)?;
                     sender.sent += u64::from(count);
+                    *told += writes as u64;
                     sender.at = At::Epoch {
                         number,
                         index: index + count,
@@ -843,7 +863,12 @@ impl Set {
                 };
                 Self::outgoing(meta, KVec::new())
             }
-            At::Compare(_) => Self::poll_compare(sender, envelope, hash, urgent, committed),
+            At::Compare(_) => {
+                let sent = sender.sent;
+                let frame = Self::poll_compare(sender, envelope, hash, urgent, committed)?;
+                *told += sender.sent - sent;
+                Ok(frame)
+            }
         }
     }
 

@@ -112,6 +112,30 @@ pub struct PeerState {
     pub joining: bool,
     /// It may be committed as in sync by the next configuration.
     pub joinable: Option<Position>,
+    /// What it has not acknowledged, if it is connected.
+    pub lag: Option<Lag>,
+    /// Blocks that hold data of which it was told in this session, with their data or without.
+    pub told: u64,
+    /// The full compare under way.
+    pub compare: Option<Compared>,
+}
+
+/// What a peer has not acknowledged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lag {
+    /// Entries in memory. What a full compare is to tell is not among them.
+    pub entries: u64,
+    /// Time since the end of the oldest epoch in memory that it lacks, in milliseconds.
+    pub ms: u64,
+}
+
+/// How far a full compare is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Compared {
+    /// Mapped blocks of which it is known what the peer has.
+    pub blocks: u64,
+    /// Time since it began, in milliseconds.
+    pub ms: u64,
 }
 
 /// Everything that an authority asks for (clause 15).
@@ -657,7 +681,7 @@ impl Set {
                 epoch: number,
                 chain: rule.chain,
             };
-            self.window.seal(rule.sealed);
+            self.window.seal(rule.sealed, self.now);
             self.window.open(number + 1);
         }
     }
@@ -684,6 +708,7 @@ impl Set {
             number,
             entries: KVVec::new(),
             position: Some(sealed),
+            sealed_at: self.now,
         });
         self.window.open(number + 1);
         self.rule = Some(Rule {
@@ -931,6 +956,12 @@ impl Set {
     pub fn peer_state(&self, store: &Id) -> Option<PeerState> {
         let at = self.peers.iter().position(|p| p.store == *store)?;
         let peer = self.peers.get(at)?;
+        let behind = || self.window.behind(self.acked(at));
+        let oldest = behind().find_map(|e| e.position.map(|_| e.sealed_at));
+        let lag = Lag {
+            entries: behind().map(|e| e.entries.len() as u64).sum(),
+            ms: oldest.map_or(0, |sealed_at| self.now.saturating_sub(sealed_at)),
+        };
         Some(PeerState {
             store: *store,
             connected: self.is_streaming(at),
@@ -938,6 +969,9 @@ impl Set {
             acked: self.acked(at),
             joining: peer.joining.is_some(),
             joinable: peer.joining.as_ref().and_then(|j| j.joinable),
+            lag: self.is_streaming(at).then_some(lag),
+            told: self.link_at(at).map_or(0, |l| l.told),
+            compare: self.compared(at),
         })
     }
 

@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Exit, Result},
     family::{
         format_uuid,
-        set::{member_state_name, Link, Place, Role, SetState},
+        set::{member_state_name, Link, PeerState, Place, Role, SetState},
         Device, Driver,
     },
     size, target,
@@ -16,6 +16,9 @@ use crate::{
 use ddup_engine::engine::replication::types::Id;
 use serde::Serialize;
 use std::fmt::Write;
+
+/// Bytes of a block.
+const BLOCK: u64 = 4096;
 
 #[derive(Serialize)]
 struct Shown {
@@ -99,10 +102,56 @@ pub struct MemberView {
     /// Blocks of data among them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub received_blocks: Option<u64>,
+    /// Bytes of blocks that it was told of and that were not sent, since it had what they hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saved_bytes: Option<u64>,
+    /// Changes in memory that it has not acknowledged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_entries: Option<u64>,
+    /// How long it has not acknowledged the oldest epoch that it lacks, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_ms: Option<u64>,
+    /// The full compare under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compare: Option<CompareView>,
 }
 
-impl From<&SetState> for View {
-    fn from(state: &SetState) -> Self {
+/// How far a full compare is.
+#[derive(Serialize)]
+pub struct CompareView {
+    /// Mapped blocks that are done.
+    pub blocks: u64,
+    /// All that are mapped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub of_blocks: Option<u64>,
+    /// Milliseconds since it began.
+    pub ms: u64,
+    /// Milliseconds until it ends, if it goes on as it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_ms: Option<u64>,
+}
+
+impl CompareView {
+    fn of(peer: &PeerState, mapped: Option<u64>) -> Option<Self> {
+        let (blocks, ms) = (peer.compared_blocks?, peer.compare_ms?);
+        // What was unmapped since is still compared.
+        let of_blocks = mapped.map(|mapped| mapped.max(blocks));
+        let left = of_blocks.filter(|_| blocks > 0).map(|all| {
+            let left = u128::from(ms) * u128::from(all - blocks) / u128::from(blocks);
+            u64::try_from(left).unwrap_or(u64::MAX)
+        });
+        Some(Self {
+            blocks,
+            of_blocks,
+            ms,
+            left_ms: left,
+        })
+    }
+}
+
+impl View {
+    /// What is known of a set, and how many blocks the store's volumes map.
+    pub fn of(state: &SetState, mapped: Option<u64>) -> Self {
         let config = state.config.as_ref();
         let members = config.iter().flat_map(|config| &config.members);
         Self {
@@ -139,6 +188,12 @@ impl From<&SetState> for View {
                         sent_blocks: peer.and_then(|peer| peer.sent_blocks),
                         received_bytes: peer.and_then(|peer| peer.received_bytes),
                         received_blocks: peer.and_then(|peer| peer.received_blocks),
+                        saved_bytes: peer
+                            .and_then(PeerState::saved_blocks)
+                            .map(|blocks| blocks.saturating_mul(BLOCK)),
+                        lag_entries: peer.and_then(|peer| peer.lag_entries),
+                        lag_ms: peer.and_then(|peer| peer.lag_ms),
+                        compare: peer.and_then(|peer| CompareView::of(peer, mapped)),
                     }
                 })
                 .collect(),
@@ -157,14 +212,14 @@ pub fn lag(state: &SetState, store: &Id) -> Option<u64> {
 
 /// The sets of the stores that `devices` are of.
 pub fn views(driver: &mut Driver, devices: &[Device]) -> Result<Vec<View>> {
-    let sets = driver.sets()?;
-    let of_these = |state: &&SetState| {
+    let view = |state: &SetState| {
         let store = format_uuid(&state.store);
-        devices
-            .iter()
-            .any(|device| device.store_uuid.as_deref() == Some(&store))
+        let is_of = |device: &&Device| device.store_uuid.as_deref() == Some(&store);
+        let device = devices.iter().find(is_of)?;
+        let mapped = device.counters.as_ref().and_then(|c| c.mapped_blocks);
+        Some(View::of(state, mapped))
     };
-    Ok(sets.iter().filter(of_these).map(View::from).collect())
+    Ok(driver.sets()?.iter().filter_map(view).collect())
 }
 
 /// Shows replica sets.
@@ -278,6 +333,15 @@ fn describe_member(member: &MemberView) -> String {
     if let Some(lag) = member.lag_epochs {
         phrases.push(format!("{lag} epochs behind"));
     }
+    let waits = member
+        .lag_ms
+        .filter(|ms| *ms >= 1000 && member.lag_epochs > Some(0));
+    if let (Some(ms), Some(entries)) = (waits, member.lag_entries) {
+        phrases.push(format!("{entries} changes since {} s", ms / 1000));
+    }
+    if let Some(compare) = &member.compare {
+        phrases.push(describe_compare(compare));
+    }
     for (bytes, blocks, word) in [
         (member.sent_bytes, member.sent_blocks, "sent"),
         (member.received_bytes, member.received_blocks, "received"),
@@ -287,13 +351,30 @@ fn describe_member(member: &MemberView) -> String {
             phrases.push(format!("{} {word}{data}", size::human(bytes)));
         }
     }
+    if let Some(bytes) = member.saved_bytes.filter(|bytes| *bytes > 0) {
+        phrases.push(format!("{} it had already", size::human(bytes)));
+    }
     phrases.join(", ")
+}
+
+fn describe_compare(compare: &CompareView) -> String {
+    let bytes = |blocks: u64| size::human(blocks.saturating_mul(BLOCK));
+    let mut text = format!("{} compared", bytes(compare.blocks));
+    if let Some(all) = compare.of_blocks.filter(|all| *all > 0) {
+        let percent = u128::from(compare.blocks) * 100 / u128::from(all);
+        let _ = write!(text, " of {} ({percent} %)", bytes(all));
+    }
+    // The first seconds tell little.
+    if let Some(left) = compare.left_ms.filter(|_| compare.ms >= 2000) {
+        let _ = write!(text, " and about {} s left", left.div_ceil(1000));
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{family::set::PeerState, replica::change};
+    use crate::replica::change;
     use ddup_engine::engine::replication::types::Position;
 
     #[test]
@@ -331,10 +412,15 @@ mod tests {
             sent_bytes: Some(1 << 20),
             sent_blocks: Some(200),
             received_bytes: Some(0),
+            told_blocks: Some(456),
+            lag_entries: Some(12),
+            lag_ms: Some(3400),
+            compared_blocks: Some(250),
+            compare_ms: Some(5000),
             ..PeerState::default()
         }];
         assert_eq!(
-            describe(&View::from(&state)),
+            describe(&View::of(&state, Some(1000))),
             "\
 /dev/ddup4 is primary in replica set 05050505-0505-0505-0505-050505050505
   config    version 2, term 1
@@ -342,7 +428,8 @@ mod tests {
   work      2 FLUSHes wait for members
   member    01010101-0101-0101-0101-010101010101 in-sync, primary, this store
   member    0b0b0b0b-0b0b-0b0b-0b0b-0b0b0b0b0b0b async, connected, 2 epochs behind, \
-1.00M sent with 200 blocks
+12 changes since 3 s, 1000K compared of 3.91M (25 %) and about 15 s left, 1.00M sent with 200 blocks, \
+1.00M it had already
 "
         );
     }
