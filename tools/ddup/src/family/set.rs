@@ -22,6 +22,8 @@ use std::{
 /// Time that a change waits for another one to end.
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(50);
+/// Time that a configuration may take to be written.
+const SLOW_DISK: Duration = Duration::from_secs(60);
 
 numbers! {
     /// `DDUP_A_POSITION_*`.
@@ -493,6 +495,13 @@ impl Driver {
 
     /// The same, of a change: only one goes on at a time, and none takes long.
     fn set_change(&mut self, request: impl Fn(&Self) -> Request) -> Result<Vec<Message>> {
+        self.ask_for_change(request).map_err(set_error)
+    }
+
+    fn ask_for_change(
+        &mut self,
+        request: impl Fn(&Self) -> Request,
+    ) -> Result<Vec<Message>, Failure> {
         let since = Instant::now();
         loop {
             match self.channel.call(request(self)) {
@@ -537,13 +546,37 @@ impl Driver {
         let bytes = config
             .bytes()
             .map_err(|_| Error::new(Exit::Failed, "out of memory"))?;
-        self.set_change(|driver| {
+        let answer = self.ask_for_change(|driver| {
             driver
                 .set_request(cmd::SET_CONFIG, index)
                 .uint(set::EXPECT_VERSION, expect)
                 .binary(set::CONFIG, &bytes)
-        })
-        .map(drop)
+        });
+        match answer {
+            // It waits for the disk, behind what the store is writing, and cannot be taken back.
+            Err(Failure::Refused(refusal)) if refusal.errno == libc::EINPROGRESS => {
+                let in_force = self.await_change(index, expect)?;
+                match in_force.is_some_and(|id| id == config.id) {
+                    true => Ok(()),
+                    false => Err(set_error(Failure::Refused(refusal))),
+                }
+            }
+            answer => answer.map(drop).map_err(set_error),
+        }
+    }
+
+    /// The configuration that follows the one that is expected, once it is in force; the one that is
+    /// if that takes too long.
+    fn await_change(&mut self, index: u32, expect: u64) -> Result<Option<Id>> {
+        let since = Instant::now();
+        loop {
+            let config = self.set(index)?.and_then(|state| state.config);
+            let is_next = config.as_ref().is_some_and(|c| c.version != expect);
+            if is_next || since.elapsed() > SLOW_DISK {
+                return Ok(config.map(|config| config.id));
+            }
+            thread::sleep(PAUSE);
+        }
     }
 
     /// Lets the store refuse terms below `term`.
