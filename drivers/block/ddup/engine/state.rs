@@ -22,6 +22,7 @@ use super::pin::Pin;
 use super::recover::FailReason;
 use super::recycle::Recycler;
 use super::replication::types::Position;
+use super::ring::Ring;
 use super::saved::Copier;
 use super::sorted::SortedMap;
 use super::space::Space;
@@ -291,9 +292,7 @@ pub struct Store {
     detach_wanted: bool,
     /// Metadata I/O with the shell.
     meta_in_flight: u32,
-    actions: KVVec<Option<Action>>,
-    actions_head: usize,
-    actions_len: usize,
+    actions: Ring<Action>,
 }
 
 /// What recovery hands over.
@@ -332,10 +331,8 @@ impl Store {
         let (names, counts) = trees(&superblock);
         let generation = superblock.checkpoint.generation;
         let owner_count = superblock.checkpoint.owner_count;
-        let mut actions = KVVec::with_capacity(ACTIONS_MAX, GFP_KERNEL)?;
-        for _ in 0..ACTIONS_MAX {
-            actions.push(None, GFP_KERNEL)?;
-        }
+        let mut actions = Ring::new();
+        actions.reserve(ACTIONS_MAX)?;
         let mut locks = SortedMap::new();
         locks.reserve(4096)?;
         let mut holds = SortedMap::new();
@@ -417,8 +414,6 @@ impl Store {
                 detach_wanted: false,
                 meta_in_flight: 0,
                 actions,
-                actions_head: 0,
-                actions_len: 0,
             },
             GFP_KERNEL,
         )?)
@@ -426,12 +421,6 @@ impl Store {
 
     /// Queues an action for the shell.
     pub(super) fn act(&mut self, action: Action) {
-        let at = (self.actions_head + self.actions_len) % ACTIONS_MAX;
-        if self.actions_len == ACTIONS_MAX {
-            // The shell did not drain: a bug there. Losing an action would lose a request.
-            self.failed.get_or_insert(FailReason::Overrun);
-            return;
-        }
         let meta = matches!(
             action,
             Action::ReadMeta { .. }
@@ -439,24 +428,20 @@ impl Store {
                 | Action::Flush { .. }
                 | Action::DiscardRun { .. }
         );
-        if let Some(slot) = self.actions.get_mut(at) {
-            *slot = Some(action);
-            self.actions_len += 1;
-            self.meta_in_flight += u32::from(meta);
+        match self.actions.push(action) {
+            Ok(()) => self.meta_in_flight += u32::from(meta),
+            // The shell did not drain: a bug there. Losing an action would lose a request.
+            Err(_) => {
+                self.failed.get_or_insert(FailReason::Overrun);
+            }
         }
     }
 
     /// The next action; runs requests that can run until there is one.
     pub(super) fn poll(&mut self) -> Option<Action> {
         loop {
-            if self.actions_len > 0 {
-                let at = self.actions_head;
-                self.actions_head = (at + 1) % ACTIONS_MAX;
-                self.actions_len -= 1;
-                if let Some(action) = self.actions.get_mut(at).and_then(|slot| slot.take()) {
-                    return Some(action);
-                }
-                continue;
+            if let Some(action) = self.actions.pop_front() {
+                return Some(action);
             }
             if let Some(tag) = self.next_ready() {
                 self.run(tag);
@@ -465,7 +450,7 @@ impl Store {
             self.member_step();
             self.commit();
             self.end_detach();
-            if self.actions_len == 0 && self.ready.is_empty() {
+            if self.actions.is_empty() && self.ready.is_empty() {
                 return None;
             }
         }
@@ -906,7 +891,7 @@ impl Store {
 
     /// Whether there is room for what the set may ask for next.
     pub(super) fn actions_room(&self) -> bool {
-        self.actions_len < ACTIONS_MAX / 2
+        self.actions.len() < ACTIONS_MAX / 2
     }
 
     /// Takes a hold on a cluster: it is neither retired nor reused.
