@@ -535,9 +535,16 @@ class DdupSync(Ddup):
         run("ddup", "peer", "join", "--timeout", "120", self.device, self.other()["store_uuid"])
 
 
+class DdupAsync(DdupSync):
+    """The same, and nothing waits for the other one."""
+
+    def settle(self):
+        until(f"{self.name}: the peer", self.whole, 600)
+
+
 TARGETS = {"raw": Raw, "thin": Thin, "vdo": Vdo, "vdo-lean": LeanVdo, "ddup": Ddup, "ddup-fast": DdupFast,
     "ddup-sha": DdupSha, "passthrough": Passthrough, "drbd-c": Drbd, "drbd-a": DrbdA, "vdo-on-drbd": VdoOnDrbd,
-    "ddup-sync": DdupSync}
+    "ddup-sync": DdupSync, "ddup-async": DdupAsync}
 BIG = {"vdo-lean": BigVdo, "ddup": BigDdup}
 # Those with a peer. On the peer's machine create() makes what lends the disk; part() and join() end
 # and begin the connection, whole() says whether both have everything.
