@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# Two machines with a network between them, driven by a script on the host that sources this file:
+# Two machines (or three, with NODES=abc) with a network between each two, driven by a script on the
+# host that sources this file:
 #
-#   pair_begin                      a folder for both, in $pair; what is left ends with the script
-#   node_start a --disk FILE ...    boots node a (or b) with qemu/vm's options, and waits for it
+#   pair_begin                      a folder for all, in $pair; what is left ends with the script
+#   node_start a --disk FILE ...    boots node a (or b, c) with qemu/vm's options, and waits for it
 #   on a 'command'                  runs it there as root: its output, its exit status
-#   power_cut a                     kills the machine as it is; the other goes on
+#   power_cut a                     kills the machine as it is; the others go on
 #   node_stop a                     orderly end; the status is qemu/vm's verdict on the whole run
 #
 # Node a is 192.168.7.1 and called ddup-a, b is .2 and ddup-b; $PEER is the other's address, $NODE
-# the own letter. The network is back as soon as both machines are. A node that is started again
-# has its disks and nothing else. $ON_TIMEOUT bounds a command, NODE_TIMEOUT a machine (seconds).
+# the own letter. Of three, a and c meet in 192.168.8.0/24 (.1 and .3), b and c in 192.168.9.0/24.
+# A network is back as soon as both machines are. A node that is started again has its disks and nothing else. $ON_TIMEOUT bounds a command, NODE_TIMEOUT a machine (seconds).
 # Console logs are build/log/pair-<script>-<node>-<start>.log, output is in $pair/<node>.out.
 
 pair_top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 declare -A pair_pid=() pair_input=() pair_starts=()
 pair_number=0
+NODES=${NODES:-ab}
 
 pair_begin() {
 	pair=$(mktemp -d /tmp/ddup-pair.XXXXXX)
@@ -41,7 +43,7 @@ node_start() { # node options of qemu/vm...
 	input=$pair/$node.in output=$pair/$node.out
 	rm -f "$input"
 	mkfifo "$input"
-	"$pair_top/qemu/vm" --pair "$pair:$node" --input --log "$log" --timeout "${NODE_TIMEOUT:-600}" "$@" \
+	"$pair_top/qemu/vm" --pair "$pair:$node:$NODES" --input --log "$log" --timeout "${NODE_TIMEOUT:-600}" "$@" \
 		-- "$pair_top/qemu/guest/agent" <"$input" >"$output" 2>"$pair/$node.err" &
 	pair_pid[$node]=$!
 	exec {pair_fd}>"$input"

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=bash
 #
-# A replica set on two machines, for tests that run on the host: qemu/pair.sh, and
+# A replica set on two machines (three with NODES=abc), for tests that run on the host: qemu/pair.sh, and
 #
 #   plan N                       how many results follow
 #   check NAME COMMAND...        one result in TAP; what it printed is shown if it fails
 #   figure WORDS                 a figure that is shown whatever the test's end
 #   boot a [option of qemu/vm]   a machine with the module; its store is to be on /dev/vda
 #   serve a                      the store's file and the daemon, which attaches and connects it
-#   make_set [option of format]  a set of a's and b's store, which b's joins; a leads
-#   guest a 'command'            with the functions of pair_guest.sh
+#   make_set [option of format]  a set of all nodes' stores, which all join; a leads
+#   guest a 'command' [b]        with the functions of pair_guest.sh, about a and b
 #   level a b                    waits until b has all that a, which leads, has
 #   hand_over a b                from one to the other; what both show is equal
 #
@@ -50,18 +50,23 @@ figure() {
 	echo "figure: $*"
 }
 
-other_of() { # node
-	case $1 in
-	a) echo b ;;
-	b) echo a ;;
-	esac
+others_of() { # node
+	grep -o . <<<"${NODES//$1/}"
 }
 
-address_of() { # node
-	case $1 in
-	a) echo 192.168.7.1 ;;
-	b) echo 192.168.7.2 ;;
-	esac
+# Of two.
+other_of() { # node
+	others_of "$1" | head -n 1
+}
+
+# A node's address in the network that it has with another.
+address_of() { # node other
+	local of=([1]=a b c) one other n
+	for n in 1 2 3; do
+		[ "${of[n]}" != "$1" ] || one=$n
+		[ "${of[n]}" != "$2" ] || other=$n
+	done
+	echo "192.168.$((4 + one + other)).$one"
 }
 
 uuid_of() { # node
@@ -80,12 +85,21 @@ boot() { # node options of qemu/vm...
 
 # The file of a store and the daemon, as after each boot.
 serve() { # node
-	local node=$1 other
-	other=$(other_of "$node")
+	local node=$1 other listen="" peers=""
+	for other in $(others_of "$node"); do
+		listen+="${listen:+, }\"$(address_of "$node" "$other"):$PORT\""
+		peers+="
+[[peer]]
+store = \"$(uuid_of "$other")\"
+address = \"$(address_of "$other" "$node"):$PORT\""
+	done
 	on "$node" "
-		printf '%s\n' 'store = \"/dev/vda\"' '[set]' 'listen = [\"$(address_of "$node"):$PORT\"]' \
-			'transport = \"plain\"' '[[peer]]' 'store = \"$(uuid_of "$other")\"' \
-			'address = \"$(address_of "$other"):$PORT\"' >/etc/ddup/data.toml
+		cat >/etc/ddup/data.toml <<'END'
+store = \"/dev/vda\"
+[set]
+listen = [$listen]
+transport = \"plain\"$peers
+END
 		ddupd --interval 1 /etc/ddup >>/tmp/ddupd.log 2>&1 &
 		echo \$! >/tmp/ddupd.pid
 		for _ in \$(seq 600); do [ ! -b /dev/ddup0 ] || exit 0; sleep 0.1; done
@@ -94,26 +108,31 @@ serve() { # node
 }
 
 make_set() { # options of ddup format...
-	local invitation
+	local invitation node
 	on a "ddup format --set $* /dev/vda && ddup attach /dev/vda" || return
 	on a 'ddup list --json | jq -r ".devices[0].store_uuid"' >"$pair/uuid-a" || return
-	invitation=$(on a 'ddup set invite /dev/ddup0') || return
-	on b "ddup format --replica-of $invitation /dev/vda && ddup attach /dev/vda" || return
-	on b 'ddup list --json | jq -r ".devices[0].store_uuid"' >"$pair/uuid-b" || return
-	on a "ddup peer add /dev/ddup0 $(uuid_of b)" || return
-	serve a && serve b || return
-	on a "ddup peer join --timeout 300 /dev/ddup0 $(uuid_of b) && ddup set show"
+	for node in $(others_of a); do
+		invitation=$(on a 'ddup set invite /dev/ddup0') || return
+		on "$node" "ddup format --replica-of $invitation /dev/vda && ddup attach /dev/vda" || return
+		on "$node" 'ddup list --json | jq -r ".devices[0].store_uuid"' >"$pair/uuid-$node" || return
+		on a "ddup peer add /dev/ddup0 $(uuid_of "$node")" || return
+	done
+	serve a || return
+	for node in $(others_of a); do
+		serve "$node" && on a "ddup peer join --timeout 300 /dev/ddup0 $(uuid_of "$node")" || return
+	done
+	on a 'ddup set show'
 }
 
 guest() { # node command
-	on "$1" "OTHER=$(uuid_of "$(other_of "$1")"); . ./pair_guest.sh; $2"
+	on "$1" "OTHER=$(uuid_of "${3:-$(other_of "$1")}"); . ./pair_guest.sh; $2"
 }
 
 # Whoever wrote last may still be seen to flush between the two looks.
 level() { # node node
 	local one other
 	for _ in 1 2 3; do
-		guest "$1" 'wait_for 300 is_level && told .position' >"$pair/position-$1" || { cat "$pair/position-$1"; return 1; }
+		guest "$1" 'wait_for 300 is_level && told .position' "$2" >"$pair/position-$1" || { cat "$pair/position-$1"; return 1; }
 		guest "$2" 'told .position' >"$pair/position-$2" || { cat "$pair/position-$2"; return 1; }
 		one=$(cat "$pair/position-$1") other=$(cat "$pair/position-$2")
 		[ -z "$one" ] || [ "$one" != "$other" ] || return 0
