@@ -31,6 +31,7 @@ use crate::{
     content::{self, BLOCK_SIZE},
     engine::{
         self,
+        replication::types::{BLOCKS_WAIT_MAX, MEMBERS_MAX},
         show::{Object, RequestState, SegmentCounts, SlotCounts},
         types::CLUSTER_SHIFT,
         Action, Buf, Check, Cluster, Config, Counters, DataResult, Durability, Engine, FailReason,
@@ -83,6 +84,8 @@ const PAGE_RESERVE: u16 = 512;
 /// Pages for blocks that come from peers or go to them that are there even when memory is not: two
 /// frames of the largest.
 const PEER_RESERVE: u16 = 128;
+// Those that wait for others to share a frame leave some.
+const _: () = assert!(MEMBERS_MAX * BLOCKS_WAIT_MAX < PEER_RESERVE as usize);
 
 /// Pages for comparisons that are there even when memory is not.
 const COMPARE_RESERVE: u16 = 32;

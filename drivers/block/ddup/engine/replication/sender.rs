@@ -14,12 +14,9 @@ use super::link::Link;
 use super::range::Range;
 use super::set::{Compared, Set};
 use super::types::{Entry, Id, Limits, Op, Position};
-use super::types::{BATCH_MAX, BATCH_VOLUMES_MAX, RANGES_MAX, RANGE_BLOCKS_MAX};
+use super::types::{BATCH_MAX, BATCH_VOLUMES_MAX, BLOCKS_WAIT_MAX, RANGES_MAX, RANGE_BLOCKS_MAX};
 use super::wire::{encode, Envelope, Frame};
 use kernel::prelude::*;
-
-/// Blocks that are worth a frame of their own while more are being read.
-const SHARED_BLOCKS: usize = 16;
 
 /// A block that a peer asked for.
 #[derive(Clone, Copy, Debug)]
@@ -312,8 +309,9 @@ impl Sender {
     }
 
     /// What the next frame answers: the first fetch, and how many. Blocks wait for those that are
-    /// being read, up to [`SHARED_BLOCKS`], so that they share a frame.
+    /// being read, so that they share a frame, until [`BLOCKS_WAIT_MAX`] do.
     fn next_answer(&self) -> Option<(Fetch, usize)> {
+        let ready = self.fetches.iter().filter(|f| !f.is_to_be_read()).count();
         self.fetches.iter().find_map(|first| {
             let others = || self.fetches.iter().filter(|f| f.is_of_frame(first));
             if first.is_to_be_read() {
@@ -321,7 +319,7 @@ impl Sender {
             }
             let count = others().filter(|f| f.is_answered_with(first)).count();
             let goes = first.state == FetchState::Lost
-                || count >= SHARED_BLOCKS
+                || ready > BLOCKS_WAIT_MAX
                 || !others().any(Fetch::is_to_be_read);
             goes.then_some((*first, count.min(BATCH_MAX)))
         })

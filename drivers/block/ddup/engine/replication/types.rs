@@ -18,6 +18,9 @@ pub const ANCESTORS_MAX: usize = 32;
 pub const REIGNS_MAX: usize = 24;
 /// The most entries in one frame.
 pub const BATCH_MAX: usize = 64;
+/// Blocks that a peer asked for and that wait for others to share a frame: at each peer so many at
+/// most.
+pub const BLOCKS_WAIT_MAX: usize = 7;
 /// The most ranges in one frame.
 pub const RANGES_MAX: usize = 64;
 /// The most mapped blocks of one range.
