@@ -12,7 +12,8 @@
 #
 # Node a is 192.168.7.1 and called ddup-a, b is .2 and ddup-b; $PEER is the other's address, $NODE
 # the own letter. Of three, a and c meet in 192.168.8.0/24 (.1 and .3), b and c in 192.168.9.0/24.
-# A network is back as soon as both machines are. A node that is started again has its disks and nothing else. $ON_TIMEOUT bounds a command, NODE_TIMEOUT a machine (seconds).
+# A network is back as soon as both machines are. A node that is started again has its disks and
+# nothing else. $ON_TIMEOUT bounds a command, NODE_TIMEOUT a machine (seconds).
 # Console logs are build/log/pair-<script>-<node>-<start>.log, output is in $pair/<node>.out.
 
 pair_top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
