@@ -57,7 +57,7 @@ pair_answer() { # node number
 	local node=$1 number=$2 from=${pair_from:-0} until=$((SECONDS + ${ON_TIMEOUT:-180})) line
 	until line=$(tail -c "+$((from + 1))" "$pair/$node.out" | grep -a -m 1 $'\037'"$number "); do
 		if ! kill -0 "${pair_pid[$node]}" 2>/dev/null; then
-			echo "node $node has ended: $(tail -n 3 "$pair/$node.err")" >&2
+			echo "node $node has ended: $(grep '^vm:' "$pair/$node.err")" >&2
 			return 255
 		elif [ $SECONDS -ge $until ]; then
 			echo "node $node: no answer within ${ON_TIMEOUT:-180} s" >&2
