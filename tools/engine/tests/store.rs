@@ -163,6 +163,38 @@ fn a_journal_full_of_discards_of_nothing_is_freed_after_a_crash() {
     check_disk(&shell.detach(), clusters);
 }
 
+/// A checkpoint of every small part of the work, so that the places of pages change often.
+#[test]
+fn metadata_takes_little_more_of_the_disk_than_is_in_use() {
+    let disk = Shell::format(CLUSTERS, 0);
+    let fixed = disk.pages.len();
+    let mut shell = Shell::attach_with(disk, CLUSTERS, |config| {
+        config.cache_pages = 4096;
+        config.knobs.checkpoint_interval = 1000;
+    });
+    let mut state = 42;
+    for part in 0..600 {
+        let lbn = part * 128;
+        let ids: Vec<_> = (0..128).map(|_| random(&mut state)).collect();
+        for (at, ids) in ids.chunks(16).enumerate() {
+            assert_eq!(shell.write(lbn + 16 * at as u64, ids), Status::Ok);
+        }
+        // Some that was written before changes beside it.
+        for _ in 0..16 {
+            let (lbn, id) = (random(&mut state) % (lbn + 128), random(&mut state));
+            assert_eq!(shell.write(lbn, &[id]), Status::Ok);
+        }
+        shell.pass(1100);
+    }
+    let written = shell.disk.pages.len() - fixed;
+    let used = check_disk(&shell.detach(), CLUSTERS).pages as usize;
+    // A checkpoint here changes a fourth of all pages, and the one before it is kept meanwhile.
+    assert!(
+        2 * written < 5 * used,
+        "{written} clusters were written, {used} are in use"
+    );
+}
+
 /// Contents with names of their own that look the same in the index.
 fn confusing(id: u64) -> BlockContent {
     let mut content = content(id);

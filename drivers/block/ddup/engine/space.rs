@@ -104,11 +104,46 @@ impl MetadataSegment {
         }
     }
 
+    /// Pages that may be handed out.
+    fn free_word(&self, word: usize) -> u64 {
+        let used = self.used.get(word).copied().unwrap_or(u64::MAX);
+        let durable = self.durable.get(word).copied().unwrap_or(u64::MAX);
+        let pinned = match mutant!(62) {
+            true => 0,
+            false => self.pinned_word(word),
+        };
+        match mutant!(20) {
+            true => !used,
+            false => !(used | durable | pinned),
+        }
+    }
+
     /// Pages that are kept for somebody.
     fn pinned_word(&self, word: usize) -> u64 {
         let bits = self.pinned.as_ref().and_then(|pinned| pinned.get(word));
         bits.copied().unwrap_or(0)
     }
+}
+
+/// From where on a checkpoint looks for places for its pages.
+#[derive(Clone, Copy)]
+struct MetadataSearch {
+    slot: usize,
+    at: usize,
+    /// Free pages of 64 that lie together that make it worth it to begin with them.
+    wanted: u32,
+}
+
+impl MetadataSearch {
+    const FIRST: Self = MetadataSearch {
+        slot: 0,
+        at: 0,
+        wanted: 32,
+    };
+    const ALL: Self = MetadataSearch {
+        wanted: 1,
+        ..Self::FIRST
+    };
 }
 
 /// Who gets which cluster.
@@ -123,7 +158,7 @@ pub struct Space {
     owners: KVVec<u32>,
     /// Metadata segments, by number of their bitmap.
     pub metadata: KVVec<Option<KBox<MetadataSegment>>>,
-    metadata_hand: (usize, usize),
+    metadata_search: MetadataSearch,
     /// Pages that a checkpoint may take now.
     pub metadata_free: u64,
     /// Pages of all metadata segments.
@@ -170,7 +205,7 @@ impl Space {
             table_place: KVVec::from_elem(false, pages, GFP_KERNEL)?,
             owners: KVVec::from_elem(NO_BITMAP, layout.bitmaps as usize, GFP_KERNEL)?,
             metadata,
-            metadata_hand: (0, 0),
+            metadata_search: MetadataSearch::FIRST,
             metadata_free: 0,
             metadata_capacity: 0,
             free: 0,
@@ -604,51 +639,54 @@ impl Space {
     }
 
     /// Takes a place for a page. Only for the checkpoint.
+    ///
+    /// Each checkpoint looks from the front, so that what was used before is used again and no more
+    /// of the disk is taken than needed; it passes over words with few free pages while there are
+    /// others, so that most of what it writes lies together.
     pub fn take_page(&mut self) -> Option<Cluster> {
-        let (start, from) = self.metadata_hand;
-        let count = self.metadata.len();
-        for step in 0..=count {
-            let slot = (start + step) % count.max(1);
-            let first = if step == 0 { from } else { 0 };
-            let Some(Some(m)) = self.metadata.get_mut(slot) else {
-                continue;
-            };
-            let free = |word: usize| {
-                let used = m.used.get(word).copied().unwrap_or(0);
-                let durable = m.durable.get(word).copied().unwrap_or(0);
-                let pinned = match mutant!(62) {
-                    true => 0,
-                    false => m.pinned_word(word),
+        for search in [self.metadata_search, MetadataSearch::ALL] {
+            if let Some((slot, at)) = self.find_page(search) {
+                self.metadata_search = MetadataSearch {
+                    slot,
+                    at: at + 1,
+                    ..search
                 };
-                match mutant!(20) {
-                    true => !used,
-                    false => !(used | durable | pinned),
-                }
-            };
-            let mut found = None;
-            for word in first / 64..SEGMENT_CLUSTERS as usize / 64 {
-                let mask = if word == first / 64 {
+                return self.use_page(slot, at);
+            }
+        }
+        None
+    }
+
+    /// A free page: its metadata segment and its number there.
+    fn find_page(&self, search: MetadataSearch) -> Option<(usize, usize)> {
+        let segments = self.metadata.iter().enumerate().skip(search.slot);
+        for (slot, m) in segments.filter_map(|(slot, m)| m.as_ref().map(|m| (slot, m))) {
+            let first = if slot == search.slot { search.at } else { 0 };
+            for word in first / 64..m.used.len() {
+                let begun = word == first / 64 && first % 64 != 0;
+                let mask = if begun {
                     u64::MAX << (first % 64)
                 } else {
                     u64::MAX
                 };
-                let left = free(word) & mask;
-                if left != 0 {
-                    found = Some(word * 64 + left.trailing_zeros() as usize);
-                    break;
+                let free = m.free_word(word);
+                if free & mask != 0 && (begun || free.count_ones() >= search.wanted) {
+                    return Some((slot, word * 64 + (free & mask).trailing_zeros() as usize));
                 }
             }
-            if let Some(at) = found {
-                set_bit(&mut m.used, at, true);
-                let segment = m.segment;
-                self.metadata_hand = (slot, at + 1);
-                self.metadata_free -= 1;
-                self.change_live(segment, 1);
-                return Some(Cluster(segment as u64 * SEGMENT_CLUSTERS + at as u64));
-            }
         }
-        self.metadata_hand = (0, 0);
         None
+    }
+
+    fn use_page(&mut self, slot: usize, at: usize) -> Option<Cluster> {
+        let Some(Some(m)) = self.metadata.get_mut(slot) else {
+            return None;
+        };
+        set_bit(&mut m.used, at, true);
+        let segment = m.segment;
+        self.metadata_free -= 1;
+        self.change_live(segment, 1);
+        Some(Cluster(segment as u64 * SEGMENT_CLUSTERS + at as u64))
     }
 
     /// Gives a page's place back. It is not handed out before the next checkpoint is durable, if
@@ -688,6 +726,7 @@ impl Space {
 
     /// The running checkpoint is durable: what it gave back may be handed out.
     pub fn checkpoint_durable(&mut self) {
+        self.metadata_search = MetadataSearch::FIRST;
         for m in self.metadata.iter_mut().flatten() {
             for word in 0..m.used.len() {
                 let pinned = m.pinned_word(word);
