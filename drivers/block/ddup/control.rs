@@ -13,14 +13,18 @@
 //! A store has a device for each of its volumes, and they are attached and detached together. While
 //! a volume is created, resized or removed, its store is noted in the list: it is not detached then.
 //!
-//! What concerns replica sets is in [`set`][].
+//! What concerns scrubs is in [`scrub`][], and replica sets in [`set`][].
 //!
 //! Lock: [`LIST`] alone. Below it are the engines' locks. It is not held while a device is made or
 //! removed, nor while a command of a set is carried out.
 
+mod scrub;
 mod set;
 
-pub(crate) use self::set::{event_lost, role_changed, set_changed};
+pub(crate) use self::{
+    scrub::{put_report, scrub_found, scrubbed},
+    set::{event_lost, role_changed, set_changed},
+};
 
 use crate::{
     content::BLOCK_SIZE,
@@ -63,6 +67,7 @@ genl_family! {
     do ddup_nl_resolve_doit => set::resolve;
     do ddup_nl_peer_doit => set::peer;
     do ddup_nl_peer_drop_doit => set::peer_drop;
+    do ddup_nl_scrub_doit => scrub::scrub;
     dump ddup_nl_get_dumpit => get_all;
     dump ddup_nl_set_get_dumpit => set::get_all;
 }

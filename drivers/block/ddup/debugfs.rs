@@ -36,6 +36,7 @@ pub(crate) static FILES: &[File<Store>] = &[
     object!(c"space", Space),
     object!(c"index", Index),
     object!(c"recycler", Recycler),
+    object!(c"scrub", Scrub),
     object!(c"pin", Pin),
     object!(c"member", Member),
     File {

@@ -394,6 +394,9 @@ impl Device {
                         message.put_flag(uapi::DDUP_A_DEVICE_CHECK_DONE)?;
                     }
                 }
+                if let Some(report) = attached.store.scrub_report() {
+                    control::put_report(&report, message)?;
+                }
                 message.put_nested(uapi::DDUP_A_DEVICE_COUNTERS, |message| {
                     attributes::put_counters(&attached.store.counters(), message)
                 })

@@ -207,15 +207,38 @@ pub(crate) struct StageIo {
     pub(crate) ok: bool,
 }
 
-/// The read of a block that a peer asked for.
-pub(crate) struct FetchIo {
-    pub(crate) token: u64,
+/// Who wants a block that no request reads.
+#[derive(Clone, Copy)]
+pub(crate) enum Reader {
+    /// A peer that asked for it, by this name.
+    Peer(u64),
+    /// A block of a scrub's run.
+    Scrub(Tag, u32),
+}
+
+/// The read of a block for nobody's request, into a page of its own.
+pub(crate) struct CheckedIo {
+    pub(crate) reader: Reader,
     /// What the content must match, under this key.
     pub(crate) check: Check,
     pub(crate) check_key: u64,
     pub(crate) page: PageBuf,
     /// Whether it was read and matches, when it is done.
-    pub(crate) ok: bool,
+    pub(crate) result: DataResult,
+}
+
+impl CheckedIo {
+    /// Looks at what was read. Any context.
+    fn judge(&mut self, ok: bool) {
+        let matches =
+            || content::check_of(hash::xxh64(&self.page[..], self.check_key)) == self.check;
+
+        self.result = match ok {
+            true if matches() => DataResult::Ok,
+            true => DataResult::Mismatch,
+            false => DataResult::Failed,
+        };
+    }
 }
 
 /// The read of neighbouring blocks of a frame that is to be sent. The engine hears nothing of it.
@@ -273,7 +296,7 @@ pub(crate) enum Io {
     Data(DataIo),
     Meta(MetaIo),
     Stage(StageIo),
-    Fetch(FetchIo),
+    Checked(CheckedIo),
     Send(SendIo),
 }
 
@@ -309,7 +332,7 @@ impl Io {
                 work: Work::Compare(_, page),
                 ..
             }) => Some(core::slice::from_mut(page)),
-            Io::Fetch(fetch) => Some(core::slice::from_mut(&mut fetch.page)),
+            Io::Checked(checked) => Some(core::slice::from_mut(&mut checked.page)),
             Io::Send(send) => Some(&mut send.pages),
             _ => None,
         }
@@ -393,10 +416,8 @@ impl EndIo for Io {
                 stage.ok = ok;
                 worker.report(bio, true);
             }
-            Io::Fetch(fetch) => {
-                let found = hash::xxh64(&fetch.page[..], fetch.check_key);
-
-                fetch.ok = ok && content::check_of(found) == fetch.check;
+            Io::Checked(checked) => {
+                checked.judge(ok);
                 worker.report(bio, true);
             }
             Io::Send(send) => {

@@ -121,6 +121,12 @@ static const struct nla_policy ddup_peer_drop_nl_policy[DDUP_A_SET_PEER_STORE + 
 	[DDUP_A_SET_PEER_STORE] = NLA_POLICY_EXACT_LEN(DDUP_UUID_LEN),
 };
 
+/* DDUP_CMD_SCRUB - do */
+static const struct nla_policy ddup_scrub_nl_policy[DDUP_A_DEVICE_SCRUB_STOP + 1] = {
+	[DDUP_A_DEVICE_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_device_index_range),
+	[DDUP_A_DEVICE_SCRUB_STOP] = { .type = NLA_FLAG, },
+};
+
 /* Ops table for ddup */
 static const struct genl_split_ops ddup_nl_ops[] = {
 	{
@@ -243,6 +249,13 @@ static const struct genl_split_ops ddup_nl_ops[] = {
 		.doit		= ddup_nl_peer_drop_doit,
 		.policy		= ddup_peer_drop_nl_policy,
 		.maxattr	= DDUP_A_SET_PEER_STORE,
+		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
+	},
+	{
+		.cmd		= DDUP_CMD_SCRUB,
+		.doit		= ddup_nl_scrub_doit,
+		.policy		= ddup_scrub_nl_policy,
+		.maxattr	= DDUP_A_DEVICE_SCRUB_STOP,
 		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
 	},
 };

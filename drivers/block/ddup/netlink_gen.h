@@ -30,6 +30,7 @@ int ddup_nl_flush_fail_doit(struct sk_buff *skb, struct genl_info *info);
 int ddup_nl_resolve_doit(struct sk_buff *skb, struct genl_info *info);
 int ddup_nl_peer_doit(struct sk_buff *skb, struct genl_info *info);
 int ddup_nl_peer_drop_doit(struct sk_buff *skb, struct genl_info *info);
+int ddup_nl_scrub_doit(struct sk_buff *skb, struct genl_info *info);
 
 enum {
 	DDUP_NLGRP_EVENTS,

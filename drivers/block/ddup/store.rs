@@ -22,10 +22,11 @@
 //!   the bio set makes sure that one comes back.
 
 mod member;
+mod scrub;
 
 pub(crate) use self::member::Waiting;
 
-use self::member::Membership;
+use self::{member::Membership, scrub::ScrubNews};
 use crate::{
     compared::Compared,
     content::{self, BLOCK_SIZE},
@@ -38,7 +39,7 @@ use crate::{
         FingerprintParams, IoToken, Knobs, Lbn, Millis, OpKind, Status, Tag, VolumeChange,
         VolumeInfo,
     },
-    io::{Commit, Committed, DataIo, Io, MetaIo, Then, Work, COMMITTED_MAX},
+    io::{Commit, Committed, DataIo, Io, MetaIo, Reader, Then, Work, COMMITTED_MAX},
     queue::{self, Queue},
     trace::{self, DataWork},
     uapi,
@@ -194,6 +195,8 @@ struct Inner {
     next: Option<Request<Queue>>,
     /// Somebody is told of the engine's events.
     observed: bool,
+    /// What a scrub found that nobody was told of.
+    scrub: ScrubNews,
     /// What a member of a replica set has beside the engine.
     member: Membership,
 }
@@ -322,6 +325,7 @@ impl Store {
             change: None,
             next: None,
             observed: false,
+            scrub: ScrubNews::new()?,
             member: Membership::new()?,
         };
 
@@ -1160,6 +1164,24 @@ impl Store {
                 }
                 Ok(())
             }
+            Action::ScrubBlock {
+                tag,
+                block,
+                cluster,
+                check,
+            } => self
+                .scrub_block((tag, block), cluster, check, bios)
+                .map_err(|()| action),
+            Action::ScrubFound { slot, lbn } => {
+                inner.scrub.found(slot, lbn);
+                inner.member.want_chores();
+                Ok(())
+            }
+            Action::ScrubEnded => {
+                inner.scrub.ended();
+                inner.member.want_chores();
+                Ok(())
+            }
             Action::StageWrite { .. }
             | Action::StageDrop { .. }
             | Action::FetchBlock { .. }
@@ -1347,7 +1369,12 @@ impl Inner {
                 }
             },
             Io::Stage(stage) => self.report_stage(now, stage),
-            Io::Fetch(fetch) => self.report_fetch(now, fetch),
+            Io::Checked(io) => match io.reader {
+                Reader::Peer(token) => self.report_fetch(now, token, io),
+                Reader::Scrub(tag, block) => {
+                    self.engine.data_done(now, tag, block, 1, io.result);
+                }
+            },
             // Its thread takes it.
             Io::Send(_) => {}
             Io::Data(mut data) => {

@@ -78,6 +78,7 @@ mod recycle;
 mod resync;
 mod saved;
 mod scan;
+mod scrub;
 mod shadow;
 mod stage;
 mod state;
@@ -91,6 +92,7 @@ pub use self::format::page::Hash;
 pub use self::mutant::set_mutant;
 pub use self::op::{BlockContent, OpKind, Request};
 pub use self::recover::FailReason;
+pub use self::scrub::{ScrubReport, ScrubState};
 pub use self::state::{Counters, FingerprintParams, IoToken, VolumeInfo};
 pub use self::types::{Check, Cluster, FingerprintAlgorithm, Lbn, Millis, Name, Status, Tag};
 
@@ -141,6 +143,8 @@ pub struct Knobs {
     pub keep_erased: u64,
     /// The recycler rests for so many times as long as its last batch took, unless space is short.
     pub tranquility: u64,
+    /// A scrub rests for so many times as long as its last blocks took.
+    pub scrub_tranquility: u64,
     /// Retired clusters are discarded on the backing device.
     pub discard: bool,
     /// A write that finds no space, when all that could give it some was done, waits until there is
@@ -158,6 +162,7 @@ impl Default for Knobs {
             gc_delay: 30,
             keep_erased: 1 << 16,
             tranquility: 1,
+            scrub_tranquility: 1,
             discard: false,
             wait_for_space: false,
             count_full: 1 << 31,
@@ -386,6 +391,27 @@ pub enum Action {
         /// Whether it was made.
         ok: bool,
     },
+    /// Read a cluster and verify it against its check; nobody wants the content. Ends in
+    /// [`Engine::data_done`].
+    ScrubBlock {
+        /// The scrub; no request of the shell has this tag.
+        tag: Tag,
+        /// One of the blocks that it reads at once.
+        block: u32,
+        /// From where.
+        cluster: Cluster,
+        /// What the content must match.
+        check: Check,
+    },
+    /// A scrub found a block that is bad and stays so.
+    ScrubFound {
+        /// Slot of the volume.
+        slot: u32,
+        /// The block.
+        lbn: Lbn,
+    },
+    /// A scrub has ended; [`Engine::scrub_report`] says how.
+    ScrubEnded,
     /// Write a block that came from a peer to a cluster. Ends in [`Engine::data_done`] for block 0
     /// of the tag. The block stays until [`Action::StageDrop`].
     StageWrite {
@@ -760,6 +786,33 @@ impl Engine {
         if let Some(store) = self.store.as_mut() {
             store.set_knobs(knobs);
         }
+    }
+
+    /// Words that [`Engine::begin_scrub`] is to be given: a bit for each cluster.
+    pub fn scrub_words(&self) -> usize {
+        self.store.as_ref().map_or(0, |store| store.scrub_words())
+    }
+
+    /// Begins to hold every mapped block against its check, with so many words of zeroes. Ends in
+    /// [`Action::ScrubEnded`]. `EBUSY`: one goes on. `EINVAL`: too few words, or too many. `EIO`: the
+    /// store failed, or is being detached.
+    pub fn begin_scrub(&mut self, now: Millis, words: KVVec<u64>) -> Result {
+        let store = self.store.as_mut().ok_or(ENODEV)?;
+        store.now = store.now.max(now);
+        store.begin_scrub(words)
+    }
+
+    /// Ends the scrub that goes on before it has looked at everything. False: there is none.
+    pub fn stop_scrub(&mut self, now: Millis) -> bool {
+        self.store.as_mut().is_some_and(|store| {
+            store.now = store.now.max(now);
+            store.stop_scrub()
+        })
+    }
+
+    /// How far the scrub is that goes on, or what the last one since attach has found.
+    pub fn scrub_report(&self) -> Option<ScrubReport> {
+        self.store.as_ref()?.scrub_report()
     }
 
     /// Keeps the last durable checkpoint as it is on the device, to be examined while requests go

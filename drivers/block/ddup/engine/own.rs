@@ -34,7 +34,7 @@ pub(super) struct OwnRange {
 }
 
 /// What is known of a block.
-enum Known {
+pub(super) enum Known {
     Entry(MapEntry),
     /// Nothing is mapped before this block.
     Nothing(u64),
@@ -133,7 +133,8 @@ impl Store {
         true
     }
 
-    fn known_at(&mut self, slot: usize, lbn: u64) -> Known {
+    /// What the newest state says of a block.
+    pub(super) fn known_at(&mut self, slot: usize, lbn: u64) -> Known {
         let behind = self.overlay.next_point(slot, Lbn(lbn));
         if let Some(end) = self.overlay.zeroes_at(slot, Lbn(lbn)) {
             return Known::Nothing(end.min(behind));

@@ -26,7 +26,7 @@ impl Store {
         else {
             return;
         };
-        if self.run_look(tag) {
+        if self.run_look(tag) || self.run_scrub(tag) {
             return;
         }
         let slot = request.volume as usize;
@@ -189,6 +189,9 @@ impl Store {
 
     /// Completes a read, or hands it over.
     pub(super) fn settle_read(&mut self, tag: Tag) {
+        if self.settle_scrub(tag) {
+            return;
+        }
         let Some(op) = self.ops.get_mut(tag) else {
             return;
         };

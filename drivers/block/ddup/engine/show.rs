@@ -32,6 +32,8 @@ pub enum Object {
     Index,
     /// The recycler.
     Recycler,
+    /// The scrub that goes on, or the last one.
+    Scrub,
     /// The checkpoint that is kept for somebody.
     Pin,
     /// The membership in a replica set.
@@ -194,6 +196,13 @@ impl Store {
                 self.recycler.show(out)
             }
             Object::Member => self.show_member(out),
+            Object::Scrub => match &self.scrub {
+                Some(scrub) => scrub.show(out),
+                None => {
+                    lines!(out, "state": "none");
+                    Ok(())
+                }
+            },
             Object::Pin => match &self.pin {
                 Some(pin) => pin.show(out),
                 None => {

@@ -16,6 +16,7 @@ use super::heal::HEAL_TAGS;
 use super::index::Index;
 use super::journal::{Identity, Journal};
 use super::member::Member;
+use super::mutant::mutant;
 use super::op::{Ops, Phase, Request, Reservation, WaitList};
 use super::overlay::Overlay;
 use super::pin::Pin;
@@ -24,6 +25,7 @@ use super::recycle::Recycler;
 use super::replication::types::Position;
 use super::ring::Ring;
 use super::saved::Copier;
+use super::scrub::{Scrub, SCRUB_TAGS};
 use super::sorted::SortedMap;
 use super::space::Space;
 use super::stage::STAGE_TAGS;
@@ -255,6 +257,8 @@ pub struct Store {
     pub(super) read_epoch: usize,
     pub(super) checkpointer: Checkpointer,
     pub(super) recycler: Recycler,
+    /// The scrub that goes on, or the last one.
+    pub(super) scrub: Option<Scrub>,
     /// The checkpoint that is kept for somebody.
     pub(super) pin: Option<Pin>,
     /// Pins so far.
@@ -289,7 +293,7 @@ pub struct Store {
     pub(super) stats: Counters,
     /// Who is told of events.
     pub(super) observer: Option<Observer>,
-    detach_wanted: bool,
+    pub(super) detach_wanted: bool,
     /// Metadata I/O with the shell.
     meta_in_flight: u32,
     actions: Ring<Action>,
@@ -370,7 +374,7 @@ impl Store {
                 names,
                 counts,
                 owner_count,
-                ops: Ops::new(config.queue_depth + stage_tags)?,
+                ops: Ops::new(config.queue_depth + stage_tags + SCRUB_TAGS)?,
                 ready: WaitList::new(),
                 admission: WaitList::new(),
                 space_wait: WaitList::new(),
@@ -395,6 +399,7 @@ impl Store {
                 read_epoch: 0,
                 checkpointer: Checkpointer::new(generation, now, parts.blob_places)?,
                 recycler: Recycler::new()?,
+                scrub: None,
                 pin: None,
                 pins: 0,
                 reaper_cursor: 0,
@@ -699,10 +704,11 @@ impl Store {
         self.end_pin_if_due();
         self.member_tick();
         self.heal_tick();
+        let scrubs = self.scrub_step();
         if !self.is_writable() {
-            return false;
+            return scrubs;
         }
-        let mut more = self.commit_if_due();
+        let mut more = scrubs | self.commit_if_due();
         more |= self.space_step();
         more |= self.checkpoint_step();
         more |= self.recycler_step();
@@ -717,7 +723,10 @@ impl Store {
     pub(super) fn next_deadline(&self) -> Option<Millis> {
         let pages = (!self.page_wait.is_empty()).then_some(self.now + RETRY_INTERVAL);
         if matches!(self.mode, Mode::Detached | Mode::ReadOnly) {
-            return pages;
+            return match (pages, self.scrub_deadline()) {
+                (Some(pages), Some(scrub)) => Some(pages.min(scrub)),
+                (pages, scrub) => pages.or(scrub),
+            };
         }
         let knobs = &self.config.knobs;
         let commit = self.open_since.map(|at| at + knobs.commit_interval);
@@ -747,6 +756,7 @@ impl Store {
             .min(at(pin))
             .min(at(self.member_deadline()))
             .min(at(self.heal_deadline()))
+            .min(at(self.scrub_deadline()))
             .min(at(commit))
             .min(at(checkpoint))
             .min(at(retry))
@@ -777,7 +787,7 @@ impl Store {
             Mode::ReadOnly => self.detach_wanted,
             Mode::Attached | Mode::Detached => false,
         };
-        if done && self.meta_in_flight == 0 {
+        if done && self.meta_in_flight == 0 && (!self.scrub_reads() || mutant!(69)) {
             self.mode = Mode::Detached;
             let nothing_lost = clean || self.failed.is_none() || self.config.read_only;
             self.act(Action::Detached(nothing_lost));

@@ -142,6 +142,8 @@ impl Store {
     pub(super) fn is_used_by(&self, slot: u32, such: impl Fn(&Request) -> bool) -> bool {
         (0..self.ops.depth())
             .filter_map(|tag| self.ops.get(tag))
+            // What is scrubbed may go meanwhile.
+            .filter(|op| !self.is_scrub(op.request.tag))
             // What is staged waits for a switch, and so touches nothing before it.
             .filter(|op| op.stage.is_none_or(|stage| stage.is_local()))
             .any(|op| op.phase != Phase::Idle && op.request.volume == slot && such(&op.request))

@@ -29,11 +29,11 @@ use crate::{
             set::Set,
             types::Id,
         },
-        Action, BlockContent, Check, Cluster, DataResult, Millis, SendBlock, Sending, SetCommand,
-        Tag,
+        Action, BlockContent, Check, Cluster, DataResult, Lbn, Millis, SendBlock, Sending,
+        SetCommand, Tag,
     },
     error::errno,
-    io::{FetchIo, Gather, Io, SendIo, StageIo},
+    io::{CheckedIo, Gather, Io, Reader, SendIo, StageIo},
     peer::{Session, Threads},
 };
 use core::fmt;
@@ -173,6 +173,8 @@ enum Chore {
     Lost,
     Role(bool),
     Failed,
+    ScrubFound(u32, Lbn),
+    Scrubbed,
 }
 
 /// What holds FLUSHes back.
@@ -252,6 +254,11 @@ impl Membership {
     /// Whether [`Store::chores`] has to run; whoever asks lets it run.
     pub(super) fn take_chores(&mut self) -> bool {
         core::mem::take(&mut self.chores)
+    }
+
+    /// Some chore is to be done.
+    pub(super) fn want_chores(&mut self) {
+        self.chores = true;
     }
 
     /// The store failed.
@@ -360,21 +367,16 @@ impl Store {
     ) -> Result<(), ()> {
         let node = RBTreeNode::new(token, None, GFP_NOWAIT).map_err(|_| ())?;
         let page = self.peer_pages.alloc(Wait::No).map_err(|_| ())?;
-        let io = Io::Fetch(FetchIo {
-            token,
-            check,
-            check_key: self.check_key.load(Relaxed),
-            page,
-            ok: false,
-        });
-        let mut bio = self
-            .alloc(Op::Read, OpFlags::SYNC, cluster, 1, io)
-            .map_err(|_| ())?;
 
+        self.read_checked(
+            Reader::Peer(token),
+            (cluster, check),
+            page,
+            OpFlags::SYNC,
+            bios,
+        )?;
         inner.member.fetched.insert(node);
         inner.member.fetched_count += 1;
-        bio.add_pages_mut(Io::pages_mut);
-        bios.push(bio);
         Ok(())
     }
 
@@ -439,15 +441,15 @@ impl Inner {
     }
 
     /// A block was read for a peer, or could not be.
-    pub(super) fn report_fetch(&mut self, now: Millis, fetch: FetchIo) {
-        let place = self.member.fetched.get_mut(&fetch.token);
-        let ok = fetch.ok && place.is_some();
+    pub(super) fn report_fetch(&mut self, now: Millis, token: u64, io: CheckedIo) {
+        let place = self.member.fetched.get_mut(&token);
+        let ok = io.result == DataResult::Ok && place.is_some();
 
         match place {
-            Some(place) if ok => *place = Some(fetch.page),
-            _ => drop(self.member.drop_fetched(fetch.token)),
+            Some(place) if ok => *place = Some(io.page),
+            _ => drop(self.member.drop_fetched(token)),
         }
-        self.engine.fetched(now, fetch.token, ok);
+        self.engine.fetched(now, token, ok);
     }
 }
 
@@ -898,6 +900,8 @@ impl Store {
                 Chore::Lost => crate::control::event_lost(),
                 Chore::Role(serves) => crate::control::role_changed(self, serves),
                 Chore::Failed => crate::control::store_failed(self),
+                Chore::ScrubFound(slot, lbn) => crate::control::scrub_found(self, slot, lbn),
+                Chore::Scrubbed => crate::control::scrubbed(self),
             }
         }
         self.look_again();
@@ -909,6 +913,15 @@ impl Store {
 
         if core::mem::take(&mut inner.untold) {
             return Some(Chore::Failed);
+        }
+        if let Some((slot, lbn)) = inner.scrub.next_found() {
+            return Some(Chore::ScrubFound(slot, lbn));
+        }
+        if inner.scrub.take_ended() {
+            return Some(Chore::Scrubbed);
+        }
+        if inner.scrub.take_lost() {
+            return Some(Chore::Lost);
         }
         let member = &mut inner.member;
         if let Some(seat) = member.seats.iter().find(|s| s.session.is_to_end()) {

@@ -13,7 +13,7 @@ use ddup_engine::engine::{
     Action, BlockContent, Check, Cluster, Config, DataResult, Engine, FailReason,
     FingerprintAlgorithm, Knobs, Lbn, Name, OpKind, Request, Status, VolumeChange,
 };
-use kernel::prelude::Result;
+use kernel::prelude::{KVVec, Result, GFP_KERNEL};
 use std::collections::{HashMap, HashSet, VecDeque};
 
 pub const PAGE: usize = 4096;
@@ -80,6 +80,11 @@ pub struct Shell {
     pub fetched: HashMap<u64, u64>,
     pub replies: Vec<(u64, Reply)>,
     pub closed: Vec<(Id, u64)>,
+    /// Clusters that a scrub has read, and the blocks that it found to be bad.
+    pub scrubbed: Vec<u64>,
+    pub found: Vec<(u32, u64)>,
+    /// Scrubs that have ended.
+    pub scrubs: u32,
 }
 
 /// Ids that no other attach gets.
@@ -196,6 +201,9 @@ impl Shell {
             fetched: HashMap::new(),
             replies: Vec::new(),
             closed: Vec::new(),
+            scrubbed: Vec::new(),
+            found: Vec::new(),
+            scrubs: 0,
         };
         shell.engine.start(1);
         shell.turn();
@@ -242,6 +250,25 @@ impl Shell {
                 self.reads.get_mut(&tag).unwrap()[block as usize] = Some(id);
                 late.push_back((tag, block, 1, DataResult::Ok));
             }
+            Action::ScrubBlock {
+                tag,
+                block,
+                cluster,
+                check,
+            } => {
+                let id = self.disk.data.get(&cluster.0).copied();
+                let rotten = self.disk.rotten.contains(&cluster.0);
+                let good = id.is_some_and(|id| (self.content)(id).check == check);
+                assert!(good || rotten, "block {block} at {cluster:?}");
+                self.scrubbed.push(cluster.0);
+                let result = match rotten {
+                    true => DataResult::Mismatch,
+                    false => DataResult::Ok,
+                };
+                late.push_back((tag, block, 1, result));
+            }
+            Action::ScrubFound { slot, lbn } => self.found.push((slot, lbn.0)),
+            Action::ScrubEnded => self.scrubs += 1,
             Action::ZeroBlocks { tag, block, count } => {
                 for i in block..block + count {
                     self.reads.get_mut(&tag).unwrap()[i as usize] = Some(0);
@@ -467,6 +494,11 @@ impl Shell {
 
     pub fn flush(&mut self) {
         assert_eq!(self.submit(OpKind::Flush, 0, 0, &[]), Status::Ok);
+    }
+
+    pub fn begin_scrub(&mut self) -> Result {
+        let words = KVVec::from_elem(0, self.engine.scrub_words(), GFP_KERNEL)?;
+        self.engine.begin_scrub(self.now, words)
     }
 
     pub fn discard(&mut self, lbn: u64, count: u64) {

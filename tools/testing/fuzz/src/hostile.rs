@@ -129,6 +129,9 @@ impl Machine<'_> {
             };
             let _ = self.store.change_volume(self.now, change);
         }
+        if rng.chance(1, 16) {
+            let _ = self.store.begin_scrub(self.now);
+        }
         self.ended = false;
         let contents = self.contents.clone();
         self.store
@@ -176,6 +179,12 @@ impl Machine<'_> {
                 block,
                 cluster,
                 check,
+            }
+            | Action::ScrubBlock {
+                tag,
+                block,
+                cluster,
+                check,
             } => {
                 self.within(cluster, 1, "a read")?;
                 let content = self.disk.read(cluster).content();
@@ -218,6 +227,7 @@ impl Machine<'_> {
                 self.store.data_done(now, tag, block, 1, result);
             }
             Action::CompleteAfterIo { .. } | Action::Complete { .. } => self.ended = true,
+            Action::ScrubFound { .. } | Action::ScrubEnded => {}
             Action::ReadMeta {
                 token,
                 cluster,

@@ -23,8 +23,9 @@ const CMD_FLUSH_FAIL: u8 = 19;
 const CMD_RESOLVE: u8 = 20;
 const CMD_PEER: u8 = 21;
 const CMD_PEER_DROP: u8 = 22;
+const CMD_SCRUB: u8 = 24;
 /// Beyond the last command.
-const CMD_END: u8 = 25;
+const CMD_END: u8 = 28;
 
 const A_INDEX: u16 = 1;
 const A_PATH: u16 = 3;
@@ -34,8 +35,9 @@ const A_CACHE_BYTES: u16 = 8;
 const A_INDEX_BYTES: u16 = 9;
 const A_SIZE: u16 = 12;
 const A_COUNTERS: u16 = 16;
+const A_SCRUB_STOP: u16 = 28;
 /// Beyond the last attribute.
-const A_END: u16 = 30;
+const A_END: u16 = 33;
 /// What is set in the attributes of replica sets here, and not in a message.
 const OF_SET: u16 = 0x100;
 const A_CONFIG: u16 = OF_SET + 5;
@@ -121,7 +123,7 @@ pub fn message(random: &mut Random, family: u16, sequence: u32, known: &Known) -
         CMD_PEER,
         CMD_PEER_DROP,
     ];
-    let command = match random.below(13) {
+    let command = match random.below(14) {
         _ if !known.configs.is_empty() && random.one_in(2) => *random.pick(&of_set),
         0..=3 => CMD_ATTACH,
         4..=6 => CMD_DETACH,
@@ -129,6 +131,7 @@ pub fn message(random: &mut Random, family: u16, sequence: u32, known: &Known) -
         9 => CMD_CREATE,
         10 => CMD_RESIZE,
         11 => CMD_REMOVE,
+        12 => CMD_SCRUB,
         _ => random.below(CMD_END.into()) as u8,
     };
     let mut flags = NLM_F_REQUEST | NLM_F_ACK;
@@ -170,7 +173,7 @@ pub fn message(random: &mut Random, family: u16, sequence: u32, known: &Known) -
                     | CMD_CREATE
                     | CMD_RESIZE
                     | CMD_REMOVE
-                    | CMD_SET_CONFIG..=CMD_PEER_DROP)
+                    | CMD_SET_CONFIG..=CMD_PEER_DROP | CMD_SCRUB)
             )
         ),
         bytes,
@@ -184,6 +187,7 @@ fn attributes(random: &mut Random, bytes: &mut Vec<u8>, command: u8, known: &Kno
         CMD_DETACH => &[A_INDEX, A_FORCE],
         CMD_GET | CMD_REMOVE => &[A_INDEX],
         CMD_CREATE | CMD_RESIZE => &[A_INDEX, A_SIZE, A_FORCE],
+        CMD_SCRUB => &[A_INDEX, A_SCRUB_STOP],
         CMD_SET_GET | CMD_DEMOTE | CMD_FLUSH_FAIL | CMD_RESOLVE => &[A_INDEX],
         CMD_SET_CONFIG => &[A_INDEX, A_EXPECT_VERSION, A_CONFIG],
         CMD_FENCE => &[A_INDEX, A_TERM],
@@ -240,7 +244,7 @@ fn value(random: &mut Random, kind: u16, known: &Known) -> Vec<u8> {
         _ => random.next(),
     };
     match kind {
-        A_READ_ONLY | A_FORCE => Vec::new(),
+        A_READ_ONLY | A_FORCE | A_SCRUB_STOP => Vec::new(),
         A_PATH => path(random, &known.paths),
         A_CONFIG if !known.configs.is_empty() => config(random, &known.configs),
         A_PEER_STORE if !known.stores.is_empty() && !random.one_in(4) => {

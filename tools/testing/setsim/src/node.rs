@@ -16,7 +16,7 @@ use ddup_sim::content::{Content, Fingerprints, Image, CLUSTER, ZERO};
 use ddup_sim::disk::{kept, Disk, Loss};
 use ddup_sim::rng::{mix, Rng};
 use ddup_sim::xxh64::xxh64;
-use kernel::prelude::KVec;
+use kernel::prelude::{KVVec, KVec, GFP_KERNEL};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Clusters of the disks: what one store takes in an epoch is too much for another.
@@ -163,6 +163,8 @@ pub struct Node {
     pub rotten: BTreeMap<u64, Content>,
     /// A cluster that does not rot was read and did not match its check.
     pub odd: Option<u64>,
+    /// Scrubs that ended.
+    pub scrubs: u64,
     /// Data I/O of requests that is under way.
     ios: BTreeMap<Tag, u32>,
     /// Requests that end with their I/O.
@@ -257,6 +259,7 @@ impl Node {
             written: BTreeMap::new(),
             rotten: BTreeMap::new(),
             odd: None,
+            scrubs: 0,
             ios: BTreeMap::new(),
             handed: BTreeSet::new(),
             ended: VecDeque::new(),
@@ -468,6 +471,14 @@ impl Node {
         }
     }
 
+    /// Begins a scrub, if none goes on.
+    pub fn begin_scrub(&mut self, now: u64) {
+        if let Some(engine) = self.engine.as_mut() {
+            let words = KVVec::from_elem(0, engine.scrub_words(), GFP_KERNEL).expect("memory");
+            let _ = engine.begin_scrub(now, words);
+        }
+    }
+
     /// Gives a request to the store.
     pub fn submit(&mut self, now: u64, tag: Tag, asked: Asked, fua: bool) {
         let Some(engine) = self.engine.as_mut() else {
@@ -510,6 +521,22 @@ impl Node {
                     cluster: cluster.0,
                     check: check.0,
                 })
+            }
+            Action::ScrubBlock {
+                tag,
+                block,
+                cluster,
+                check,
+            } => Told::Io(Io::Read {
+                tag,
+                block,
+                cluster: cluster.0,
+                check: check.0,
+            }),
+            Action::ScrubFound { .. } => return self.poll(now),
+            Action::ScrubEnded => {
+                self.scrubs += 1;
+                return self.poll(now);
             }
             Action::ZeroBlocks { tag, block, count } => {
                 if let Some(asked) = self.asked.get_mut(&tag) {
@@ -690,6 +717,7 @@ impl Node {
             written: BTreeMap::new(),
             rotten: BTreeMap::new(),
             odd: None,
+            scrubs: 0,
             ios: BTreeMap::new(),
             handed: BTreeSet::new(),
             ended: VecDeque::new(),

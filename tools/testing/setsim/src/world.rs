@@ -119,6 +119,8 @@ pub struct World {
     /// The newest version and promise that each store was seen to hold: they never fall.
     held: Vec<(u64, u64)>,
     fresh: Content,
+    /// Draws what concerns scrubs, apart from everything else.
+    scrubs: Rng,
     /// Clusters rot; all that is drawn for that comes from here.
     rots: Option<Rng>,
     /// When a block that was found for a peer was last changed on its way.
@@ -200,6 +202,7 @@ impl World {
             held: vec![(0, 0); count],
             fresh: 1000,
             rots: Some(Rng::new(mix(seed ^ 0x726f_7473))).filter(|_| mix(seed) % 2 == 0),
+            scrubs: Rng::new(mix(seed ^ 0x7363_7275)),
             changed_at: 0,
             totals: Totals::default(),
         }
@@ -233,6 +236,11 @@ impl World {
             self.pass(until)?;
             self.manage()?;
             self.step()?;
+            if self.scrubs.chance(1, 30) {
+                let n = self.scrubs.below(self.nodes.len() as u64) as usize;
+                self.nodes[n].begin_scrub(self.now);
+                self.look_at(n)?;
+            }
             if self.rots.as_mut().is_some_and(|rng| rng.chance(1, 40)) {
                 self.rot()?;
             }

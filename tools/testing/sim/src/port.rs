@@ -116,6 +116,17 @@ pub enum Action<T> {
         cluster: u64,
         check: u64,
     },
+    ScrubBlock {
+        tag: u32,
+        block: u32,
+        cluster: u64,
+        check: u64,
+    },
+    ScrubFound {
+        slot: u32,
+        lbn: u64,
+    },
+    ScrubEnded,
     ZeroBlocks {
         tag: u32,
         block: u32,
@@ -283,6 +294,16 @@ pub trait Store: Sized {
     ) -> Result<(), String> {
         let _ = (disk, setup, root, kept);
         Ok(())
+    }
+    /// Begins a scrub; ends in `ScrubEnded`. False: not now.
+    fn begin_scrub(&mut self, now: Millis) -> bool {
+        let _ = now;
+        false
+    }
+    /// Ends the scrub that goes on. False: there is none.
+    fn stop_scrub(&mut self, now: Millis) -> bool {
+        let _ = now;
+        false
     }
     /// Begins a clean detach; ends in `Detached`.
     fn detach(&mut self, now: Millis);

@@ -19,7 +19,7 @@ use ddup_engine::engine::{Action, BlockContent, Cluster, Config, DataResult, Dur
 use ddup_engine::engine::{
     Check, FingerprintAlgorithm, IoToken, Knobs, Lbn, Name, OpKind, Request, Status,
 };
-use kernel::prelude::KVec;
+use kernel::prelude::{KVVec, KVec, GFP_KERNEL};
 use std::collections::BTreeMap;
 
 /// An engine and what the simulator counts beside it.
@@ -49,6 +49,7 @@ pub fn config(setup: &Setup, clusters: u64) -> Config {
             checkpoint_interval: setup.checkpoint_interval_ms,
             keep_erased: setup.keep_erased,
             tranquility: setup.tranquility,
+            scrub_tranquility: setup.tranquility,
             discard: setup.discard,
             wait_for_space: setup.wait_for_space,
             count_full: setup.count_full,
@@ -265,6 +266,19 @@ impl Store for Real {
                 cluster: cluster.0,
                 check: check.0,
             },
+            Action::ScrubBlock {
+                tag,
+                block,
+                cluster,
+                check,
+            } => port::Action::ScrubBlock {
+                tag,
+                block,
+                cluster: cluster.0,
+                check: check.0,
+            },
+            Action::ScrubFound { slot, lbn } => port::Action::ScrubFound { slot, lbn: lbn.0 },
+            Action::ScrubEnded => port::Action::ScrubEnded,
             Action::ZeroBlocks { tag, block, count } => {
                 port::Action::ZeroBlocks { tag, block, count }
             }
@@ -389,6 +403,15 @@ impl Store for Real {
             port::Change::Remove(slot) => VolumeChange::Remove { slot },
         };
         self.engine.change_volume(now, change).ok()
+    }
+
+    fn begin_scrub(&mut self, now: Millis) -> bool {
+        let words = KVVec::from_elem(0, self.engine.scrub_words(), GFP_KERNEL);
+        words.is_ok_and(|words| self.engine.begin_scrub(now, words).is_ok())
+    }
+
+    fn stop_scrub(&mut self, now: Millis) -> bool {
+        self.engine.stop_scrub(now)
     }
 
     fn volumes(&self) -> Option<(Vec<port::Volume>, bool)> {

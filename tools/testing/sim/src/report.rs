@@ -56,6 +56,8 @@ totals! {
     clusters_recycled: "clusters recycled",
     /// Checks of the running store that saw one state.
     online_checks: "checks of a running store",
+    /// Scrubs that ended.
+    scrubs: "scrubs",
     /// Data clusters written.
     data_writes: "data clusters written",
     /// Data clusters read.

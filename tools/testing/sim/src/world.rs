@@ -58,6 +58,12 @@ enum Io<T> {
         block: u32,
         cluster: u64,
     },
+    Scrub {
+        tag: u32,
+        block: u32,
+        cluster: u64,
+        check: u64,
+    },
     ReadMeta {
         token: T,
         cluster: u64,
@@ -95,6 +101,7 @@ impl<T: std::fmt::Debug> std::fmt::Display for Io<T> {
             Io::Read { tag, cluster, .. } => write!(f, "tag {tag} read of {cluster:#x}"),
             Io::Write { tag, cluster, .. } => write!(f, "tag {tag} write of {cluster:#x}"),
             Io::Compare { tag, cluster, .. } => write!(f, "tag {tag} compare with {cluster:#x}"),
+            Io::Scrub { cluster, .. } => write!(f, "scrub of {cluster:#x}"),
             Io::ReadMeta { token, cluster, .. } => write!(f, "{token:?} read of {cluster:#x}"),
             Io::WriteMeta { token, cluster, .. } => write!(f, "{token:?} write of {cluster:#x}"),
             Io::Verify { cluster, .. } => write!(f, "look at the data in {cluster:#x}"),
@@ -202,6 +209,8 @@ pub struct World<'a, S: Store> {
     changing: Option<Changing>,
     /// Draws what concerns checks, apart from everything else.
     online_rng: Rng,
+    /// Draws what concerns scrubs, apart from everything else.
+    scrub_rng: Rng,
     /// Writes that find no space wait, as of now.
     wait_for_space: bool,
     /// A fault was injected since the store was attached, so errors are fair.
@@ -334,6 +343,7 @@ impl<'a, S: Store> World<'a, S> {
             volumes: BTreeMap::from([(0, (0, setup.volume_blocks))]),
             changing: None,
             online_rng: Rng::new(setup.seed ^ 0x0411),
+            scrub_rng: Rng::new(setup.seed ^ 0x5c4b),
             wait_for_space: setup.wait_for_space,
             faulted: false,
             rotten: false,
@@ -360,6 +370,7 @@ impl<'a, S: Store> World<'a, S> {
             }
             self.operation(&step.op)?;
             self.check_online()?;
+            self.scrub()?;
             self.totals.ops += 1;
             if self.ruined() {
                 say!(self, "the store gave up, as it may: attach again");
@@ -408,6 +419,22 @@ impl<'a, S: Store> World<'a, S> {
     /// The store can do no more, and a fault is the reason.
     fn ruined(&self) -> bool {
         self.errors_are_fair() && matches!(self.life, Life::Failed(_))
+    }
+
+    /// Begins a scrub of a running store, or stops one, now and then.
+    fn scrub(&mut self) -> Result<(), String> {
+        if self.life != Life::Running {
+            return Ok(());
+        }
+        if self.scrub_rng.chance(1, 1500) {
+            let begun = self.with_store(|s, now| s.begin_scrub(now))?;
+            say!(self, "scrub: begun {begun}");
+            self.background = true;
+        } else if self.scrub_rng.chance(1, 5000) {
+            let stopped = self.with_store(|s, now| s.stop_scrub(now))?;
+            say!(self, "scrub: stopped {stopped}");
+        }
+        Ok(())
     }
 
     /// Begins a check of a running store, or goes on with it: pin, read the segment table, read the
@@ -837,6 +864,36 @@ impl<'a, S: Store> World<'a, S> {
                     early,
                 });
             }
+            Action::ScrubBlock {
+                tag,
+                block,
+                cluster,
+                check,
+            } => {
+                self.in_range(cluster, 1, "ScrubBlock")?;
+                if self.slots.contains_key(&tag) {
+                    return Err(format!("a scrub has tag {tag}, as a request has"));
+                }
+                say!(self, "  scrub: block {block} from {cluster:#x}");
+                self.put(Io::Scrub {
+                    tag,
+                    block,
+                    cluster,
+                    check,
+                });
+            }
+            Action::ScrubFound { slot, lbn } => {
+                say!(self, "  scrub: block {lbn} of slot {slot} is bad");
+                if !self.errors_are_fair() {
+                    return Err(format!(
+                        "a scrub found block {lbn} of slot {slot} to be bad"
+                    ));
+                }
+            }
+            Action::ScrubEnded => {
+                say!(self, "  scrub: it has ended");
+                self.totals.scrubs += 1;
+            }
             Action::ZeroBlocks { tag, block, count } => {
                 say!(self, "  tag {tag}: zeroes for blocks {block}+{count}");
                 let slot = self.slot(tag, block, count, "ZeroBlocks")?;
@@ -1032,7 +1089,7 @@ impl<'a, S: Store> World<'a, S> {
                 durability: Durability::None,
                 ..
             } => self.setup.slow_one_in,
-            Io::Read { .. } => self.setup.slow_reads_one_in,
+            Io::Read { .. } | Io::Scrub { .. } => self.setup.slow_reads_one_in,
             _ if self.setup.slow_pages => 0,
             _ => self.setup.slow_one_in,
         };
@@ -1063,6 +1120,7 @@ impl<'a, S: Store> World<'a, S> {
                     cluster, checks, ..
                 } => (*cluster, checks.len() as u64, "read"),
                 Io::Compare { cluster, .. } => (*cluster, 1, "compared"),
+                Io::Scrub { cluster, .. } => (*cluster, 1, "scrubbed"),
                 Io::Write { cluster, count, .. } => (*cluster, u64::from(*count), "written"),
                 Io::WriteMeta { cluster, buf, .. } => {
                     (*cluster, (buf.len() / CLUSTER) as u64, "written")
@@ -1372,6 +1430,25 @@ impl<'a, S: Store> World<'a, S> {
                 say!(self, "  tag {tag}: compared block {block}: {result:?}");
                 self.news(tag, block, 1, result);
                 self.data_ended(tag)
+            }
+            Io::Scrub {
+                tag,
+                block,
+                cluster,
+                check,
+            } => {
+                let content = self.disk.read(cluster).content();
+                let result = match self.setup.fingerprints.check(content) == check {
+                    _ if self.fault(self.read_ppm) => DataResult::Failed,
+                    true => DataResult::Ok,
+                    false => DataResult::Mismatch,
+                };
+                say!(
+                    self,
+                    "  scrub: {cluster:#x} is content {content:#x}: {result:?}"
+                );
+                self.news(tag, block, 1, result);
+                Ok(())
             }
             Io::ReadMeta {
                 token,
@@ -1732,7 +1809,11 @@ impl<'a, S: Store> World<'a, S> {
                 Io::Flush { point, .. } => self.disk.flush(point),
                 Io::Discard { cluster, count, .. } => self.disk.discard(cluster, count, &mut rng),
                 // The disk does not change.
-                Io::Read { .. } | Io::Compare { .. } | Io::ReadMeta { .. } | Io::Verify { .. } => {}
+                Io::Read { .. }
+                | Io::Compare { .. }
+                | Io::Scrub { .. }
+                | Io::ReadMeta { .. }
+                | Io::Verify { .. } => {}
             }
         }
         self.disk.power_cut(loss, &mut rng);

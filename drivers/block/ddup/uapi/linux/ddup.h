@@ -40,6 +40,24 @@ enum ddup_state {
 };
 
 /**
+ * enum ddup_scrub_state - How far a scrub is.
+ * @DDUP_SCRUB_STATE_RUNNING: It reads on.
+ * @DDUP_SCRUB_STATE_COMPLETE: All that was mapped when it began has been
+ *   looked at.
+ * @DDUP_SCRUB_STATE_STOPPED: It ended before that: somebody stopped it, or the
+ *   store was detached or failed.
+ */
+enum ddup_scrub_state {
+	DDUP_SCRUB_STATE_RUNNING,
+	DDUP_SCRUB_STATE_COMPLETE,
+	DDUP_SCRUB_STATE_STOPPED,
+
+	/* private: */
+	__DDUP_SCRUB_STATE_MAX,
+	DDUP_SCRUB_STATE_MAX = (__DDUP_SCRUB_STATE_MAX - 1)
+};
+
+/**
  * enum ddup_failure - Why a store failed.
  * @DDUP_FAILURE_DEVICE_ERROR: The backing device failed a write or flush of
  *   journal or metadata, or a read of metadata.
@@ -181,9 +199,25 @@ enum {
 	DDUP_A_DEVICE_CHECK_DONE,
 	DDUP_A_DEVICE_VOLUME_UUID,
 	DDUP_A_DEVICE_RELEASING_BYTES,
+	DDUP_A_DEVICE_SCRUB,
+	DDUP_A_DEVICE_SCRUB_STOP,
+	DDUP_A_DEVICE_OFFSET,
 
 	__DDUP_A_DEVICE_MAX,
 	DDUP_A_DEVICE_MAX = (__DDUP_A_DEVICE_MAX - 1)
+};
+
+enum {
+	DDUP_A_SCRUB_STATE = 1,
+	DDUP_A_SCRUB_BLOCKS,
+	DDUP_A_SCRUB_CHECKED_BLOCKS,
+	DDUP_A_SCRUB_READ_CLUSTERS,
+	DDUP_A_SCRUB_BAD_BLOCKS,
+	DDUP_A_SCRUB_HEALED_BLOCKS,
+	DDUP_A_SCRUB_TOOK_MS,
+
+	__DDUP_A_SCRUB_MAX,
+	DDUP_A_SCRUB_MAX = (__DDUP_A_SCRUB_MAX - 1)
 };
 
 enum {
@@ -308,6 +342,9 @@ enum {
 	DDUP_CMD_PEER,
 	DDUP_CMD_PEER_DROP,
 	DDUP_CMD_SET_CHANGED,
+	DDUP_CMD_SCRUB,
+	DDUP_CMD_SCRUB_FOUND,
+	DDUP_CMD_SCRUBBED,
 
 	__DDUP_CMD_MAX,
 	DDUP_CMD_MAX = (__DDUP_CMD_MAX - 1)
