@@ -65,6 +65,8 @@ pub enum Verb {
     Adjust(AdjustArgs),
     /// Print what happens to devices, as it happens
     Events(EventsArgs),
+    /// Read all data of an attached store, tell what is bad, and heal what can be healed
+    Scrub(ScrubArgs),
     /// Check a store, all of it, attached or not; nothing is written
     Check(CheckArgs),
     /// Show the superblocks, the journal and the maps of a store that is not attached
@@ -595,6 +597,28 @@ pub struct EventsArgs {
     pub json: bool,
 }
 
+/// Arguments of `ddup scrub`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Every mapped block of all volumes of the store is read and held against its check, each cluster once, \
+while the devices are in use. What is bad is fetched from another member of the replica set, if there \
+is one that has it. Each block that stays bad is printed, and the exit status is 7 if there is any. It \
+goes on in the kernel if this command is interrupted; `ddup status` says how far it is. The knob \
+scrub_tranquility says how much of the time it rests. `ddup check` examines the metadata.")]
+pub struct ScrubArgs {
+    /// A device of the store: /dev/ddupN, ddupN, or the path of its backing device or file
+    pub device: PathBuf,
+    /// Begin, and do not wait for the end
+    #[arg(long, conflicts_with_all = ["stop", "json"])]
+    pub no_wait: bool,
+    /// End the one that goes on
+    #[arg(long, conflicts_with = "json")]
+    pub stop: bool,
+    /// Print JSON
+    #[arg(short, long)]
+    pub json: bool,
+}
+
 /// Arguments of `ddup check`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -725,6 +749,8 @@ mod tests {
             (&["resize", "ddup0", "0"], "positive"),
             (&["resize", "ddup0", "5P"], "4 PiB"),
             (&["remove"], "DEVICE"),
+            (&["scrub"], "DEVICE"),
+            (&["scrub", "ddup0", "--stop", "--no-wait"], "--no-wait"),
             (&["check"], "STORE"),
             (&["dump", "/dev/vdb", "--records"], "--journal"),
             (&["frobnicate"], "frobnicate"),

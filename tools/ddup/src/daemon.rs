@@ -23,6 +23,7 @@ use crate::{
         Device, Driver, EventKind, Incoming,
     },
     plan, sys,
+    verb::scrub,
 };
 use clap::{Parser, ValueEnum};
 use replication::Replicator;
@@ -178,6 +179,16 @@ fn log_events(replicator: &Replicator) -> Result {
     loop {
         match events.wait()? {
             Incoming::Event(EventKind::StoreFailed, device) => log_failure(&device),
+            Incoming::Event(EventKind::ScrubFound, device) => error!(
+                "{}: bad block at byte {}, on {}",
+                device.node().display(),
+                device.offset.unwrap_or(0),
+                device.backing()
+            ),
+            Incoming::Event(EventKind::Scrubbed, device) => {
+                let scrub = device.scrub.unwrap_or_default();
+                info!("{}: {}", device.node().display(), scrub::summary(&scrub));
+            }
             Incoming::Event(kind, device) => {
                 info!(
                     "{} {}: {}",

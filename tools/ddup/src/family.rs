@@ -68,6 +68,9 @@ numbers! {
         PEER = 21,
         PEER_DROP = 22,
         SET_CHANGED = 23,
+        SCRUB = 24,
+        SCRUB_FOUND = 25,
+        SCRUBBED = 26,
     }
 }
 
@@ -100,11 +103,27 @@ numbers! {
         CHECK_DONE = 24,
         VOLUME_UUID = 25,
         RELEASING_BYTES = 26,
+        SCRUB = 27,
+        SCRUB_STOP = 28,
+        OFFSET = 29,
+    }
+}
+
+numbers! {
+    /// `DDUP_A_SCRUB_*`.
+    scrub: u16 {
+        STATE = 1,
+        BLOCKS = 2,
+        CHECKED_BLOCKS = 3,
+        READ_CLUSTERS = 4,
+        BAD_BLOCKS = 5,
+        HEALED_BLOCKS = 6,
+        TOOK_MS = 7,
     }
 }
 
 /// The attributes' names, for messages about them.
-const DEVICE_ATTRIBUTES: [&str; 26] = [
+const DEVICE_ATTRIBUTES: [&str; 29] = [
     "index",
     "name",
     "path",
@@ -131,6 +150,9 @@ const DEVICE_ATTRIBUTES: [&str; 26] = [
     "check-done",
     "volume-uuid",
     "releasing-bytes",
+    "scrub",
+    "scrub-stop",
+    "offset",
 ];
 
 /// Largest N of `/dev/ddupN`.
@@ -339,6 +361,75 @@ pub struct Check {
     pub done: bool,
 }
 
+/// How far a scrub is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScrubState {
+    /// It reads on.
+    Running,
+    /// All has been looked at.
+    Complete,
+    /// It ended before that.
+    Stopped,
+    /// One that this tool does not know.
+    #[default]
+    Unknown,
+}
+
+impl ScrubState {
+    fn from_number(number: u32) -> Self {
+        match number {
+            0 => ScrubState::Running,
+            1 => ScrubState::Complete,
+            2 => ScrubState::Stopped,
+            _ => ScrubState::Unknown,
+        }
+    }
+}
+
+/// What a scrub has done and found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Scrub {
+    /// How far it is.
+    pub state: ScrubState,
+    /// Blocks that were mapped when it began, as of the last checkpoint then.
+    pub blocks: u64,
+    /// Blocks that it has looked at.
+    pub checked_blocks: u64,
+    /// Clusters that it has read.
+    pub read_clusters: u64,
+    /// Blocks that are bad and stay so.
+    pub bad_blocks: u64,
+    /// Blocks that were bad and were stored anew.
+    pub healed_blocks: u64,
+    /// Milliseconds from its beginning to its end, or until now.
+    pub took_ms: u64,
+}
+
+impl Scrub {
+    fn read(attributes: Attributes<'_>) -> Self {
+        let mut report = Self::default();
+        for attribute in attributes {
+            let number = attribute.number().unwrap_or(0);
+            match attribute.kind {
+                scrub::STATE => {
+                    report.state = attribute
+                        .u32()
+                        .map_or(ScrubState::Unknown, ScrubState::from_number);
+                }
+                scrub::BLOCKS => report.blocks = number,
+                scrub::CHECKED_BLOCKS => report.checked_blocks = number,
+                scrub::READ_CLUSTERS => report.read_clusters = number,
+                scrub::BAD_BLOCKS => report.bad_blocks = number,
+                scrub::HEALED_BLOCKS => report.healed_blocks = number,
+                scrub::TOOK_MS => report.took_ms = number,
+                _ => {}
+            }
+        }
+        report
+    }
+}
+
 /// What a check tells the driver.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CheckReport {
@@ -405,6 +496,12 @@ pub struct Device {
     /// The check that goes on, or was the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
+    /// The scrub that goes on, or was the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scrub: Option<Scrub>,
+    /// Of an event: where it happened in the volume, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
     /// Space and work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub counters: Option<Counters>,
@@ -446,6 +543,8 @@ impl Device {
                     check(&mut device).findings = attribute.number().unwrap_or(0);
                 }
                 device::CHECK_DONE => check(&mut device).done = true,
+                device::SCRUB => device.scrub = Some(Scrub::read(attribute.nested())),
+                device::OFFSET => device.offset = attribute.number(),
                 device::INSTANCE => device.instance = attribute.u32(),
                 device::EVENT_SEQ => device.event_seq = attribute.number(),
                 _ => {}
@@ -521,6 +620,10 @@ pub enum EventKind {
     Resized,
     /// A volume was removed.
     Removed,
+    /// A scrub found a block that is bad and stays so.
+    ScrubFound,
+    /// A scrub has ended.
+    Scrubbed,
 }
 
 impl EventKind {
@@ -533,6 +636,8 @@ impl EventKind {
             EventKind::Checked => "checked",
             EventKind::Resized => "resized",
             EventKind::Removed => "removed",
+            EventKind::ScrubFound => "scrub-found",
+            EventKind::Scrubbed => "scrubbed",
         }
     }
 }
@@ -733,6 +838,22 @@ impl Driver {
         }
     }
 
+    /// Begins a scrub of the store of a device.
+    pub fn begin_scrub(&mut self, index: u32) -> Result {
+        let request = self.request(cmd::SCRUB).u32(device::INDEX, index);
+        self.channel.call(request).map_err(error)?;
+        Ok(())
+    }
+
+    /// Ends the scrub of the store of a device that goes on.
+    pub fn stop_scrub(&mut self, index: u32) -> Result {
+        let request = self.request(cmd::SCRUB).u32(device::INDEX, index);
+        self.channel
+            .call(request.flag(device::SCRUB_STOP))
+            .map_err(error)?;
+        Ok(())
+    }
+
     /// Describes all devices, in the order of their numbers.
     pub fn devices(&mut self) -> Result<Vec<Device>> {
         let (family, command) = (self.family, cmd::GET);
@@ -808,6 +929,8 @@ fn incoming(family: u16, message: &Message) -> Option<Incoming> {
         cmd::CHECKED => EventKind::Checked,
         cmd::RESIZED => EventKind::Resized,
         cmd::REMOVED => EventKind::Removed,
+        cmd::SCRUB_FOUND => EventKind::ScrubFound,
+        cmd::SCRUBBED => EventKind::Scrubbed,
         cmd::SET_CHANGED => {
             let state = SetState::read(message.attributes());
             return Some(Incoming::Set(Box::new(state)));
@@ -924,6 +1047,14 @@ mod tests {
         same(cmd::ALL, "DDUP_CMD_");
         same(device::ALL, "DDUP_A_DEVICE_");
         same(Counters::ALL, "DDUP_A_COUNTERS_");
+        same(scrub::ALL, "DDUP_A_SCRUB_");
+        let names = members("DDUP_SCRUB_STATE_");
+        for (name, value) in &names {
+            let state = format!("{:?}", ScrubState::from_number(*value as u32));
+            assert_eq!(state.to_uppercase(), *name);
+        }
+        let beyond = ScrubState::from_number(names.len() as u32);
+        assert_eq!(beyond, ScrubState::Unknown);
         let names: Vec<_> = members("DDUP_STATE_");
         for (name, value) in &names {
             let state = State::from_number(*value as u32);

@@ -20,6 +20,7 @@ pub mod probe;
 pub mod promote;
 pub mod remove;
 pub mod resize;
+pub mod scrub;
 pub mod set;
 pub mod status;
 
@@ -48,6 +49,7 @@ pub fn run(verb: &Verb) -> Result {
         Verb::Fence(args) => fence::run(args),
         Verb::Adjust(args) => adjust::run(args),
         Verb::Events(args) => events::run(args),
+        Verb::Scrub(args) => scrub::run(args),
         Verb::Check(args) => check::run(args),
         Verb::Dump(args) => dump::run(args),
         Verb::Probe(args) => probe::run(args),

@@ -6,7 +6,7 @@ use crate::{
     family::{
         format_uuid,
         set::{member_state_name, Link, PeerState, Role, SetState},
-        Counters, Device, MetricKind, State,
+        Counters, Device, MetricKind, Scrub, ScrubState, State,
     },
     verb::set::show,
 };
@@ -61,10 +61,40 @@ pub fn text(devices: Option<&[Device]>, sets: &[SetState]) -> String {
         let values = of_each(&|device| device.counters.as_ref()?.values()[at]);
         family(&mut text, &format!("ddup_{name}"), kind, about, &values);
     }
+    for (name, about, value) in OF_SCRUBS {
+        let values = of_each(&|device| Some(value(device.scrub.as_ref()?)));
+        family(&mut text, name, "gauge", about, &values);
+    }
     set_families(&mut text, sets);
     text.push_str("# EOF\n");
     text
 }
+
+type OfScrub = fn(&Scrub) -> u64;
+
+/// What is told of the scrub that goes on, or was the last one: name, meaning, value.
+const OF_SCRUBS: [(&str, &str, OfScrub); 4] = [
+    (
+        "ddup_scrub_running",
+        "Whether a scrub of the store goes on.",
+        |scrub| u64::from(scrub.state == ScrubState::Running),
+    ),
+    (
+        "ddup_scrub_checked_blocks",
+        "Blocks that the last scrub has looked at.",
+        |scrub| scrub.checked_blocks,
+    ),
+    (
+        "ddup_scrub_bad_blocks",
+        "Blocks that the last scrub found to be bad, and that stay so.",
+        |scrub| scrub.bad_blocks,
+    ),
+    (
+        "ddup_scrub_healed_blocks",
+        "Blocks that the last scrub found to be bad, and that were stored anew.",
+        |scrub| scrub.healed_blocks,
+    ),
+];
 
 /// What is told of a store's part in its set, or of a peer: name, kind, meaning, value.
 type Told<T> = (&'static str, &'static str, &'static str, T);

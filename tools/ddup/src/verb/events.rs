@@ -226,6 +226,12 @@ fn line(event: &str, device: Option<&Device>) -> String {
     if let (None, Some(bytes)) = (device.state, device.size) {
         text.push_str(&format!(" {}", size::human(bytes)));
     }
+    if let Some(offset) = device.offset {
+        text.push_str(&format!(" at byte {offset}"));
+    }
+    if let (None, Some(scrub)) = (device.state, &device.scrub) {
+        text.push_str(&format!(" {}", super::scrub::summary(scrub)));
+    }
     if let Some(failure) = device.failure {
         text.push_str(&format!(" {}", failure.name()));
     }
@@ -278,6 +284,20 @@ mod tests {
             set_line(&state),
             "    12 peer-up      /dev/ddup3 set 00000000-0000-0000-0000-000000000000 \
              peer 11111111-1111-1111-1111-111111111111"
+        );
+    }
+
+    #[test]
+    fn what_a_scrub_finds_is_told_in_one_line() {
+        let device = Device {
+            name: "ddup2".into(),
+            path: "/dev/vdb".into(),
+            offset: Some(8192),
+            ..event(1, 3)
+        };
+        assert_eq!(
+            line("scrub-found", Some(&device)),
+            "     3 scrub-found  /dev/ddup2 /dev/vdb at byte 8192"
         );
     }
 

@@ -90,6 +90,9 @@ fn describe(device: &Device) -> String {
             ),
         );
     }
+    if let Some(scrub) = &device.scrub {
+        line("scrub", super::scrub::summary(scrub));
+    }
     line("store", device.store_uuid.clone().unwrap_or_default());
     let mut volume = String::new();
     if let Some(bytes) = device.size {

@@ -11,7 +11,7 @@
 DEBUGFS=/sys/kernel/debug
 
 # All that there are.
-FILES="cache checkpoint index journal member overlay pin queue recycler requests segments sessions space store volumes"
+FILES="cache checkpoint index journal member overlay pin queue recycler requests scrub segments sessions space store volumes"
 
 mount_debugfs() {
 	mountpoint -q $DEBUGFS || mount -t debugfs debugfs $DEBUGFS

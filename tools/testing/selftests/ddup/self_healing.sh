@@ -197,8 +197,30 @@ what_rots_everywhere_is_an_error() {
 	[ "$(in_sysfs 0 blocks_healed)" = 0 ]
 }
 
+# Blocks that nobody reads, some of which share their clusters.
+a_scrub_heals_what_nobody_reads() {
+	make_set
+	rot 0 20
+	ddup scrub --json "${dev[0]}" >/tmp/ddup-test.report
+	defer rm -f /tmp/ddup-test.report
+	cat /tmp/ddup-test.report
+	jq -e '.state == "complete" and .healed_blocks >= 24 and .bad_blocks == 0' /tmp/ddup-test.report
+	[ "$(in_sysfs 0 clusters_quarantined)" = 20 ]
+	[ "$(in_sysfs 0 blocks_healed)" = "$(jq .healed_blocks /tmp/ddup-test.report)" ]
+	# A replica is scrubbed as well.
+	ddup scrub "${dev[1]}"
+	ddup peer drop "${dev[0]}" "${uuid[1]}"
+	wait_for 10 is_cut 0 1
+	local before
+	before=$(in_sysfs 0 check_mismatches)
+	all_is_well 0
+	[ "$(in_sysfs 0 check_mismatches)" = "$before" ]
+	ddup scrub "${dev[0]}" | grep ' 0 blocks bad, 0 healed'
+}
+
 load
 run_tests what_rots_is_read_from_the_other_member \
 	fio_finds_nothing_while_blocks_are_healed \
 	without_a_member_it_is_an_error_until_one_is_back \
+	a_scrub_heals_what_nobody_reads \
 	what_rots_everywhere_is_an_error
