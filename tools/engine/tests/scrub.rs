@@ -160,6 +160,46 @@ fn a_detach_ends_it() {
 }
 
 #[test]
+fn a_detach_waits_for_what_a_scrub_reads() {
+    let mut shell = attach();
+    fill(&mut shell, 0, 100);
+    shell.hold_scrubs = true;
+    shell.begin_scrub().unwrap();
+    shell.turn();
+    assert!(!shell.held.is_empty());
+    shell.engine.detach(shell.now);
+    shell.pass(10_000);
+    assert!(!shell.detached);
+    shell.let_go();
+    shell.pass(100);
+    assert!(shell.detached);
+}
+
+#[test]
+fn what_a_scrub_reads_is_not_used_for_anything_else_meanwhile() {
+    let mut shell = Shell::attach_with(Shell::format(CLUSTERS, BLOCKS), CLUSTERS, |config| {
+        config.knobs.gc_delay = 0;
+        config.knobs.keep_erased = u64::MAX;
+        config.knobs.checkpoint_interval = 1000;
+    });
+    fill(&mut shell, 0, 100);
+    shell.pass(5000);
+    shell.hold_scrubs = true;
+    shell.begin_scrub().unwrap();
+    shell.turn();
+    assert!(!shell.held.is_empty());
+    let free = shell.engine.counters().clusters_free;
+    shell.discard(0, 100);
+    shell.pass(30_000);
+    assert_eq!(shell.engine.counters().clusters_retired, 100);
+    assert_eq!(shell.engine.counters().clusters_free, free);
+    shell.let_go();
+    shell.pass(30_000);
+    assert_eq!(shell.engine.counters().clusters_free, free + 100);
+    assert_eq!(report(&shell).bad, 0);
+}
+
+#[test]
 fn a_store_that_is_attached_read_only_is_scrubbed() {
     let mut shell = attach();
     fill(&mut shell, 0, 500);

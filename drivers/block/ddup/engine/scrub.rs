@@ -18,7 +18,6 @@
 //! long as that took as `scrub_tranquility` says.
 
 use super::mark::mark;
-use super::mutant::mutant;
 use super::op::{BlockState, OpKind, Phase, Request};
 use super::own::Known;
 use super::show::{lines, Plain};
@@ -268,9 +267,6 @@ impl Store {
         }
         if let Some(op) = self.ops.get_mut(tag) {
             op.phase = Phase::Running;
-        }
-        if mutant!(68) {
-            self.reads = [0; 2];
         }
         if let Some(scrub) = self.scrub.as_mut() {
             scrub.run_began = self.now;

@@ -16,7 +16,6 @@ use super::heal::HEAL_TAGS;
 use super::index::Index;
 use super::journal::{Identity, Journal};
 use super::member::Member;
-use super::mutant::mutant;
 use super::op::{Ops, Phase, Request, Reservation, WaitList};
 use super::overlay::Overlay;
 use super::pin::Pin;
@@ -787,7 +786,7 @@ impl Store {
             Mode::ReadOnly => self.detach_wanted,
             Mode::Attached | Mode::Detached => false,
         };
-        if done && self.meta_in_flight == 0 && (!self.scrub_reads() || mutant!(69)) {
+        if done && self.meta_in_flight == 0 && !self.scrub_reads() {
             self.mode = Mode::Detached;
             let nothing_lost = clean || self.failed.is_none() || self.config.read_only;
             self.act(Action::Detached(nothing_lost));

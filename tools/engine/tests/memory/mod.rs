@@ -85,6 +85,9 @@ pub struct Shell {
     pub found: Vec<(u32, u64)>,
     /// Scrubs that have ended.
     pub scrubs: u32,
+    /// What scrubs read is not there before it is let go.
+    pub hold_scrubs: bool,
+    pub held: Vec<(u32, u32)>,
 }
 
 /// Ids that no other attach gets.
@@ -204,6 +207,8 @@ impl Shell {
             scrubbed: Vec::new(),
             found: Vec::new(),
             scrubs: 0,
+            hold_scrubs: false,
+            held: Vec::new(),
         };
         shell.engine.start(1);
         shell.turn();
@@ -261,6 +266,9 @@ impl Shell {
                 let good = id.is_some_and(|id| (self.content)(id).check == check);
                 assert!(good || rotten, "block {block} at {cluster:?}");
                 self.scrubbed.push(cluster.0);
+                if self.hold_scrubs {
+                    return self.held.push((tag, block));
+                }
                 let result = match rotten {
                     true => DataResult::Mismatch,
                     false => DataResult::Ok,
@@ -499,6 +507,16 @@ impl Shell {
     pub fn begin_scrub(&mut self) -> Result {
         let words = KVVec::from_elem(0, self.engine.scrub_words(), GFP_KERNEL)?;
         self.engine.begin_scrub(self.now, words)
+    }
+
+    /// What scrubs read is there.
+    pub fn let_go(&mut self) {
+        self.hold_scrubs = false;
+        for (tag, block) in std::mem::take(&mut self.held) {
+            self.engine
+                .data_done(self.now, tag, block, 1, DataResult::Ok);
+        }
+        self.turn();
     }
 
     pub fn discard(&mut self, lbn: u64, count: u64) {

@@ -98,8 +98,6 @@ const NAMES: &[(u32, &str)] = &[
         67,
         "an attach leaves a torn copy of the superblock as it is",
     ),
-    (68, "what a scrub reads does not count as read"),
-    (69, "a detach does not wait for a scrub"),
 ];
 
 fn name(number: u32) -> Option<&'static str> {
