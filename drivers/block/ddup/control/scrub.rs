@@ -2,16 +2,16 @@
 
 //! Netlink requests and events about scrubs.
 
-use super::{answer, check_admin, refuse_absent, required_index_of, List, State, LIST};
+use super::{answer, check_admin, refuse_absent, required_index_of, set::devices_of, LIST};
 use crate::{
     content::BLOCK_SIZE,
-    device::{Device, Identity},
+    device::Device,
     engine::{Lbn, ScrubReport, ScrubState},
     error::{refuse, Refusal},
     store::Store,
     uapi,
 };
-use kernel::{prelude::*, sync::Arc};
+use kernel::prelude::*;
 use kstage::genetlink::{Info, Message};
 
 /// `scrub`.
@@ -91,12 +91,11 @@ pub(crate) fn put_report(report: &ScrubReport, message: &mut Message<'_>) -> Res
 /// Tells listeners of a bad block of the volume in `slot`. May sleep.
 pub(crate) fn scrub_found(store: &Store, slot: u32, lbn: Lbn) {
     let offset = lbn.0 * u64::from(BLOCK_SIZE);
+    let is_it = |device: &Device| device.volume().is_some_and(|(own, _)| own == slot);
 
-    announce(
-        uapi::DDUP_CMD_SCRUB_FOUND,
-        |device| shows(device, store, Some(slot)),
-        |message| message.put_uint(uapi::DDUP_A_DEVICE_OFFSET, offset),
-    );
+    announce(store, is_it, uapi::DDUP_CMD_SCRUB_FOUND, |message| {
+        message.put_uint(uapi::DDUP_A_DEVICE_OFFSET, offset)
+    });
 }
 
 /// Tells listeners that a scrub has ended. May sleep.
@@ -106,30 +105,24 @@ pub(crate) fn scrubbed(store: &Store) {
     };
 
     announce(
+        store,
+        |_| true,
         uapi::DDUP_CMD_SCRUBBED,
-        |device| shows(device, store, None),
         |message| put_report(&report, message),
     );
 }
 
-/// Whether a device shows a volume of the store, that in `slot` if one is named.
-fn shows(device: &Device, store: &Store, slot: Option<u32>) -> bool {
-    let is_it = |own: &Arc<Store>| core::ptr::eq(&**own, store);
-    let own = device.volume().map(|(slot, _)| slot);
-
-    device.store().is_some_and(is_it) && (slot.is_none() || slot == own)
-}
-
-/// Tells of the first device of those. Who attaches or detaches it sees for himself.
+/// Tells of the first such device of the store. Who attaches or detaches it sees for himself.
 fn announce(
-    cmd: u32,
+    store: &Store,
     such: impl Fn(&Device) -> bool,
+    cmd: u32,
     fill: impl FnOnce(&mut Message<'_>) -> Result,
 ) {
     let mut list = LIST.lock();
-    let identity = find(&list, such);
+    let device = devices_of(&list, store).find(|device| such(device));
 
-    match identity {
+    match device.map(|device| device.identity().try_clone()) {
         Some(Ok(identity)) => list.announce(cmd, |message| {
             identity.put(message)?;
             fill(message)
@@ -138,11 +131,4 @@ fn announce(
         Some(Err(_)) => list.event_seq = list.event_seq.wrapping_add(1),
         None => {}
     }
-}
-
-fn find(list: &List, such: impl Fn(&Device) -> bool) -> Option<Result<Identity>> {
-    list.entries.iter().find_map(|entry| match &entry.state {
-        State::Attached(device) if such(device) => Some(device.identity().try_clone()),
-        _ => None,
-    })
 }

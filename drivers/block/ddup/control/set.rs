@@ -560,7 +560,7 @@ fn first_index(list: &List, store: &Store) -> Option<u32> {
 }
 
 /// All devices of a store.
-fn devices_of<'a>(list: &'a List, store: &'a Store) -> impl Iterator<Item = &'a Device> {
+pub(super) fn devices_of<'a>(list: &'a List, store: &'a Store) -> impl Iterator<Item = &'a Device> {
     list.entries.iter().filter_map(move |entry| {
         let State::Attached(device) = &entry.state else {
             return None;
