@@ -161,18 +161,22 @@ fn a_detach_ends_it() {
 
 #[test]
 fn a_detach_waits_for_what_a_scrub_reads() {
-    let mut shell = attach();
-    fill(&mut shell, 0, 100);
-    shell.hold_scrubs = true;
-    shell.begin_scrub().unwrap();
-    shell.turn();
-    assert!(!shell.held.is_empty());
-    shell.engine.detach(shell.now);
-    shell.pass(10_000);
-    assert!(!shell.detached);
-    shell.let_go();
-    shell.pass(100);
-    assert!(shell.detached);
+    for read_only in [false, true] {
+        let mut shell = attach();
+        fill(&mut shell, 0, 100);
+        let disk = shell.detach();
+        let mut shell = Shell::attach_with(disk, CLUSTERS, |config| config.read_only = read_only);
+        shell.hold_scrubs = true;
+        shell.begin_scrub().unwrap();
+        shell.pass(100);
+        assert!(!shell.held.is_empty());
+        shell.engine.detach(shell.now);
+        shell.pass(10_000);
+        assert!(!shell.detached, "read-only: {read_only}");
+        shell.let_go();
+        shell.pass(100);
+        assert!(shell.detached);
+    }
 }
 
 #[test]
