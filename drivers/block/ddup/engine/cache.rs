@@ -8,6 +8,7 @@
 //! page stays too, since it will hold the new pointer. Other pages leave when a slot is needed,
 //! those that were not used lately first (CLOCK).
 
+use super::buf::zeroed;
 use super::format::page::{PageId, Pointer, FANOUT};
 use super::op::{Ops, WaitList};
 use super::types::CLUSTER_SIZE;
@@ -233,7 +234,7 @@ impl Cache {
                 return Some(found);
             }
             // A failed read lost its buffer.
-            let page = KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL).ok()?;
+            let page = zeroed(CLUSTER_SIZE).ok()?;
             let found = self.free;
             let slot = self.slots.get_mut(found as usize)?;
             slot.page = page;
@@ -262,7 +263,7 @@ impl Cache {
     }
 
     fn grow(&mut self) -> Option<SlotId> {
-        let page = KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL).ok()?;
+        let page = zeroed(CLUSTER_SIZE).ok()?;
         let slot = Slot {
             id: PageId {
                 tree: 0,

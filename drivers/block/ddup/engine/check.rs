@@ -16,6 +16,7 @@
 //!
 //! Needs about four bytes of memory for each cluster of the store.
 
+use super::buf::zeroed;
 use super::format::index as saved;
 use super::format::layout::Layout;
 use super::format::le;
@@ -292,7 +293,7 @@ pub fn check(
     hash: Hash,
     report: &mut dyn FnMut(Finding),
 ) -> Result<Summary> {
-    let mut buf = KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL)?;
+    let mut buf = zeroed(CLUSTER_SIZE)?;
     let mut newest: Option<Superblock> = None;
     let mut findings = 0;
     for number in 0..4 {
@@ -382,7 +383,7 @@ fn walk_all(
     table_read: &mut dyn FnMut(),
     summary: Summary,
 ) -> Result<Summary> {
-    let mut buf = KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL)?;
+    let mut buf = zeroed(CLUSTER_SIZE)?;
     let layout = superblock.layout;
     let clusters = layout.clusters as usize;
     let bitmap_pages = (layout.table_pages() - layout.entry_pages()) as usize;
@@ -919,7 +920,7 @@ impl<'a> Checker<'a> {
     }
 
     fn walk_page(&mut self, id: PageId, pointer: Pointer, visit: Visit<'_, 'a>) -> Result {
-        let mut buf = KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL)?;
+        let mut buf = zeroed(CLUSTER_SIZE)?;
         self.reach(pointer.place);
         if !self.read(id, pointer.place, Some(pointer.sum), &mut buf) {
             return self.lose(id);

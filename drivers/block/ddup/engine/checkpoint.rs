@@ -20,6 +20,7 @@
 //! Every page goes to a cluster that the last durable checkpoint does not use, so a crash before 5
 //! finds that one whole.
 
+use super::buf::zeroed;
 use super::cache::{SlotId, SlotState, Tree};
 use super::event::{Event, Life, LifeRun};
 use super::format::page::{self, tree, CountEntry, MapEntry, PageId, Pointer, PunchEntry};
@@ -639,11 +640,14 @@ impl Store {
             if cluster >= to {
                 break;
             }
+            if delta.count <= 0 {
+                continue;
+            }
             let count = match CountEntry::read(self.cache.page(slot), cluster % COUNT_LEAF) {
                 CountEntry::Live(count) => i64::from(count),
                 _ => 0,
             };
-            if delta.count <= 0 || count + i64::from(delta.count) < full {
+            if count + i64::from(delta.count) < full {
                 continue;
             }
             let name = if delta.fresh {
@@ -1238,7 +1242,7 @@ impl Store {
     pub(super) fn take_buf(&mut self) -> Option<Buf> {
         match self.checkpointer.spare.pop() {
             Some(buf) => Some(buf),
-            None => KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL).ok(),
+            None => zeroed(CLUSTER_SIZE).ok(),
         }
     }
 
@@ -1257,7 +1261,7 @@ impl Store {
             return false;
         }
         while spare.len() < count {
-            match KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL) {
+            match zeroed(CLUSTER_SIZE) {
                 Ok(buf) => {
                     let _ = spare.push_within_capacity(buf);
                 }

@@ -17,6 +17,7 @@
 //! quickly is vouched for by the next block, which comes within the commit interval, even if it has
 //! no records.
 
+use super::buf::{extend_zeroed, zeroed};
 use super::format::journal::{self as codec, BlockHeader, BLOCK_BYTES_MAX, HEADER_BYTES};
 use super::format::page::Hash;
 use super::format::superblock::Join;
@@ -102,6 +103,10 @@ pub struct Journal {
     /// The block in flight.
     writing: Option<Written>,
     spare: KVec<Buf>,
+    /// Of one cluster, for a block that is closed early; absent while that is on its way.
+    short: Option<Buf>,
+    /// Bytes in front of `short` that may be other than zero.
+    short_used: usize,
     reserved: usize,
     /// All blocks up to this sequence are durable.
     durable: u64,
@@ -134,7 +139,7 @@ impl Journal {
     pub fn new(start: Cluster, ring: u64, join: Join, used: u64) -> Result<Journal> {
         let mut spare = KVec::with_capacity(BUFFERS, GFP_KERNEL)?;
         for _ in 1..BUFFERS {
-            let buffer = KVec::from_elem(0, BLOCK_BYTES_MAX, GFP_KERNEL)?;
+            let buffer = zeroed(BLOCK_BYTES_MAX)?;
             spare.push(buffer, GFP_KERNEL)?;
         }
         Ok(Journal {
@@ -146,12 +151,14 @@ impl Journal {
             chain: join.chain,
             head: used,
             tail: 0,
-            open: KVec::from_elem(0, BLOCK_BYTES_MAX, GFP_KERNEL)?,
+            open: zeroed(BLOCK_BYTES_MAX)?,
             open_bytes: HEADER_BYTES,
             open_records: 0,
             sealed: KVec::with_capacity(BUFFERS, GFP_KERNEL)?,
             writing: None,
             spare,
+            short: Some(zeroed(CLUSTER_SIZE)?),
+            short_used: 0,
             reserved: 0,
             durable: join.sequence.saturating_sub(1),
             vouched: join.sequence.saturating_sub(1),
@@ -259,21 +266,54 @@ impl Journal {
     /// there are enough for what was promised. At the latest when no block waits or is written,
     /// since [`Journal::reserve`] keeps two.
     fn may_close_early(&self) -> bool {
-        self.reserved <= self.spare.len().saturating_sub(1) * PER_BLOCK
+        let taken = usize::from(!self.fits_short());
+        self.reserved <= self.spare.len().saturating_sub(taken) * PER_BLOCK
+    }
+
+    /// Whether the open block can be written from the short buffer.
+    fn fits_short(&self) -> bool {
+        self.open_bytes <= CLUSTER_SIZE && self.short.is_some()
+    }
+
+    /// The open block, whose buffer stays, as one of one cluster: a FLUSH clears and moves what it
+    /// needs and not what a full block would.
+    fn copy_short(&mut self) -> Option<Buf> {
+        if !self.fits_short() {
+            return None;
+        }
+        let mut short = self.short.take()?;
+        let used = 0..self.open_bytes;
+        if let (Some(to), Some(from)) = (short.get_mut(used.clone()), self.open.get(used)) {
+            to.copy_from_slice(from);
+        }
+        if let Some(tail) = short.get_mut(self.open_bytes..self.short_used) {
+            tail.fill(0);
+        }
+        self.short_used = self.open_bytes;
+        Some(short)
+    }
+
+    /// The open block with its buffer, which another one takes the place of.
+    fn take_open(&mut self) -> Result<Buf> {
+        let next = self.spare.pop().ok_or(ENOMEM)?;
+        let mut block = core::mem::replace(&mut self.open, next);
+        // The block is written from its first to its last cluster: clear what lies between.
+        let end = self.open_clusters() as usize * CLUSTER_SIZE;
+        if let Some(tail) = block.get_mut(self.open_bytes..end) {
+            tail.fill(0);
+        }
+        block.truncate(end);
+        Ok(block)
     }
 
     /// Closes the open block and queues it; all data up to `durable_upto` will be durable before it.
     /// Fails only if the promises were broken.
     fn seal(&mut self, identity: &Identity, durable_upto: u64) -> Result {
-        let next = self.spare.pop().ok_or(ENOMEM)?;
-        let mut block = core::mem::replace(&mut self.open, next);
         let clusters = self.open_clusters();
-        // The block is written from its first to its last cluster: clear what lies between.
-        let end = clusters as usize * CLUSTER_SIZE;
-        if let Some(tail) = block.get_mut(self.open_bytes..end) {
-            tail.fill(0);
-        }
-        block.truncate(end);
+        let mut block = match self.copy_short() {
+            Some(block) => block,
+            None => self.take_open()?,
+        };
         let header = BlockHeader {
             uuid: identity.uuid,
             clusters,
@@ -432,10 +472,101 @@ impl Journal {
 
     fn keep(&mut self, mut block: Buf) {
         if block.capacity() >= BLOCK_BYTES_MAX {
-            let missing = BLOCK_BYTES_MAX - block.len();
-            if block.extend_with(missing, 0, GFP_KERNEL).is_ok() {
-                let _ = self.spare.push_within_capacity(block);
+            if extend_zeroed(&mut block, BLOCK_BYTES_MAX).is_err() {
+                return;
             }
+            let _ = self.spare.push_within_capacity(block);
+        } else if block.len() == CLUSTER_SIZE {
+            self.short = Some(block);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDENTITY: Identity = Identity {
+        uuid: [7; 16],
+        superblock_generation: 1,
+        attached_seconds: 1,
+        hash: sum,
+    };
+
+    fn sum(bytes: &[u8], seed: u64) -> u64 {
+        bytes.iter().fold(!seed, |sum, byte| {
+            (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+        })
+    }
+
+    /// Appends records of `bytes` bytes that are not zero, and closes the block for somebody who waits.
+    fn commit(journal: &mut Journal, bytes: usize) -> Buf {
+        assert!(journal.reserve(bytes, false));
+        let appended = journal.append(&IDENTITY, bytes, |buf, at| {
+            buf[at..at + bytes].fill(0xff);
+            at + bytes
+        });
+        journal.unreserve(bytes);
+        journal.want(appended.unwrap());
+        match journal.commit(&IDENTITY) {
+            Commit::Write(_, block, _) => block,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_block_closed_early_is_clean_behind_its_records_and_takes_no_buffer_of_a_full_one() {
+        let join = Join {
+            incarnation: 1,
+            sequence: 1,
+            offset: 0,
+            chain: 1,
+        };
+        let mut journal = Journal::new(Cluster(100), 1 << 20, join, 0).unwrap();
+        let mut chain = join.chain;
+        let mut is_short = |bytes: usize| {
+            let block = commit(&mut journal, bytes);
+            let end = HEADER_BYTES + bytes;
+            assert_eq!(block.len(), end.next_multiple_of(CLUSTER_SIZE));
+            assert!(block[HEADER_BYTES..end].iter().all(|b| *b == 0xff));
+            assert!(block[end..].iter().all(|b| *b == 0), "{bytes} bytes");
+            chain = codec::follows(&block, chain, sum).unwrap();
+            let all = journal.spare.len() == BUFFERS - 1;
+            journal.written(block);
+            assert_eq!(journal.spare.len(), BUFFERS - 1);
+            all
+        };
+        for bytes in [3000, 40, 900, CLUSTER_SIZE - HEADER_BYTES, 1, 2000] {
+            assert!(is_short(bytes), "{bytes} bytes");
+            assert!(!is_short(2 * CLUSTER_SIZE + bytes), "{bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn a_cut_beside_a_short_block_takes_another_buffer() {
+        let join = Join {
+            incarnation: 1,
+            sequence: 1,
+            offset: 0,
+            chain: 1,
+        };
+        let mut journal = Journal::new(Cluster(100), 1 << 20, join, 0).unwrap();
+        let first = commit(&mut journal, 500);
+        assert!(journal.reserve(60, false));
+        journal
+            .append(&IDENTITY, 60, |buf, at| {
+                buf[at..at + 60].fill(1);
+                at + 60
+            })
+            .unwrap();
+        assert!(journal.cut(&IDENTITY).is_some());
+        assert_eq!(journal.spare.len(), BUFFERS - 2);
+        journal.written(first);
+        let Commit::Write(_, second, _) = journal.commit(&IDENTITY) else {
+            panic!("the cut's block is written next");
+        };
+        assert!(second[HEADER_BYTES + 60..].iter().all(|b| *b == 0));
+        journal.written(second);
+        assert_eq!((journal.spare.len(), journal.durable()), (BUFFERS - 1, 2));
     }
 }

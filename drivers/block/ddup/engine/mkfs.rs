@@ -2,6 +2,7 @@
 
 //! Making a store: the blocks of an empty one, with its volumes.
 
+use super::buf::zeroed;
 use super::format::index::SavedIndex;
 use super::format::layout::{Layout, SELECT_PAGES_MAX, STORE_CLUSTERS_MIN};
 use super::format::page::VOLUME_LEAF;
@@ -123,10 +124,8 @@ pub fn format<E>(
     if params.member.is_some() && !params.fingerprint.is_cryptographic() {
         return Err(MkfsError::Fingerprint);
     }
-    let zeroes: Buf =
-        KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL).map_err(|_| MkfsError::Memory)?;
-    let mut buf: Buf =
-        KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL).map_err(|_| MkfsError::Memory)?;
+    let zeroes: Buf = zeroed(CLUSTER_SIZE).map_err(|_| MkfsError::Memory)?;
+    let mut buf: Buf = zeroed(CLUSTER_SIZE).map_err(|_| MkfsError::Memory)?;
     let mut write = |step_: Step<'_>| step(step_).map_err(MkfsError::Device);
     // Recovery that finds no copy at the start looks where a default layout has the distant ones,
     // so those of an older store have to go too, or an interrupted run would bring it back.

@@ -61,6 +61,7 @@ pub mod space;
 pub mod types;
 
 mod admit;
+mod buf;
 mod checkpoint;
 mod discard;
 mod flush;
@@ -87,6 +88,7 @@ mod tree;
 mod volume;
 mod write;
 
+pub use self::buf::Buf;
 pub use self::format::page::Hash;
 #[cfg(not(MODULE))]
 pub use self::mutant::set_mutant;
@@ -103,9 +105,6 @@ use self::show::{Object, RequestState, SegmentCounts, SlotCounts};
 use self::state::Store;
 use core::fmt;
 use kernel::prelude::*;
-
-/// A metadata buffer: a multiple of 4096 bytes, at most 64 KiB.
-pub type Buf = KVec<u8>;
 
 /// What a store is attached with.
 #[derive(Clone, Copy, Debug)]

@@ -9,6 +9,7 @@
 //! and when requests wait for that checkpoint or for the pages: nobody waits for a holder, which is
 //! told that what it saw may be no state.
 
+use super::buf::zeroed;
 use super::mark::mark;
 use super::mutant::mutant;
 use super::show::lines;
@@ -60,7 +61,7 @@ impl Store {
         if matches!(self.mode, Mode::Detaching | Mode::Detached) {
             return Err(ENODEV);
         }
-        let mut superblock = KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL)?;
+        let mut superblock = zeroed(CLUSTER_SIZE)?;
         Space::pin(&mut self.space)?;
         self.superblock.write(&mut superblock, self.config.hash);
         self.pins += 1;

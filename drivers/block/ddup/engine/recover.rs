@@ -10,6 +10,7 @@
 //! A store that does not fit together is never guessed at: what can still be read is attached
 //! read-only with the reason, the rest is refused with the reason.
 
+use super::buf::zeroed;
 use super::cache::Cache;
 use super::format::index::SavedIndex;
 use super::format::journal::{self as codec, Record};
@@ -287,7 +288,7 @@ impl Recovery {
     }
 
     fn read(&mut self, place: Cluster, clusters: usize) {
-        let Ok(buf) = KVec::from_elem(0, clusters * CLUSTER_SIZE, GFP_KERNEL) else {
+        let Ok(buf) = zeroed(clusters * CLUSTER_SIZE) else {
             return self.refuse(FailReason::Memory);
         };
         self.reading = (place, clusters);
@@ -874,8 +875,7 @@ impl Recovery {
         let parts = self.parts()?;
         let next = parts.doubtful.as_ref().filter(|_| !proven);
         if let Some(&(cluster, check)) = next.and_then(|d| d.data.get(d.seen)) {
-            let buf =
-                KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL).map_err(|_| FailReason::Memory)?;
+            let buf = zeroed(CLUSTER_SIZE).map_err(|_| FailReason::Memory)?;
             self.stage = Stage::Verify;
             self.tries = 0;
             return self.look_at(cluster, check, buf);
@@ -1116,7 +1116,7 @@ fn read_superblock(
 
 /// The bytes of a superblock.
 fn block_of(superblock: &Superblock, hash: page::Hash) -> Result<Buf, FailReason> {
-    let mut buf = KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL).map_err(|_| FailReason::Memory)?;
+    let mut buf = zeroed(CLUSTER_SIZE).map_err(|_| FailReason::Memory)?;
     superblock.write(&mut buf, hash);
     Ok(buf)
 }

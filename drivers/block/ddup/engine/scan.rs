@@ -13,6 +13,7 @@
 //! Nobody waits for a frozen state: it ends when space or room for metadata is short, and the
 //! compare begins anew.
 
+use super::buf::zeroed;
 use super::cache::Tree;
 use super::format::page::{self, name_read, MapEntry, Pointer, FANOUT, MAP_LEAF, NAME_LEAF};
 use super::mark::mark;
@@ -475,7 +476,7 @@ impl Store {
                 .get(path)
                 .and_then(|path| path.get(at)?.as_ref());
             let Some(known) = known.filter(|p| p.place == pointer.place) else {
-                let Ok(buf) = KVec::from_elem(0, CLUSTER_SIZE, GFP_KERNEL) else {
+                let Ok(buf) = zeroed(CLUSTER_SIZE) else {
                     return Err(None);
                 };
                 frozen.reading = Some(Reading {
