@@ -93,6 +93,8 @@ pub struct SortedMap<V> {
     chunks: KVVec<Chunk<V>>,
     spare: KVVec<Chunk<V>>,
     len: usize,
+    /// The chunk that an insertion found last: the next one is often near. Only a guess.
+    near: usize,
 }
 
 /// A place in a map that does not change meanwhile.
@@ -116,6 +118,7 @@ impl<V: Copy> SortedMap<V> {
             chunks: KVVec::new(),
             spare: KVVec::new(),
             len: 0,
+            near: 0,
         }
     }
 
@@ -155,6 +158,18 @@ impl<V: Copy> SortedMap<V> {
         self.firsts
             .partition_point(|&first| first <= key)
             .saturating_sub(1)
+    }
+
+    /// The same, for a key that is likely to be near the one before.
+    fn chunk_near(&mut self, key: u64) -> usize {
+        let is_it = |at: usize| {
+            self.firsts.get(at).is_some_and(|&first| first <= key)
+                && self.firsts.get(at + 1).is_none_or(|&next| key < next)
+        };
+        if !is_it(self.near) {
+            self.near = self.chunk_of(key);
+        }
+        self.near
     }
 
     fn find(&self, key: u64) -> Option<(usize, usize)> {
@@ -221,7 +236,7 @@ impl<V: Copy> SortedMap<V> {
         value: V,
         inserted: impl FnOnce([Option<u64>; 2]),
     ) -> Result<&mut V> {
-        let mut c = self.chunk_of(key);
+        let mut c = self.chunk_near(key);
         let mut at = match self.search(c, key) {
             Ok(at) => return self.value_at(c, at),
             Err(at) => at,
@@ -274,7 +289,7 @@ impl<V: Copy> SortedMap<V> {
             self.len += 1;
             return Ok(None);
         }
-        let mut c = self.chunk_of(key);
+        let mut c = self.chunk_near(key);
         let mut at = match self.search(c, key) {
             Ok(at) => {
                 let slot = self.value_at(c, at)?;
