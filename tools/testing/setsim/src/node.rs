@@ -377,7 +377,9 @@ impl Node {
                     Some(_) => DataResult::Ok,
                     None => DataResult::Mismatch,
                 };
-                if found.is_none() && !self.rotten.contains_key(&cluster) {
+                // A scrub of a replica may meet a block that nobody had: it has a cluster, and no content.
+                let lost = !self.asked.contains_key(&tag) && !self.written.contains_key(&cluster);
+                if found.is_none() && !lost && !self.rotten.contains_key(&cluster) {
                     self.odd = Some(cluster);
                 }
                 self.ios.entry(tag).and_modify(|n| *n -= 1);
