@@ -472,6 +472,9 @@ fn put_peer(store: &Store, known: &Known, message: &mut Message<'_>) -> Result {
         if let Some(compare) = &state.compare {
             message.put_uint(uapi::DDUP_A_PEER_COMPARED_BLOCKS, compare.blocks)?;
             message.put_uint(uapi::DDUP_A_PEER_COMPARE_MS, compare.ms)?;
+            if let Some(all) = compare.of_blocks {
+                message.put_uint(uapi::DDUP_A_PEER_TO_COMPARE_BLOCKS, all)?;
+            }
         }
         if state.connected {
             message.put_uint(uapi::DDUP_A_PEER_TOLD_BLOCKS, state.told)?;

@@ -82,8 +82,9 @@ const ASK_PATH: usize = 1;
 struct Frozen {
     /// Names the pin.
     cookie: u64,
-    /// Where it is in the set's history.
+    /// Where it is in the set's history, and how many blocks it maps.
     history: History,
+    blocks: u64,
     viewers: KVec<Viewer>,
     /// Which of them is shown something now.
     turn: usize,
@@ -254,6 +255,7 @@ impl Store {
             let Ok(history) = frozen.history.try_clone() else {
                 return;
             };
+            let blocks = frozen.blocks;
             let viewer = Viewer { scan, wish: None };
             let Some(frozen) = member.scans.frozen.as_mut() else {
                 return;
@@ -262,7 +264,7 @@ impl Store {
                 return;
             }
             let _ = frozen.viewers.push_within_capacity(viewer);
-            match member.set_mut().scan_opened(scan, Some(&history)) {
+            match member.set_mut().scan_opened(scan, Some(&history), blocks) {
                 Ok(true) => {
                     mark!(member_frozen_is_shared);
                 }
@@ -294,7 +296,8 @@ impl Store {
         let Some(member) = self.member.as_mut() else {
             return;
         };
-        match member.set_mut().scan_opened(scan, Some(&frozen.history)) {
+        let (history, blocks) = (Some(&frozen.history), frozen.blocks);
+        match member.set_mut().scan_opened(scan, history, blocks) {
             Ok(true) => {
                 mark!(member_frozen);
                 let _ = member.scans.wanted.remove(0);
@@ -336,6 +339,7 @@ impl Store {
         let frozen = Frozen {
             cookie: 0,
             history: self.superblock.history().ok()?,
+            blocks: self.superblock.checkpoint.owner_count,
             viewers,
             turn: 0,
             maps,

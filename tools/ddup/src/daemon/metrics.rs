@@ -196,7 +196,7 @@ fn peer_families(text: &mut String, sets: &[SetState]) {
     family(text, "ddup_peer_state", "stateset", about, &samples[0]);
     let about = "How far the connection to the other member is.";
     family(text, "ddup_peer_link", "stateset", about, &samples[1]);
-    let of_peers: [Told<OfPeer>; 10] = [
+    let of_peers: [Told<OfPeer>; 12] = [
         (
             "ddup_peer_acked_epoch",
             "gauge",
@@ -226,6 +226,18 @@ fn peer_families(text: &mut String, sets: &[SetState]) {
             "gauge",
             "Blocks that are done of a full compare under way.",
             |_, peer| peer.compared_blocks,
+        ),
+        (
+            "ddup_peer_to_compare_blocks",
+            "gauge",
+            "Blocks of a full compare under way, done or not.",
+            |_, peer| peer.to_compare_blocks,
+        ),
+        (
+            "ddup_peer_compare_left_seconds",
+            "gauge",
+            "About how long a full compare under way still takes.",
+            |_, peer| peer.compare_left_ms().map(|ms| ms.div_ceil(1000)),
         ),
         (
             "ddup_peer_told_blocks",
@@ -364,6 +376,9 @@ mod tests {
             link: Link::Connected,
             acked_epoch: Some(4),
             sent_bytes: Some(4096),
+            compared_blocks: Some(300),
+            to_compare_blocks: Some(1200),
+            compare_ms: Some(2500),
             ..PeerState::default()
         };
         let sets = [SetState {
@@ -392,6 +407,8 @@ mod tests {
             format!("ddup_peer_state{{{peer},ddup_peer_state=\"async\"}} 1"),
             format!("ddup_peer_lag_epochs{{{peer}}} 3"),
             format!("ddup_peer_sent_bytes_total{{{peer}}} 4096"),
+            format!("ddup_peer_to_compare_blocks{{{peer}}} 1200"),
+            format!("ddup_peer_compare_left_seconds{{{peer}}} 8"),
         ] {
             assert!(text.lines().any(|other| other == line), "{line}\n{text}");
         }

@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(50);
 /// Time that a configuration may take to be written.
 const SLOW_DISK: Duration = Duration::from_secs(60);
+/// How long a full compare goes on, and how much of it is done, before it tells how long the rest takes.
+const TELLING_MS: u64 = 2000;
+const TELLING_PERCENT: u64 = 1;
 
 numbers! {
     /// `DDUP_A_POSITION_*`.
@@ -53,6 +56,7 @@ numbers! {
         LAG_MS = 13,
         COMPARED_BLOCKS = 14,
         COMPARE_MS = 15,
+        TO_COMPARE_BLOCKS = 16,
     }
 }
 
@@ -311,6 +315,8 @@ pub struct PeerState {
     pub compared_blocks: Option<u64>,
     /// How long that goes on.
     pub compare_ms: Option<u64>,
+    /// Its blocks, done or not.
+    pub to_compare_blocks: Option<u64>,
 }
 
 impl Default for PeerState {
@@ -331,11 +337,31 @@ impl Default for PeerState {
             lag_ms: None,
             compared_blocks: None,
             compare_ms: None,
+            to_compare_blocks: None,
         }
     }
 }
 
 impl PeerState {
+    /// How much of a full compare is done, in percent.
+    pub fn compared_percent(&self) -> Option<u64> {
+        let all = self.to_compare_blocks.filter(|all| *all > 0)?;
+        let done = u128::from(self.compared_blocks?.min(all));
+        Some((done * 100 / u128::from(all)) as u64)
+    }
+
+    /// How long a full compare still takes if it goes on as it did, in milliseconds, once enough of it
+    /// is done to tell.
+    pub fn compare_left_ms(&self) -> Option<u64> {
+        let (all, ms) = (self.to_compare_blocks?, self.compare_ms?);
+        if ms < TELLING_MS || self.compared_percent()? < TELLING_PERCENT {
+            return None;
+        }
+        let done = self.compared_blocks?.min(all);
+        let left = u128::from(ms) * u128::from(all - done) / u128::from(done);
+        u64::try_from(left).ok()
+    }
+
     /// Blocks that hold data of which it was told and that were not sent: it had what they hold.
     pub fn saved_blocks(&self) -> Option<u64> {
         Some(self.told_blocks?.saturating_sub(self.sent_blocks?))
@@ -362,6 +388,7 @@ impl PeerState {
                 peer::LAG_MS => state.lag_ms = attribute.number(),
                 peer::COMPARED_BLOCKS => state.compared_blocks = attribute.number(),
                 peer::COMPARE_MS => state.compare_ms = attribute.number(),
+                peer::TO_COMPARE_BLOCKS => state.to_compare_blocks = attribute.number(),
                 _ => {}
             }
         }
@@ -676,6 +703,30 @@ fn set_error(failure: Failure) -> Error {
 mod tests {
     use super::super::tests::{members, same, HEADER};
     use super::*;
+
+    #[test]
+    fn the_rest_of_a_compare_is_estimated_once_enough_is_done() {
+        let peer = |done, all, ms| PeerState {
+            compared_blocks: Some(done),
+            to_compare_blocks: all,
+            compare_ms: Some(ms),
+            ..PeerState::default()
+        };
+        let left = |done, all, ms| peer(done, Some(all), ms).compare_left_ms();
+        assert_eq!(left(250, 1000, 5000), Some(15_000));
+        assert_eq!(left(1000, 1000, 5000), Some(0));
+        // What the driver tells of one state may be more than its checkpoint counted.
+        assert_eq!(left(1001, 1000, 5000), Some(0));
+        for (done, all, ms) in [(250, 1000, 1999), (9, 1000, 60_000), (0, 0, 60_000)] {
+            assert_eq!(left(done, all, ms), None);
+        }
+        assert_eq!(left(1 << 60, u64::MAX, u64::MAX), None);
+        assert_eq!(left(u64::MAX, u64::MAX, u64::MAX), Some(0));
+        assert_eq!(peer(0, None, 5000).compare_left_ms(), None);
+        assert_eq!(peer(0, None, 5000).compared_percent(), None);
+        assert_eq!(peer(999, Some(1000), 0).compared_percent(), Some(99));
+        assert_eq!(PeerState::default().compared_percent(), None);
+    }
 
     #[test]
     fn numbers_of_sets_are_those_of_the_uapi_header() {

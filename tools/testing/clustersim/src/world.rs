@@ -682,6 +682,12 @@ impl World {
         if state.promise < self.nodes[n].fenced.map_or(0, |f| f.0) {
             return Err(format!("(2) node {n} forgot its promise"));
         }
+        for peer in &self.nodes {
+            let compare = set.peer_state(&peer.id).and_then(|p| p.compare);
+            if compare.is_some_and(|c| c.of_blocks.is_some_and(|all| c.blocks > all)) {
+                return Err(format!("node {n} has compared {compare:?}"));
+            }
+        }
         Ok(())
     }
 
@@ -1480,9 +1486,11 @@ impl World {
                 return self.pump(n);
             }
             Event::ScanOpened(n, life, scan) if alive(self, n, life) => {
+                let image = &self.nodes[n].store.durable;
+                let mapped = image.iter().filter(|c| **c != 0).count() as u64;
                 let opened = self.with(n, |set| -> kernel::error::Result<bool> {
                     let history = set.history().try_clone()?;
-                    set.scan_opened(scan, Some(&history))
+                    set.scan_opened(scan, Some(&history), mapped)
                 });
                 match opened {
                     Some(Ok(true)) => {

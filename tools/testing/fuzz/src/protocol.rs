@@ -479,7 +479,7 @@ fn work(set: &mut Set, rng: &mut Rng, honest: &mut Honest) {
             }
             Action::ScanOpen { scan } => {
                 let history = set.history().try_clone().ok().filter(|_| rng.chance(9, 10));
-                let _ = set.scan_opened(scan, history.as_ref());
+                let _ = set.scan_opened(scan, history.as_ref(), rng.below(100));
             }
             Action::Scan { scan, .. } => {
                 let first = rng.below(64);

@@ -86,6 +86,8 @@ enum Walk {
 pub(super) struct Compare {
     position: Position,
     history: History,
+    /// Mapped blocks of the state.
+    blocks: u64,
     /// When it began, by the store's clock.
     since: u64,
     /// The peer was told that it has.
@@ -546,8 +548,14 @@ impl Set {
     }
 
     /// The end of an [`Action::ScanOpen`]: where the history of the frozen state ends, or `None` if
-    /// there is none. False: it is not wanted any more. `ENOMEM` changes nothing.
-    pub fn scan_opened(&mut self, scan: u64, history: Option<&History>) -> Result<bool> {
+    /// there is none, and how many blocks are mapped in it. False: it is not wanted any more.
+    /// `ENOMEM` changes nothing.
+    pub fn scan_opened(
+        &mut self,
+        scan: u64,
+        history: Option<&History>,
+        blocks: u64,
+    ) -> Result<bool> {
         let (first, now) = (self.window.first(), self.now);
         for at in 0..self.peers.len() {
             let Some(sender) = self.sender_mut(at) else {
@@ -580,6 +588,7 @@ impl Set {
             sender.at = At::Compare(Compare {
                 position,
                 history,
+                blocks,
                 since: now,
                 begun: false,
                 walk,
@@ -601,9 +610,14 @@ impl Set {
     pub(super) fn compared(&self, at: usize) -> Option<Compared> {
         match &self.sender_at(at)?.at {
             At::Epoch { .. } => None,
-            At::Behind | At::Opening { .. } => Some(Compared { blocks: 0, ms: 0 }),
+            At::Behind | At::Opening { .. } => Some(Compared {
+                blocks: 0,
+                of_blocks: None,
+                ms: 0,
+            }),
             At::Compare(compare) => Some(Compared {
                 blocks: compare.index.into(),
+                of_blocks: Some(compare.blocks),
                 ms: self.now.saturating_sub(compare.since),
             }),
         }

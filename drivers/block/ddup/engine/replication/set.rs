@@ -134,6 +134,9 @@ pub struct Lag {
 pub struct Compared {
     /// Mapped blocks of which it is known what the peer has.
     pub blocks: u64,
+    /// All that are mapped in the state that it is of, once there is one. Some of them may have been
+    /// discarded before and be told no more.
+    pub of_blocks: Option<u64>,
     /// Time since it began, in milliseconds.
     pub ms: u64,
 }

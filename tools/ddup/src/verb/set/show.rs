@@ -121,9 +121,12 @@ pub struct MemberView {
 pub struct CompareView {
     /// Mapped blocks that are done.
     pub blocks: u64,
-    /// All that are mapped.
+    /// All that are mapped, once it is known in which state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub of_blocks: Option<u64>,
+    /// How much that is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percent: Option<u64>,
     /// Milliseconds since it began.
     pub ms: u64,
     /// Milliseconds until it ends, if it goes on as it did.
@@ -132,26 +135,20 @@ pub struct CompareView {
 }
 
 impl CompareView {
-    fn of(peer: &PeerState, mapped: Option<u64>) -> Option<Self> {
-        let (blocks, ms) = (peer.compared_blocks?, peer.compare_ms?);
-        // What was unmapped since is still compared.
-        let of_blocks = mapped.map(|mapped| mapped.max(blocks));
-        let left = of_blocks.filter(|_| blocks > 0).map(|all| {
-            let left = u128::from(ms) * u128::from(all - blocks) / u128::from(blocks);
-            u64::try_from(left).unwrap_or(u64::MAX)
-        });
+    fn of(peer: &PeerState) -> Option<Self> {
         Some(Self {
-            blocks,
-            of_blocks,
-            ms,
-            left_ms: left,
+            blocks: peer.compared_blocks?,
+            of_blocks: peer.to_compare_blocks,
+            percent: peer.compared_percent(),
+            ms: peer.compare_ms?,
+            left_ms: peer.compare_left_ms(),
         })
     }
 }
 
 impl View {
-    /// What is known of a set, and how many blocks the store's volumes map.
-    pub fn of(state: &SetState, mapped: Option<u64>) -> Self {
+    /// What is known of a set.
+    pub fn of(state: &SetState) -> Self {
         let config = state.config.as_ref();
         let members = config.iter().flat_map(|config| &config.members);
         Self {
@@ -193,7 +190,7 @@ impl View {
                             .map(|blocks| blocks.saturating_mul(BLOCK)),
                         lag_entries: peer.and_then(|peer| peer.lag_entries),
                         lag_ms: peer.and_then(|peer| peer.lag_ms),
-                        compare: peer.and_then(|peer| CompareView::of(peer, mapped)),
+                        compare: peer.and_then(CompareView::of),
                     }
                 })
                 .collect(),
@@ -212,14 +209,17 @@ pub fn lag(state: &SetState, store: &Id) -> Option<u64> {
 
 /// The sets of the stores that `devices` are of.
 pub fn views(driver: &mut Driver, devices: &[Device]) -> Result<Vec<View>> {
-    let view = |state: &SetState| {
+    let is_meant = |state: &&SetState| {
         let store = format_uuid(&state.store);
-        let is_of = |device: &&Device| device.store_uuid.as_deref() == Some(&store);
-        let device = devices.iter().find(is_of)?;
-        let mapped = device.counters.as_ref().and_then(|c| c.mapped_blocks);
-        Some(View::of(state, mapped))
+        let mut of = devices.iter().map(|device| device.store_uuid.as_deref());
+        of.any(|uuid| uuid == Some(store.as_str()))
     };
-    Ok(driver.sets()?.iter().filter_map(view).collect())
+    Ok(driver
+        .sets()?
+        .iter()
+        .filter(is_meant)
+        .map(View::of)
+        .collect())
 }
 
 /// Shows replica sets.
@@ -359,16 +359,25 @@ fn describe_member(member: &MemberView) -> String {
 
 fn describe_compare(compare: &CompareView) -> String {
     let bytes = |blocks: u64| size::human(blocks.saturating_mul(BLOCK));
-    let mut text = format!("{} compared", bytes(compare.blocks));
-    if let Some(all) = compare.of_blocks.filter(|all| *all > 0) {
-        let percent = u128::from(compare.blocks) * 100 / u128::from(all);
-        let _ = write!(text, " of {} ({percent} %)", bytes(all));
-    }
-    // The first seconds tell little.
-    if let Some(left) = compare.left_ms.filter(|_| compare.ms >= 2000) {
-        let _ = write!(text, " and about {} s left", left.div_ceil(1000));
+    let (Some(percent), Some(all)) = (compare.percent, compare.of_blocks) else {
+        return "resync begins".to_owned();
+    };
+    let done = bytes(compare.blocks);
+    let mut text = format!("resync {percent}%, {done} of {}", bytes(all));
+    if let Some(left) = compare.left_ms {
+        let _ = write!(text, ", {} left", describe_time(left.div_ceil(1000)));
     }
     text
+}
+
+/// Seconds as a person writes them, by the two largest units.
+fn describe_time(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3600..86400 => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d{:02}h", seconds / 86400, seconds / 3600 % 24),
+    }
 }
 
 #[cfg(test)]
@@ -416,11 +425,12 @@ mod tests {
             lag_entries: Some(12),
             lag_ms: Some(3400),
             compared_blocks: Some(250),
-            compare_ms: Some(5000),
+            to_compare_blocks: Some(1000),
+            compare_ms: Some(27_000),
             ..PeerState::default()
         }];
         assert_eq!(
-            describe(&View::of(&state, Some(1000))),
+            describe(&View::of(&state)),
             "\
 /dev/ddup4 is primary in replica set 05050505-0505-0505-0505-050505050505
   config    version 2, term 1
@@ -428,9 +438,44 @@ mod tests {
   work      2 FLUSHes wait for members
   member    01010101-0101-0101-0101-010101010101 in-sync, primary, this store
   member    0b0b0b0b-0b0b-0b0b-0b0b-0b0b0b0b0b0b async, connected, 2 epochs behind, \
-12 changes since 3 s, 1000K compared of 3.91M (25 %) and about 15 s left, 1.00M sent with 200 blocks, \
+12 changes since 3 s, resync 25%, 1000K of 3.91M, 1m21s left, 1.00M sent with 200 blocks, \
 1.00M it had already
 "
         );
+    }
+
+    #[test]
+    fn a_resync_is_told_as_far_as_it_is_known() {
+        let mut peer = PeerState {
+            compared_blocks: Some(0),
+            compare_ms: Some(0),
+            ..PeerState::default()
+        };
+        let told = |peer: &PeerState| CompareView::of(peer).map(|view| describe_compare(&view));
+        assert_eq!(told(&PeerState::default()), None);
+        assert_eq!(told(&peer).as_deref(), Some("resync begins"));
+        peer.to_compare_blocks = Some(512);
+        assert_eq!(told(&peer).as_deref(), Some("resync 0%, 0B of 2.00M"));
+        (peer.compared_blocks, peer.compare_ms) = (Some(256), Some(1500));
+        assert_eq!(told(&peer).as_deref(), Some("resync 50%, 1.00M of 2.00M"));
+        peer.compare_ms = Some(2000);
+        assert_eq!(
+            told(&peer).as_deref(),
+            Some("resync 50%, 1.00M of 2.00M, 2s left")
+        );
+    }
+
+    #[test]
+    fn a_time_has_its_two_largest_units() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (80, "1m20s"),
+            (3600, "1h00m"),
+            (86399, "23h59m"),
+            (90_000, "1d01h"),
+        ] {
+            assert_eq!(describe_time(seconds), text);
+        }
     }
 }
