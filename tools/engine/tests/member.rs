@@ -9,8 +9,9 @@ use ddup_engine::engine::mkfs::{MemberParams, Params};
 use ddup_engine::engine::replication::action::{Event, Reply};
 use ddup_engine::engine::replication::config::{Config, Member, MemberState};
 use ddup_engine::engine::replication::record::Record;
+use ddup_engine::engine::replication::set::Compared;
 use ddup_engine::engine::replication::types::{Id, Position};
-use ddup_engine::engine::{SendBlock, SetCommand, Status};
+use ddup_engine::engine::{Knobs, SendBlock, SetCommand, Status};
 use kernel::prelude::{KBox, KVec, GFP_KERNEL};
 use memory::{check_disk, content, params, Disk, Shell};
 
@@ -391,4 +392,134 @@ fn the_replica_is_promoted_and_shows_what_was_flushed() {
     net.run(100);
     assert!(!net.shells[0].serves);
     assert_eq!(net.position(0), net.position(1));
+}
+
+/// A primary whose volume is full of different content, and an asynchronous member that is not
+/// connected and too far behind for what is in memory.
+fn late() -> Net {
+    let config = config(1, &[insync(0), member(1, MemberState::Async)]);
+    let shells: Vec<_> = (0..2).map(|n| attach(format(n, &config))).collect();
+    let mut net = Net::new(shells);
+    net.run(10);
+    begin_reign(&mut net);
+    fall_behind(&mut net, 0);
+    net
+}
+
+/// Store 0 becomes primary in a new term.
+fn begin_reign(net: &mut Net) {
+    let mut next = net.next(0);
+    next.term += 1;
+    next.reign = [0xb0 + next.term as u8; 16];
+    assert_eq!(net.set_config(0, &next), Reply::Done);
+    net.run(50);
+}
+
+/// Writes more than is kept in memory for who is behind.
+fn fall_behind(net: &mut Net, salt: u64) {
+    for lbn in (0..2 * BLOCKS).step_by(64) {
+        let ids: Vec<_> = (lbn..lbn + 64).map(|id| 1 + salt + id).collect();
+        net.write(0, lbn % BLOCKS, &ids);
+    }
+    assert_eq!(net.flush(0), Status::Ok);
+}
+
+fn set_tranquility(net: &mut Net, resync_tranquility: u64) {
+    let engine = &mut net.shells[0].engine;
+    engine.set_knobs(Knobs {
+        resync_tranquility,
+        ..engine.knobs()
+    });
+}
+
+fn compare(net: &Net) -> Option<Compared> {
+    let state = net.shells[0].engine.set().unwrap().peer_state(&store(1));
+    state.unwrap().compare
+}
+
+/// Lets time pass until store 1 has all, with a request of store 0 in each millisecond or none.
+/// Answers how long that took by the clock of store 0.
+fn until_level(net: &mut Net, requests: bool) -> u64 {
+    let begin = net.shells[0].now;
+    for _ in 0..20_000 {
+        if requests {
+            let _ = net.shells[0].try_read(0, 1);
+        }
+        net.run(1);
+        if net.position(0) == net.position(1) {
+            return net.shells[0].now - begin;
+        }
+    }
+    panic!("it does not become level: {:?}", compare(net));
+}
+
+/// Steps of the compare of a store that has nothing: 64 blocks each.
+const STEPS: u64 = BLOCKS / 64;
+
+#[test]
+fn a_compare_rests_while_requests_are_served_and_only_then() {
+    let mut net = late();
+    set_tranquility(&mut net, 1000);
+    net.connect(0, 1);
+    let idle = until_level(&mut net, false);
+    assert!(idle < 1000, "{idle} ms though nobody wants anything");
+
+    let mut net = late();
+    set_tranquility(&mut net, 1000);
+    net.connect(0, 1);
+    // A sixteenth of a millisecond for each step that took less, a thousand times.
+    let busy = until_level(&mut net, true);
+    assert!(busy > STEPS * 60, "{busy} ms");
+    assert!(busy < STEPS * 100, "{busy} ms");
+
+    let mut net = late();
+    set_tranquility(&mut net, 0);
+    net.connect(0, 1);
+    let busy = until_level(&mut net, true);
+    assert!(busy < 1000, "{busy} ms though it is not to rest");
+}
+
+#[test]
+fn a_compare_goes_on_at_least_every_tenth_of_a_second() {
+    let mut net = late();
+    set_tranquility(&mut net, 1000);
+    net.connect(0, 1);
+    // One step in five reads a page, after which it would have to rest for 30 seconds.
+    net.shells[0].page_time = 30;
+    let busy = until_level(&mut net, true);
+    assert!(busy > STEPS * 60, "{busy} ms");
+    assert!(busy < STEPS * 110 + 1000, "{busy} ms");
+}
+
+#[test]
+fn a_peer_that_flushes_wait_for_is_compared_at_full_speed() {
+    let mut net = late();
+    set_tranquility(&mut net, 1000);
+    net.connect(0, 1);
+    for _ in 0..500 {
+        let _ = net.shells[0].try_read(0, 1);
+        net.run(1);
+    }
+    let before = compare(&net).unwrap();
+    assert_eq!(before.of_blocks, Some(BLOCKS));
+    assert!(before.blocks < BLOCKS / 4, "{before:?}");
+    assert_eq!(
+        net.command(0, SetCommand::Join { peer: store(1) }),
+        Reply::Done
+    );
+    let busy = until_level(&mut net, true);
+    assert!(busy < 1000, "{busy} ms though it joins");
+    assert_eq!(compare(&net), None);
+}
+
+#[test]
+fn writes_that_are_about_to_overtake_a_compare_end_its_rests() {
+    let mut net = late();
+    set_tranquility(&mut net, 1000);
+    net.connect(0, 1);
+    for lbn in 0..BLOCKS / 2 + 100 {
+        net.write(0, lbn, &[1_000_000 + lbn]);
+    }
+    let busy = until_level(&mut net, true);
+    assert!(busy < 1000, "{busy} ms");
 }

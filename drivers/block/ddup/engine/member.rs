@@ -54,6 +54,8 @@ const SEALS: usize = 16;
 const SEALS_MAX: usize = ENDS_MAX / 2;
 /// Ends of epochs that may be on their way to the disk.
 const ENDS_MAX: usize = 256;
+/// A store serves requests if one came, or ended, so lately, in milliseconds.
+const BUSY: Millis = 100;
 /// How often it is looked for more of a compare before others have a turn.
 const ROUNDS_MAX: usize = 8;
 /// Tries to write a configuration slot before the set stands still.
@@ -581,6 +583,7 @@ impl Store {
         if self.member.is_none() {
             return;
         }
+        self.pace_compares();
         self.promise_seals();
         self.quiesce();
         let waiting = self
@@ -606,6 +609,23 @@ impl Store {
             member.more = more;
         }
         self.tell_role();
+    }
+
+    /// Says whether compares are in the way of requests: some are in flight that wait for this store,
+    /// or did a moment ago.
+    fn pace_compares(&mut self) {
+        let (now, knobs) = (self.now, self.config.knobs);
+        let scrubs = usize::from(self.scrub_reads());
+        let Some(member) = self.member.as_mut() else {
+            return;
+        };
+        let others = scrubs + member.set.flushes();
+        let busy = self.ops.in_flight as usize > others || now < self.served_at + BUSY;
+        let tranquility = match busy {
+            true => knobs.resync_tranquility,
+            false => 0,
+        };
+        member.set.pace(now, tranquility);
     }
 
     fn carry_out_all(&mut self) {

@@ -144,6 +144,8 @@ pub struct Knobs {
     pub tranquility: u64,
     /// A scrub rests for so many times as long as its last blocks took.
     pub scrub_tranquility: u64,
+    /// A full compare rests for so many times as long as its last step took, while requests are served.
+    pub resync_tranquility: u64,
     /// Retired clusters are discarded on the backing device.
     pub discard: bool,
     /// A write that finds no space, when all that could give it some was done, waits until there is
@@ -162,6 +164,7 @@ impl Default for Knobs {
             keep_erased: 1 << 16,
             tranquility: 1,
             scrub_tranquility: 1,
+            resync_tranquility: 1,
             discard: false,
             wait_for_space: false,
             count_full: 1 << 31,

@@ -285,6 +285,8 @@ pub struct Store {
     /// The journal may not be written before the next checkpoint is durable.
     pub(super) journal_blocked: bool,
     pub(super) failed: Option<FailReason>,
+    /// When a request came or ended last.
+    pub(super) served_at: Millis,
     /// Its membership in a replica set.
     pub(super) member: Option<KBox<Member>>,
     /// Where the history of a member that is attached read-only ends.
@@ -411,6 +413,7 @@ impl Store {
                 space_retry: 0,
                 journal_retries: 0,
                 failed: parts.reason,
+                served_at: 0,
                 member: parts.member,
                 read_only_position: parts.position,
                 stats: Counters::default(),
@@ -504,6 +507,7 @@ impl Store {
     /// A request came.
     pub(super) fn submit(&mut self, now: Millis, request: Request, blocks: &[BlockContent]) {
         self.now = self.now.max(now);
+        self.served_at = self.now;
         let tag = request.tag;
         if let Err(status) = self.check_request(&request, blocks) {
             return self.act(Action::Complete { tag, status });
@@ -631,6 +635,9 @@ impl Store {
         op.phase = Phase::Idle;
         op.handed_over = false;
         self.ops.in_flight -= 1;
+        if tag < self.config.queue_depth {
+            self.served_at = self.now;
+        }
         if status == Status::NoSpace {
             self.stats.no_space += 1;
         }

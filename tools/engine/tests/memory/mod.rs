@@ -85,6 +85,8 @@ pub struct Shell {
     pub found: Vec<(u32, u64)>,
     /// Scrubs that have ended.
     pub scrubs: u32,
+    /// How long the disk takes to read metadata, in milliseconds.
+    pub page_time: u64,
     /// What scrubs read is not there before it is let go.
     pub hold_scrubs: bool,
     pub held: Vec<(u32, u32)>,
@@ -207,6 +209,7 @@ impl Shell {
             scrubbed: Vec::new(),
             found: Vec::new(),
             scrubs: 0,
+            page_time: 0,
             hold_scrubs: false,
             held: Vec::new(),
         };
@@ -317,6 +320,7 @@ impl Shell {
                 cluster,
                 mut buf,
             } => {
+                self.now += self.page_time;
                 for (i, page) in buf.chunks_mut(PAGE).enumerate() {
                     match self.disk.pages.get(&(cluster.0 + i as u64)) {
                         Some(stored) => page.copy_from_slice(stored),

@@ -91,6 +91,7 @@ const NAMES: &[(u32, &str)] = &[
     ),
     (144, "a block that was read in vain is kept for ever"),
     (150, "ranges with as many blocks pass for equal"),
+    (233, "a compare may rest for ever"),
 ];
 
 /// Chooses the deliberate error from now on; 0 is none.

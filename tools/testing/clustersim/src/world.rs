@@ -335,6 +335,7 @@ impl World {
         let per_million = if self.calm { 0 } else { self.setup.memory };
         let seed = self.rng.draw();
         let set = self.nodes[n].set.as_mut()?;
+        set.pace(self.now, self.setup.tranquility);
         if per_million == 0 {
             return Some(f(set));
         }

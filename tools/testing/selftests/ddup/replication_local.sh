@@ -51,6 +51,11 @@ is_linked() { # number number
 	[ "$(of_peer "$1" "$2" link)" = connected ]
 }
 
+# It is known about how long a full compare still takes.
+is_estimated() { # number of-number
+	[ "$(of_peer "$1" "$2" compare.left_ms)" != null ]
+}
+
 is_cut() { # number number
 	[ "$(of_peer "$1" "$2" link)" = absent ]
 }
@@ -82,6 +87,17 @@ scribble() { # number first-block blocks
 	[ $(($2 % 16 + $3 % 16)) != 0 ] || size=16
 	dd if=/dev/urandom of="${dev[$1]}" bs=$((size * 4096)) seek=$(($2 / size)) count=$(($3 / size)) \
 		iflag=fullblock oflag=direct conv=notrunc status=none
+}
+
+# Reads all the time in the background, as $reader.
+read_on() { # number
+	while dd if="${dev[$1]}" of=/dev/null bs=64k count=16 iflag=direct status=none; do :; done &
+	reader=$!
+	defer stop_reading
+}
+
+stop_reading() {
+	! kill "$reader" 2>/dev/null || wait "$reader" 2>/dev/null || :
 }
 
 milliseconds() {
@@ -198,10 +214,19 @@ a_late_member_gets_all_and_three_are_equal() {
 	scribble 0 0 10000
 	scribble 0 2000 160
 	sync "${dev[0]}"
+	# It makes room for who reads meanwhile, so there is time to look at it.
+	ddup set "${dev[0]}" resync_tranquility=1000
+	read_on 0
 	connect 0 2
 	is_compared() { [ "$(of_peer 0 2 compare.blocks)" != null ]; }
 	wait_for 60 is_compared
-	ddup set show "${dev[0]}"
+	wait_for 120 is_estimated 0 2
+	ddup set show "${dev[0]}" | tee /tmp/shown
+	grep -Eq ', resync [0-9]+%, [0-9.]+[KM] of (39|40)\.[0-9]M, [0-9ms]+ left,' /tmp/shown
+	[ "$(of_peer 0 2 compare.of_blocks)" -ge 10000 ]
+	[ "$(of_peer 0 2 compare.percent)" -lt 100 ]
+	stop_reading
+	ddup set "${dev[0]}" resync_tranquility=default
 	wait_for 600 is_level 0 2
 	if is_compared; then
 		fail "a compare goes on of what is equal"

@@ -204,6 +204,7 @@ fn engine_config(number: usize, read_only: bool, rng: &mut Rng, small: bool) -> 
             keep_erased: 1 << 16,
             tranquility: 0,
             discard: rng.chance(1, 2),
+            resync_tranquility: rng.pick(&[0, 1, 1000]),
             ..Knobs::default()
         },
     }

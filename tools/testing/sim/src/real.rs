@@ -50,6 +50,7 @@ pub fn config(setup: &Setup, clusters: u64) -> Config {
             keep_erased: setup.keep_erased,
             tranquility: setup.tranquility,
             scrub_tranquility: setup.tranquility,
+            resync_tranquility: setup.tranquility,
             discard: setup.discard,
             wait_for_space: setup.wait_for_space,
             count_full: setup.count_full,

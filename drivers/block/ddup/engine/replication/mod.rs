@@ -18,6 +18,7 @@
 //! | `change` | promises and configurations: durable, then in force |
 //! | `link` | sessions and HELLO |
 //! | `sender`, `receiver` | the two halves of a stream |
+//! | `pace` | rests of a compare |
 //! | [`heal`] | blocks whose copy here is bad |
 //!
 //! # What the shell owes
@@ -44,5 +45,6 @@ pub mod wire;
 
 mod change;
 mod link;
+mod pace;
 mod receiver;
 mod sender;

@@ -11,6 +11,7 @@ use super::action::{Action, Block, Outgoing, Shown};
 use super::epoch::Epoch;
 use super::history::History;
 use super::link::Link;
+use super::pace::Pace;
 use super::range::Range;
 use super::set::{Compared, Set};
 use super::types::{Entry, Id, Limits, Op, Position};
@@ -90,6 +91,7 @@ pub(super) struct Compare {
     blocks: u64,
     /// When it began, by the store's clock.
     since: u64,
+    pace: Pace,
     /// The peer was told that it has.
     begun: bool,
     walk: Walk,
@@ -407,6 +409,36 @@ impl Set {
         }
     }
 
+    /// Until when a full compare rests before its next step, if it does: as long as requests are
+    /// served, and neither FLUSHes wait for the peer nor writes are about to overtake the compare.
+    fn rest_of(&self, at: usize) -> Option<u64> {
+        let sender = self.sender_at(at)?;
+        let At::Compare(compare) = &sender.at else {
+            return None;
+        };
+        let until = compare.pace.rest_until();
+        if self.tranquility == 0 || self.now >= until || self.must_ack(at) {
+            return None;
+        }
+        let written = self.window.behind(compare.position.epoch);
+        let written: usize = written.map(|e| e.entries.len()).sum();
+        (written < self.params.window as usize / 4).then_some(until)
+    }
+
+    /// When there is something to do for streams without any input.
+    pub(super) fn stream_deadline(&self) -> Option<u64> {
+        let peers = (0..self.peers.len()).filter_map(|at| {
+            let sender = self.sender_at(at)?;
+            match &sender.at {
+                At::Compare(compare) => compare
+                    .next_scan(sender.range_blocks)
+                    .and_then(|_| self.rest_of(at)),
+                At::Behind | At::Epoch { .. } | At::Opening { .. } => None,
+            }
+        });
+        peers.min()
+    }
+
     /// Whether a peer has still to get an epoch, or something of it.
     pub(super) fn is_needed(&self, epoch: u64) -> bool {
         let senders = (0..self.peers.len()).filter_map(|at| self.sender_at(at));
@@ -527,6 +559,7 @@ impl Set {
 
     /// The end of an [`Action::Fetch`]: where the block lies now, `None` if there is no good copy.
     pub fn fetched(&mut self, token: u64, handle: Option<u64>) {
+        let now = self.now;
         self.served(token, handle);
         match handle {
             Some(_) => {
@@ -538,10 +571,15 @@ impl Set {
             None => self.fetched.retain(|(t, _)| *t != token),
         }
         for at in 0..self.peers.len() {
-            let fetches = self.sender_mut(at).map(|s| s.fetches.iter_mut());
-            for fetch in fetches.into_iter().flatten() {
+            let Some(sender) = self.sender_mut(at) else {
+                continue;
+            };
+            for fetch in &mut sender.fetches {
                 if fetch.state == FetchState::Asked(token) {
                     fetch.state = handle.map_or(FetchState::Lost, FetchState::Read);
+                    if let (At::Compare(compare), Some(_)) = (&mut sender.at, fetch.scan) {
+                        compare.pace.end(now);
+                    }
                 }
             }
         }
@@ -590,6 +628,7 @@ impl Set {
                 history,
                 blocks,
                 since: now,
+                pace: Pace::default(),
                 begun: false,
                 walk,
                 parts,
@@ -663,7 +702,7 @@ impl Set {
 
     /// The end of an [`Action::Scan`]: mapped blocks, and from where to go on; `None` at the end.
     pub fn scanned(&mut self, scan: u64, shown: Shown, next: Option<u64>) {
-        let hash = self.params.hash;
+        let (hash, now, tranquility) = (self.params.hash, self.now, self.tranquility);
         for peer in &mut self.peers {
             let link = peer.link.as_mut();
             let sender = link.and_then(|l| Some((l.nonce, l.sender.as_mut()?)));
@@ -673,6 +712,7 @@ impl Set {
                 continue;
             };
             if let At::Compare(compare) = &mut sender.at {
+                compare.pace.end_step(now, tranquility);
                 return compare.take_shown(shown, next, nonce, hash);
             }
         }
@@ -718,8 +758,9 @@ impl Set {
             return Some(Action::FetchDrop(handle));
         }
         for at in 0..self.peers.len() {
-            let position = self.history.position();
+            let (position, now) = (self.history.position(), self.now);
             let token = self.token + 1;
+            let rests = self.rest_of(at).is_some();
             let Some(sender) = self
                 .peers
                 .get_mut(at)
@@ -736,6 +777,9 @@ impl Set {
                 let _ = self.fetched.push_within_capacity((token, None));
                 fetch.state = FetchState::Asked(token);
                 self.token = token;
+                if let (At::Compare(compare), Some(_)) = (&mut sender.at, fetch.scan) {
+                    compare.pace.begin(now);
+                }
                 return Some(Action::Fetch {
                     token,
                     volume: fetch.volume,
@@ -771,8 +815,10 @@ impl Set {
                 At::Compare(compare) => {
                     compare.pass_over();
                     let wish = compare.next_scan(sender.range_blocks);
+                    let wish = wish.filter(|_| !rests);
                     if let (Some((cursor, max)), Some((scan, _))) = (wish, sender.scan) {
                         compare.asked = true;
+                        compare.pace.begin_step(now);
                         return Some(Action::Scan { scan, cursor, max });
                     }
                 }

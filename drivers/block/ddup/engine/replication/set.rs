@@ -90,6 +90,8 @@ pub struct Set {
     /// Token of the last entry that was staged.
     pub(super) stage_token: u64,
     pub(super) now: u64,
+    /// A full compare rests so many times as long as it worked.
+    pub(super) tranquility: u64,
     /// A person said that this store's own history may go.
     pub(super) discard: bool,
     /// Sessions that ended because of what came in them.
@@ -206,6 +208,7 @@ impl Set {
             token: 0,
             stage_token: 0,
             now: 0,
+            tranquility: 0,
             discard: false,
             refused: 0,
             failed: false,
@@ -496,6 +499,18 @@ impl Set {
             let _ = rule.flushes.push_within_capacity(Flush { tag, epoch });
         }
         Ok(())
+    }
+
+    /// FLUSHes that wait.
+    pub fn flushes(&self) -> usize {
+        self.rule.as_ref().map_or(0, |r| r.flushes.len())
+    }
+
+    /// Says how late it is, and that a full compare is to rest so many times as long as it worked,
+    /// since requests are served; 0: it is in nobody's way.
+    pub fn pace(&mut self, now: u64, tranquility: u64) {
+        self.now = self.now.max(now);
+        self.tranquility = tranquility;
     }
 
     /// Seals the open epoch, if it is old enough for the shell's taste and not empty.
@@ -946,7 +961,7 @@ impl Set {
             committed: self.position_of(self.committed()).unwrap_or(Position::ZERO),
             reigns: self.is_ruling(),
             serves: self.serves(),
-            flushes: self.rule.as_ref().map_or(0, |r| r.flushes.len()),
+            flushes: self.flushes(),
             entries: self.window.entries() + self.receiver.as_ref().map_or(0, |r| r.entries()),
             busy: self.transition.is_some(),
             keep: self.record.keep,
@@ -984,6 +999,9 @@ impl Set {
         let silent = sessions
             .map(|l| l.asked_at.max(l.heard_at) + self.params.keepalive)
             .min();
-        [silent, self.ask_deadline()].into_iter().flatten().min()
+        [silent, self.ask_deadline(), self.stream_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
