@@ -523,3 +523,66 @@ fn writes_that_are_about_to_overtake_a_compare_end_its_rests() {
     let busy = until_level(&mut net, true);
     assert!(busy < 1000, "{busy} ms");
 }
+
+/// Breaks the connection whenever store 1 is compared, and makes it anew at once. Answers the times
+/// between, over so many milliseconds.
+fn break_compares(net: &mut Net, milliseconds: u64) -> Vec<u64> {
+    let (begin, mut last, mut gaps) = (net.shells[0].now, net.shells[0].now, Vec::new());
+    while net.shells[0].now < begin + milliseconds {
+        let _ = net.shells[0].try_read(0, 1);
+        net.run(1);
+        let is_compared = compare(net).is_some_and(|c| c.of_blocks.is_some());
+        if is_compared {
+            gaps.push(net.shells[0].now - last);
+            last = net.shells[0].now;
+            net.disconnect(0, 1);
+            net.connect(0, 1);
+        }
+    }
+    gaps
+}
+
+#[test]
+fn a_compare_that_is_lost_begins_again_after_pauses_that_grow() {
+    let mut net = late();
+    // Each takes a while, so that it can be broken.
+    set_tranquility(&mut net, 1000);
+    net.connect(0, 1);
+    let gaps = break_compares(&mut net, 20_000);
+    for (gap, least) in gaps.iter().skip(1).zip([100, 200, 400, 800, 1600, 3200]) {
+        assert!((least..least + 200).contains(gap), "{gaps:?}");
+    }
+    assert!((8..=9).contains(&gaps.len()), "{gaps:?}");
+    assert!(gaps[0] < 100 && gaps[7] >= 5000, "{gaps:?}");
+
+    // One that succeeds ends that.
+    until_level(&mut net, false);
+    net.disconnect(0, 1);
+    fall_behind(&mut net, 100_000);
+    net.connect(0, 1);
+    assert!(until_level(&mut net, false) < 1000);
+}
+
+#[test]
+fn a_block_that_can_not_be_read_at_first_is_read_again_and_holds_up_no_other() {
+    for (failures, lost) in [(3, false), (4, true)] {
+        let mut net = late();
+        let last = 2 * BLOCKS;
+        net.shells[0].unread.insert(last - 7, failures + 1);
+        net.connect(0, 1);
+        net.run(60);
+        let contents = |net: &Net| -> Vec<u64> {
+            let mut all: Vec<_> = net.shells[1].disk.data.values().copied().collect();
+            all.sort_unstable();
+            all.dedup();
+            all
+        };
+        let mut wanted: Vec<_> = (last - BLOCKS + 1..=last).collect();
+        wanted.retain(|id| *id != last - 7);
+        assert_eq!(contents(&net), wanted);
+        assert_ne!(net.position(0), net.position(1));
+        let took = until_level(&mut net, false);
+        assert!((100..1000).contains(&took), "{took} ms");
+        assert_eq!(contents(&net).contains(&(last - 7)), !lost);
+    }
+}

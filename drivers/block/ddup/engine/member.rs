@@ -352,7 +352,10 @@ impl Store {
             return;
         }
         if let Some(member) = self.member.as_mut() {
-            member.set.fetched(token, ok.then_some(token));
+            match ok {
+                true => member.set.fetched(token, Some(token)),
+                false => member.set.fetch_failed(token),
+            }
         }
     }
 
@@ -816,7 +819,11 @@ impl Store {
                 cluster,
                 check,
             }),
-            None => self.fetched(token, false),
+            None => {
+                if let Some(member) = self.member.as_mut() {
+                    member.set.fetched(token, None);
+                }
+            }
         }
     }
 

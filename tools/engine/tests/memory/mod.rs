@@ -87,6 +87,8 @@ pub struct Shell {
     pub scrubs: u32,
     /// How long the disk takes to read metadata, in milliseconds.
     pub page_time: u64,
+    /// Contents that can't be read for peers, and how often.
+    pub unread: HashMap<u64, u32>,
     /// What scrubs read is not there before it is let go.
     pub hold_scrubs: bool,
     pub held: Vec<(u32, u32)>,
@@ -210,6 +212,7 @@ impl Shell {
             found: Vec::new(),
             scrubs: 0,
             page_time: 0,
+            unread: HashMap::new(),
             hold_scrubs: false,
             held: Vec::new(),
         };
@@ -379,7 +382,12 @@ impl Shell {
                 check,
             } => {
                 let id = self.disk.data.get(&cluster.0).copied();
-                let good = id.filter(|id| (self.content)(*id).check == check);
+                let fails = id.and_then(|id| self.unread.get_mut(&id));
+                let fails = fails.is_some_and(|left| {
+                    *left = left.saturating_sub(1);
+                    *left > 0
+                });
+                let good = id.filter(|id| !fails && (self.content)(*id).check == check);
                 if let Some(id) = good {
                     self.fetched.insert(token, id);
                 }

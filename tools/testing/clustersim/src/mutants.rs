@@ -91,6 +91,9 @@ const NAMES: &[(u32, &str)] = &[
     ),
     (144, "a block that was read in vain is kept for ever"),
     (150, "ranges with as many blocks pass for equal"),
+    (230, "a compare that was lost begins again at once"),
+    (231, "a block is LOST when its first read fails"),
+    (232, "a block that can't be read is tried for ever"),
     (233, "a compare may rest for ever"),
 ];
 

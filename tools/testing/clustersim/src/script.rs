@@ -43,6 +43,10 @@ pub struct Setup {
     pub memory: u32,
     /// Disks fail for good, until the next attach.
     pub failures: bool,
+    /// What is read for a peer is not read well at first.
+    pub flaky: bool,
+    /// Frozen states are gone before their time.
+    pub thaws: bool,
     /// A full compare rests so many times as long as it worked.
     pub tranquility: u64,
 }
@@ -120,6 +124,8 @@ pub fn generate(seed: u64, steps: u32) -> Script {
         noise: rng.chance(1, 8),
         memory: if rng.chance(1, 6) { 2000 } else { 0 },
         failures: rng.chance(1, 6),
+        flaky: rng.chance(1, 4),
+        thaws: rng.chance(1, 5),
         tranquility: rng.pick(&[0, 1, 1000]),
     };
     let mut weights = [300, 60, 8, 20, 12, 6, 3, 10, 60, 12, 6];

@@ -22,11 +22,15 @@ use ddup_sim::xxh64::xxh64;
 use kernel::fail_alloc;
 use kernel::prelude::*;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 const KEEPALIVE: u64 = 400;
 const TIMEOUT: u64 = 1500;
 const TICK: u64 = 100;
+/// A block is LOST after so many tries to read it.
+const FETCH_TRIES: u32 = 4;
+/// Compares with a peer that may be lost in a second: the first pause is a tenth of that.
+const LOST_MAX: usize = 12;
 /// Frames of a connection that may be under way in each direction.
 const ROOM: usize = 5;
 
@@ -94,6 +98,10 @@ pub struct Node {
     blocks: BTreeMap<u64, Content>,
     /// Blocks that peers are asked for.
     asks: BTreeMap<u64, Content>,
+    /// Reads for peers that failed: by frozen state, and epoch and entry.
+    failed_reads: BTreeMap<(Option<u64>, (u64, u32)), u32>,
+    /// When frozen states were lost, in the last second.
+    thawed: VecDeque<u64>,
     sessions: BTreeMap<usize, u64>,
     heard: BTreeMap<usize, Heard>,
     /// Configurations that it was commanded to take, or took by right.
@@ -108,7 +116,9 @@ enum Event {
     Complete(usize, u64),
     Staged(usize, u64, u64, StageResult),
     Fetched(usize, u64, u64, Option<Content>),
+    FetchFailed(usize, u64, u64),
     ScanOpened(usize, u64, u64),
+    Thaw(usize, u64, u64),
     /// Node, life, token, volume with the first block and the end, and how many are wanted.
     Owned(usize, u64, u64, (Id, u64, u64), u32),
     Scanned(usize, u64, u64, u64, u32),
@@ -299,6 +309,8 @@ impl World {
                 flushes: BTreeMap::new(),
                 blocks: BTreeMap::new(),
                 asks: BTreeMap::new(),
+                failed_reads: BTreeMap::new(),
+                thawed: VecDeque::new(),
                 sessions: BTreeMap::new(),
                 heard: BTreeMap::new(),
                 told: Default::default(),
@@ -440,6 +452,8 @@ impl World {
         node.flushes.clear();
         node.blocks.clear();
         node.asks.clear();
+        node.failed_reads.clear();
+        node.thawed.clear();
         node.sessions.clear();
         node.heard.clear();
         let nonces: std::vec::Vec<u64> = self.connections_of(n).collect();
@@ -966,23 +980,29 @@ impl World {
                 token,
                 digest,
                 scan,
+                pinned,
                 ..
             } => {
                 let content = store::content(&digest);
                 let store = &self.nodes[n].store;
-                let kept = match scan {
+                let keeps = |content: Content| match scan {
                     Some(scan) => store.scans.get(&scan).is_some_and(|s| s.contains(&content)),
                     None => store.pins.values().any(|p| p.contains(&content)),
                 };
-                if !kept {
+                // This store itself was told that it is lost.
+                let lost = content == BAD || (self.oracle.rot && !keeps(content) && keeps(BAD));
+                if !lost && !keeps(content) {
                     return Err(format!(
                         "(8) node {n} let go of {content}, which a peer needs"
                     ));
                 }
-                let lost = content == BAD || (self.setup.rot && self.rng.chance(1, 10));
                 let time = self.disk_time();
-                let found = (!lost).then_some(content);
-                self.at(time, Event::Fetched(n, life, token, found));
+                if !lost && self.read_fails(n, content, (scan, pinned))? {
+                    self.at(time, Event::FetchFailed(n, life, token));
+                } else {
+                    let found = (!lost).then_some(content);
+                    self.at(time, Event::Fetched(n, life, token, found));
+                }
             }
             Action::Look { token, wanted } => {
                 let content = store::content(&wanted.digest);
@@ -1020,6 +1040,27 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Whether a read for a peer fails. Where nothing rots the last try succeeds.
+    fn read_fails(
+        &mut self,
+        n: usize,
+        content: Content,
+        place: (Option<u64>, (u64, u32)),
+    ) -> Result<bool, String> {
+        let rots = self.setup.rot && (content % 10 == 7 || self.rng.chance(1, 10));
+        let failed = self.nodes[n].failed_reads.entry(place).or_default();
+        let flaky = self.setup.flaky && !self.calm && *failed < FETCH_TRIES - 1;
+        let fails = rots || (flaky && self.rng.chance(1, 2));
+        *failed += u32::from(fails);
+        // Nobody asks for a block of a frozen state twice.
+        if place.0.is_some() && *failed > FETCH_TRIES {
+            return Err(format!(
+                "(11) node {n} reads {content} of {place:?} again and again"
+            ));
+        }
+        Ok(fails)
     }
 
     /// Clause 6: what a fenced store has stated stays so until it serves a later term.
@@ -1486,6 +1527,10 @@ impl World {
                 self.with(n, |set| set.fetched(token, handle));
                 return self.pump(n);
             }
+            Event::FetchFailed(n, life, token) if alive(self, n, life) => {
+                self.with(n, |set| set.fetch_failed(token));
+                return self.pump(n);
+            }
             Event::ScanOpened(n, life, scan) if alive(self, n, life) => {
                 let image = &self.nodes[n].store.durable;
                 let mapped = image.iter().filter(|c| **c != 0).count() as u64;
@@ -1497,6 +1542,10 @@ impl World {
                     Some(Ok(true)) => {
                         let store = &mut self.nodes[n].store;
                         store.scans.insert(scan, store.durable.clone());
+                        if self.setup.thaws {
+                            let time = self.rng.below(400);
+                            self.at(time, Event::Thaw(n, life, scan));
+                        }
                     }
                     Some(Err(_)) => {
                         let time = self.disk_time();
@@ -1505,6 +1554,11 @@ impl World {
                     _ => {}
                 }
                 return self.pump(n);
+            }
+            Event::Thaw(n, life, scan) if alive(self, n, life) && !self.calm => {
+                if self.nodes[n].store.scans.contains_key(&scan) {
+                    return self.thaw(n, scan);
+                }
             }
             Event::Scanned(n, life, scan, cursor, max) if alive(self, n, life) => {
                 return self.scanned(n, scan, cursor, max);
@@ -1566,6 +1620,9 @@ impl World {
         let Some(image) = self.nodes[n].store.scans.get(&scan).cloned() else {
             return Ok(());
         };
+        if self.setup.thaws && !self.calm && self.rng.chance(1, 8) {
+            return self.thaw(n, scan);
+        }
         let blocks = self.setup.blocks;
         let volume = cursor / blocks;
         let end = ((volume + 1) * blocks).min(image.len() as u64);
@@ -1581,6 +1638,24 @@ impl World {
         };
         let next = (at < image.len() as u64).then_some(at);
         self.with(n, |set| set.scanned(scan, shown, next));
+        self.pump(n)
+    }
+
+    /// A frozen state is gone: who is compared with it begins anew, and not all the time.
+    fn thaw(&mut self, n: usize, scan: u64) -> Verdict {
+        let (now, peers) = (self.now, self.nodes.len() - 1);
+        self.say(|| format!("node {n} loses scan {scan}"));
+        let node = &mut self.nodes[n];
+        node.store.scans.remove(&scan);
+        node.thawed.push_back(now);
+        while node.thawed.front().is_some_and(|at| at + 1000 < now) {
+            node.thawed.pop_front();
+        }
+        let lost = node.thawed.len();
+        if lost > LOST_MAX * peers {
+            return Err(format!("(11) node {n} loses {lost} compares in a second"));
+        }
+        self.with(n, |set| set.scan_lost(scan));
         self.pump(n)
     }
 

@@ -494,9 +494,10 @@ fn work(set: &mut Set, rng: &mut Rng, honest: &mut Honest) {
                 let entries = entries(rng).ok().filter(|_| rng.chance(9, 10));
                 set.owned(token, entries.as_deref());
             }
-            Action::Fetch { token, .. } | Action::Look { token, .. } => {
-                set.fetched(token, rng.pick(&[None, Some(5)]))
-            }
+            Action::Fetch { token, .. } | Action::Look { token, .. } => match rng.below(3) {
+                0 => set.fetch_failed(token),
+                n => set.fetched(token, (n > 1).then_some(5)),
+            },
             _ => {}
         }
         if rng.chance(1, 2) {

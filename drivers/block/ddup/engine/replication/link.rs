@@ -10,6 +10,7 @@ use super::action::{Action, Block, Event, Outgoing};
 use super::change::Change;
 use super::config::{MemberState, Refusal};
 use super::heal::{Asked, Serve};
+use super::pace::Backoff;
 use super::receiver::Receiver;
 use super::sender::Sender;
 use super::set::Set;
@@ -25,6 +26,8 @@ pub(super) struct Peer {
     pub(super) joining: Option<Joining>,
     /// The newest position that it acknowledged to this reign.
     best: Position,
+    /// Full compares that were lost, in whichever session.
+    pub(super) compares: Backoff,
 }
 
 /// FLUSHes wait for a peer that is not in sync yet (clause 8).
@@ -75,6 +78,7 @@ impl Peer {
             link: None,
             joining: None,
             best: Position::ZERO,
+            compares: Backoff::default(),
         }
     }
 }
@@ -174,6 +178,9 @@ impl Set {
             self.stop_receiving();
         }
         let mut lost = None;
+        if self.is_compared(at) {
+            self.compare_lost(at);
+        }
         if let Some(peer) = self.peers.get_mut(at) {
             if let Some(link) = peer.link.as_mut() {
                 if link.sender.is_some() || link.follows {
@@ -562,6 +569,12 @@ impl Set {
     /// Whether a session is there in which this primary's entries flow to the peer.
     pub(super) fn is_streaming(&self, at: usize) -> bool {
         self.link_at(at).is_some_and(|l| l.sender.is_some())
+    }
+
+    /// Whether a full compare of the peer is under way, or was not acknowledged yet.
+    fn is_compared(&self, at: usize) -> bool {
+        let sender = self.link_at(at).and_then(|l| l.sender.as_ref());
+        sender.is_some_and(|s| s.scan.is_some())
     }
 
     /// Whether a session is there in which the peer's entries flow to this store.

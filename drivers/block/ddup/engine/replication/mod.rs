@@ -18,7 +18,7 @@
 //! | `change` | promises and configurations: durable, then in force |
 //! | `link` | sessions and HELLO |
 //! | `sender`, `receiver` | the two halves of a stream |
-//! | `pace` | rests of a compare |
+//! | `pace` | rests of a compare; how soon what failed is tried again |
 //! | [`heal`] | blocks whose copy here is bad |
 //!
 //! # What the shell owes

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How fast a primary compares its peers in full.
+//! How fast a primary compares its peers in full, and how soon it tries again what has failed.
 
 use super::super::mark::mark;
 use super::super::mutant::mutant;
@@ -69,6 +69,40 @@ impl Pace {
     }
 }
 
+/// Tries that have failed, and how long to wait before the next one: twice as long after each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Backoff {
+    failures: u32,
+    since: u64,
+}
+
+impl Backoff {
+    /// A try has failed.
+    pub(super) fn failed(&mut self, now: u64) {
+        self.failures = self.failures.saturating_add(1);
+        self.since = now;
+    }
+
+    /// One has succeeded: the next failure is the first.
+    pub(super) fn succeeded(&mut self) {
+        self.failures = 0;
+    }
+
+    /// How many have failed one after the other.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// When to try again, if the first wait is so long and none longer than `most`.
+    pub(super) fn until(&self, first: u64, most: u64) -> u64 {
+        let Some(doubled) = self.failures.checked_sub(1) else {
+            return 0;
+        };
+        let wait = first.saturating_mul(1 << doubled.min(32)).min(most);
+        self.since.saturating_add(wait)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,5 +149,25 @@ mod tests {
         pace.end(u64::MAX);
         pace.end_step(u64::MAX, u64::MAX);
         assert_eq!(pace.rest_until(), 1100);
+    }
+
+    #[test]
+    fn a_wait_is_twice_the_one_before_up_to_a_cap_and_the_first_again_after_a_success() {
+        let mut backoff = Backoff::default();
+        assert_eq!(backoff.until(100, 5000), 0);
+        let mut waits = [0; 8];
+        for wait in &mut waits {
+            backoff.failed(7);
+            *wait = backoff.until(100, 5000) - 7;
+        }
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+        for _ in 0..100 {
+            backoff.failed(7);
+        }
+        assert_eq!(backoff.until(100, u64::MAX - 100), 7 + (100 << 32));
+        backoff.succeeded();
+        assert_eq!(backoff.until(100, 5000), 0);
+        backoff.failed(u64::MAX);
+        assert_eq!(backoff.until(100, 5000), u64::MAX);
     }
 }

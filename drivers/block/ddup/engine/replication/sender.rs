@@ -11,13 +11,24 @@ use super::action::{Action, Block, Outgoing, Shown};
 use super::epoch::Epoch;
 use super::history::History;
 use super::link::Link;
-use super::pace::Pace;
+use super::pace::{Backoff, Pace};
 use super::range::Range;
 use super::set::{Compared, Set};
 use super::types::{Entry, Id, Limits, Op, Position};
 use super::types::{BATCH_MAX, BATCH_VOLUMES_MAX, BLOCKS_WAIT_MAX, RANGES_MAX, RANGE_BLOCKS_MAX};
 use super::wire::{encode, Envelope, Frame};
 use kernel::prelude::*;
+
+/// A compare that was lost begins again after this, in milliseconds: twice as long after each that
+/// is lost, up to a cap, which is lower for a peer that FLUSHes wait for.
+const COMPARE_PAUSE: u64 = 100;
+const COMPARE_PAUSE_MAX: u64 = 5000;
+const COMPARE_PAUSE_AWAITED: u64 = 1000;
+/// Tries to read a block before it is LOST, and the first pause between them, in milliseconds.
+const FETCH_TRIES: u32 = 4;
+const FETCH_PAUSE: u64 = 100;
+/// Lost compares of one stream whose NEEDs may be under way while another one is.
+const STALE_MAX: usize = 8;
 
 /// A block that a peer asked for.
 #[derive(Clone, Copy, Debug)]
@@ -29,12 +40,16 @@ struct Fetch {
     digest: [u8; NAME_BYTES],
     scan: Option<u64>,
     state: FetchState,
+    /// Reads of it that failed.
+    reads: Backoff,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum FetchState {
     Wanted,
     Asked(u64),
+    /// Its read failed; it is read again after a pause.
+    Again,
     Read(u64),
     Lost,
 }
@@ -45,14 +60,25 @@ impl Fetch {
         (self.epoch, self.scan) == (other.epoch, other.scan)
     }
 
+    /// Whether others wait to share a frame with it.
     fn is_to_be_read(&self) -> bool {
         matches!(self.state, FetchState::Wanted | FetchState::Asked(_))
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.state, FetchState::Read(_) | FetchState::Lost)
+    }
+
+    /// When it is to be read again, if its read failed.
+    fn again(&self) -> Option<u64> {
+        let again = self.state == FetchState::Again;
+        again.then(|| self.reads.until(FETCH_PAUSE, u64::MAX))
     }
 
     /// Whether one frame answers both.
     fn is_answered_with(&self, first: &Fetch) -> bool {
         let is_lost = |fetch: &Fetch| fetch.state == FetchState::Lost;
-        self.is_of_frame(first) && !self.is_to_be_read() && is_lost(self) == is_lost(first)
+        self.is_of_frame(first) && self.is_over() && is_lost(self) == is_lost(first)
     }
 }
 
@@ -255,8 +281,11 @@ pub(super) struct Sender {
     sent: u64,
     at: At,
     /// The frozen state that the peer may ask for, until it has acknowledged its position.
-    scan: Option<(u64, Position)>,
+    pub(super) scan: Option<(u64, Position)>,
     fetches: KVec<Fetch>,
+    /// Compares that were lost: what the peer asked for in them may come while it is compared with the
+    /// same state again, and means the same there.
+    stale: usize,
 }
 
 impl Sender {
@@ -286,6 +315,7 @@ impl Sender {
             at,
             scan: None,
             fetches: KVec::new(),
+            stale: 0,
         })
     }
 
@@ -315,10 +345,10 @@ impl Sender {
     /// What the next frame answers: the first fetch, and how many. Blocks wait for those that are
     /// being read, so that they share a frame, until [`BLOCKS_WAIT_MAX`] do.
     fn next_answer(&self) -> Option<(Fetch, usize)> {
-        let ready = self.fetches.iter().filter(|f| !f.is_to_be_read()).count();
+        let ready = self.fetches.iter().filter(|f| f.is_over()).count();
         self.fetches.iter().find_map(|first| {
             let others = || self.fetches.iter().filter(|f| f.is_of_frame(first));
-            if first.is_to_be_read() {
+            if !first.is_over() {
                 return None;
             }
             let count = others().filter(|f| f.is_answered_with(first)).count();
@@ -402,11 +432,33 @@ impl Set {
             };
             if sender.needs(epoch) {
                 mark!(replication_fell_behind);
+                let compared = sender.scan.take().is_some();
                 sender.at = At::Behind;
-                sender.scan = None;
                 sender.fetches.clear();
+                if compared {
+                    self.compare_lost(at);
+                }
             }
         }
+    }
+
+    /// A compare of a peer was lost: the next one does not begin at once.
+    pub(super) fn compare_lost(&mut self, at: usize) {
+        let now = self.now;
+        if let Some(peer) = self.peers.get_mut(at) {
+            mark!(replication_compare_lost);
+            peer.compares.failed(now);
+        }
+    }
+
+    /// When a compare of a peer may begin.
+    fn compare_at(&self, at: usize) -> u64 {
+        let most = match self.must_ack(at) {
+            true => COMPARE_PAUSE_AWAITED,
+            false => COMPARE_PAUSE_MAX,
+        };
+        let peer = self.peers.get(at);
+        peer.map_or(0, |peer| peer.compares.until(COMPARE_PAUSE, most))
     }
 
     /// Until when a full compare rests before its next step, if it does: as long as requests are
@@ -429,12 +481,15 @@ impl Set {
     pub(super) fn stream_deadline(&self) -> Option<u64> {
         let peers = (0..self.peers.len()).filter_map(|at| {
             let sender = self.sender_at(at)?;
-            match &sender.at {
+            let reads = sender.fetches.iter().filter_map(Fetch::again).min();
+            let compares = match &sender.at {
+                At::Behind => Some(self.compare_at(at)).filter(|begins| *begins > self.now),
                 At::Compare(compare) => compare
                     .next_scan(sender.range_blocks)
                     .and_then(|_| self.rest_of(at)),
-                At::Behind | At::Epoch { .. } | At::Opening { .. } => None,
-            }
+                At::Epoch { .. } | At::Opening { .. } => None,
+            };
+            [reads, compares].into_iter().flatten().min()
         });
         peers.min()
     }
@@ -492,6 +547,12 @@ impl Set {
                 if sender.scan.is_some_and(|(_, p)| p.epoch <= position.epoch) {
                     sender.scan = None;
                 }
+                // What it asked for in a compare that was lost it may have from the next one.
+                sender.fetches.retain(|f| f.epoch > position.epoch);
+                let follows = matches!(sender.at, At::Epoch { .. }) && sender.scan.is_none();
+                if let Some(peer) = self.peers.get_mut(at).filter(|_| follows) {
+                    peer.compares.succeeded();
+                }
                 self.note_best(at, position);
                 self.trim();
                 Ok(Some(()))
@@ -529,7 +590,7 @@ impl Set {
                 let Some(sender) = sender else {
                     return Ok(Some(()));
                 };
-                if sender.fetches.len() + needs.len() > limit {
+                if sender.fetches.len() + needs.len() > limit * (1 + sender.stale) {
                     return Ok(None);
                 }
                 sender.fetches.reserve(needs.len(), GFP_KERNEL)?;
@@ -549,11 +610,41 @@ impl Set {
                         digest: need.digest,
                         scan,
                         state: FetchState::Wanted,
+                        reads: Backoff::default(),
                     });
                 }
                 Ok(Some(()))
             }
             _ => Ok(None),
+        }
+    }
+
+    /// The end of an [`Action::Fetch`] whose read failed, or found something else: it is tried again
+    /// some times before the block is LOST.
+    pub fn fetch_failed(&mut self, token: u64) {
+        let now = self.now;
+        let senders = self.peers.iter_mut().filter_map(|p| p.link.as_mut());
+        let senders = senders.filter_map(|l| l.sender.as_mut());
+        let mut again = false;
+        for sender in senders {
+            let is_it = |f: &&mut Fetch| f.state == FetchState::Asked(token);
+            let Some(fetch) = sender.fetches.iter_mut().find(is_it) else {
+                continue;
+            };
+            fetch.reads.failed(now);
+            let tries = if mutant!(231) { 1 } else { FETCH_TRIES };
+            if fetch.reads.failures() < tries || mutant!(232) {
+                mark!(replication_fetches_again);
+                fetch.state = FetchState::Again;
+                again = true;
+            }
+            if let (At::Compare(compare), true) = (&mut sender.at, fetch.scan.is_some() && again) {
+                compare.pace.end(now);
+            }
+        }
+        match again {
+            true => self.fetched.retain(|(t, _)| *t != token),
+            false => self.fetched(token, None),
         }
     }
 
@@ -611,6 +702,7 @@ impl Set {
                 sender.scan = None;
                 sender.at = At::Behind;
                 self.scans.retain(|s| *s != scan);
+                self.compare_lost(at);
                 return Ok(false);
             };
             let (position, history) = (history.position(), history.try_clone()?);
@@ -677,7 +769,8 @@ impl Set {
             .is_some_and(|first| first <= position.epoch + 1)
     }
 
-    /// A frozen state is gone before its time: the compare begins anew.
+    /// A frozen state is gone before its time: the compare begins anew, after a pause if others were
+    /// lost before.
     pub fn scan_lost(&mut self, scan: u64) {
         self.scans.retain(|s| *s != scan);
         for at in 0..self.peers.len() {
@@ -689,14 +782,16 @@ impl Set {
             }
             mark!(replication_scan_lost);
             sender.scan = None;
-            if matches!(sender.at, At::Opening { .. } | At::Compare(_)) {
-                sender.at = At::Behind;
+            if let At::Epoch { number, .. } = sender.at {
+                // It was told all, but not all that it lacks can be read any more. What came behind
+                // that it may have by then.
+                mark!(replication_scan_lost_behind_all);
+                sender.least = sender.least.max(number.saturating_sub(1));
             }
-            for fetch in &mut sender.fetches {
-                if fetch.scan == Some(scan) {
-                    fetch.state = FetchState::Lost;
-                }
-            }
+            sender.at = At::Behind;
+            sender.fetches.clear();
+            sender.stale = (sender.stale + 1).min(STALE_MAX);
+            self.compare_lost(at);
         }
     }
 
@@ -760,6 +855,7 @@ impl Set {
         for at in 0..self.peers.len() {
             let (position, now) = (self.history.position(), self.now);
             let token = self.token + 1;
+            let begins = self.compare_at(at) <= now || mutant!(230);
             let rests = self.rest_of(at).is_some();
             let Some(sender) = self
                 .peers
@@ -768,10 +864,11 @@ impl Set {
             else {
                 continue;
             };
+            let due = |f: &Fetch| f.again().is_some_and(|again| again <= now);
             if let Some(fetch) = sender
                 .fetches
                 .iter_mut()
-                .find(|f| f.state == FetchState::Wanted)
+                .find(|f| f.state == FetchState::Wanted || due(f))
             {
                 self.fetched.reserve(1, GFP_KERNEL).ok()?;
                 let _ = self.fetched.push_within_capacity((token, None));
@@ -801,7 +898,7 @@ impl Set {
                 }
             }
             match &mut sender.at {
-                At::Behind => {
+                At::Behind if begins => {
                     self.scans.reserve(1, GFP_KERNEL).ok()?;
                     mark!(replication_compare_sent);
                     sender.scan = Some((token, position));
@@ -822,7 +919,7 @@ impl Set {
                         return Some(Action::Scan { scan, cursor, max });
                     }
                 }
-                At::Epoch { .. } | At::Opening { .. } => {}
+                At::Behind | At::Epoch { .. } | At::Opening { .. } => {}
             }
         }
         None
