@@ -21,6 +21,7 @@ pub mod random;
 pub mod socket;
 pub mod sync;
 pub mod sysfs;
+pub mod time;
 pub mod tracepoint;
 pub mod workqueue;
 

@@ -68,6 +68,7 @@ genl_family! {
     do ddup_nl_peer_doit => set::peer;
     do ddup_nl_peer_drop_doit => set::peer_drop;
     do ddup_nl_scrub_doit => scrub::scrub;
+    do ddup_nl_lease_doit => set::lease;
     dump ddup_nl_get_dumpit => get_all;
     dump ddup_nl_set_get_dumpit => set::get_all;
 }

@@ -127,6 +127,13 @@ static const struct nla_policy ddup_scrub_nl_policy[DDUP_A_DEVICE_SCRUB_STOP + 1
 	[DDUP_A_DEVICE_SCRUB_STOP] = { .type = NLA_FLAG, },
 };
 
+/* DDUP_CMD_LEASE - do */
+static const struct nla_policy ddup_lease_nl_policy[DDUP_A_SET_LEASE_UNTIL + 1] = {
+	[DDUP_A_SET_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_set_index_range),
+	[DDUP_A_SET_VERSION] = { .type = NLA_UINT, },
+	[DDUP_A_SET_LEASE_UNTIL] = { .type = NLA_UINT, },
+};
+
 /* Ops table for ddup */
 static const struct genl_split_ops ddup_nl_ops[] = {
 	{
@@ -256,6 +263,13 @@ static const struct genl_split_ops ddup_nl_ops[] = {
 		.doit		= ddup_nl_scrub_doit,
 		.policy		= ddup_scrub_nl_policy,
 		.maxattr	= DDUP_A_DEVICE_SCRUB_STOP,
+		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
+	},
+	{
+		.cmd		= DDUP_CMD_LEASE,
+		.doit		= ddup_nl_lease_doit,
+		.policy		= ddup_lease_nl_policy,
+		.maxattr	= DDUP_A_SET_LEASE_UNTIL,
 		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
 	},
 };

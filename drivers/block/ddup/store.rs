@@ -53,7 +53,7 @@ use kernel::{
         atomic::{Atomic, Relaxed},
         Arc, Completion, Mutex,
     },
-    time::{delay::fsleep, Delta, Instant, Monotonic},
+    time::{delay::fsleep, BootTime, Delta, Instant},
 };
 use kstage::{
     block::{
@@ -69,6 +69,7 @@ use kstage::{
     mm::{NoReclaim, Wait},
     page_pool::PagePool,
     sync::smp_mb,
+    time,
     workqueue::OwnedQueue,
 };
 
@@ -226,7 +227,7 @@ pub(crate) struct Store {
     can_discard: bool,
     /// The store takes requests.
     live: Atomic<i32>,
-    epoch: Instant<Monotonic>,
+    epoch: Instant<BootTime>,
     #[pin]
     started: Completion,
     #[pin]
@@ -659,6 +660,20 @@ impl Store {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(0)
     }
 
+    /// The time of the engine at so many milliseconds since boot; what is past is now.
+    pub(crate) fn time_of(&self, boottime: Millis) -> Millis {
+        let left = boottime.saturating_sub(time::boottime_ms());
+
+        self.now().saturating_add(left)
+    }
+
+    /// Milliseconds since boot at some time of the engine.
+    pub(crate) fn boottime_of(&self, time: Millis) -> Millis {
+        let began = time::boottime_ms().saturating_sub(self.now());
+
+        began.saturating_add(time)
+    }
+
     /// Adds a request to the inbox; [`run`](Self::run) must follow. Any context.
     pub(crate) fn push(&self, request: Request<Queue>) {
         self.incoming.push(request);
@@ -769,6 +784,12 @@ impl Store {
                 inner.next = Some(request);
                 return;
             }
+            // A lease may have ended before this request came, but after the turn began.
+            let leased = inner
+                .engine
+                .set()
+                .is_some_and(|set| set.held_lease().is_some());
+            let now = if leased { self.now() } else { now };
             inner.submit(now, request);
             if !self.act(inner, now, bios) {
                 return;

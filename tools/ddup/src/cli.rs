@@ -282,8 +282,32 @@ pub enum SetVerb {
     Invite(SetInviteArgs),
     /// Let FLUSHes wait while fewer members than this are in sync
     MinInSync(SetMinInSyncArgs),
-    /// Let FLUSHes that wait for members fail with an I/O error
+    /// Let FLUSHes that wait for members fail with an I/O error, and what waits for a lease
     FailFlushes(SetFailFlushesArgs),
+    /// Bound the time in which a primary serves
+    Lease(SetLeaseArgs),
+}
+
+/// Arguments of `ddup set lease`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+For whoever decides which member is primary. When the lease is over, reads and writes wait and FLUSHes are \
+not acknowledged, until there is another one: so nobody reads old data from a primary that is cut off, once \
+its lease has ended and before another member is promoted. It holds for one version of the configuration; \
+give one for the next version before that comes into force, and nothing waits. `ddup set fail-flushes` \
+lets what waits fail.")]
+pub struct SetLeaseArgs {
+    /// A device of the primary: /dev/ddupN, ddupN, or the path of its backing device or file
+    pub device: PathBuf,
+    /// How long from now on, in seconds
+    #[arg(value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400), required_unless_present = "none")]
+    pub seconds: Option<u32>,
+    /// It serves however late it is, as without a lease
+    #[arg(long, conflicts_with = "seconds")]
+    pub none: bool,
+    /// Version of the configuration, the one in force if it is not given
+    #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(u64).range(1..))]
+    pub for_version: Option<u64>,
 }
 
 /// Arguments of `ddup set min-in-sync`.
@@ -729,6 +753,9 @@ mod tests {
             (&["set", "show", "--bytes"], "--bytes"),
             (&["set", "invite"], "DEVICE"),
             (&["set", "min-in-sync", "ddup0", "0"], "1..=16"),
+            (&["set", "lease", "ddup0"], "SECONDS"),
+            (&["set", "lease", "ddup0", "0"], "1..=86400"),
+            (&["set", "lease", "ddup0", "5", "--none"], "--none"),
             (
                 &["format", "/dev/vdb", "--set", "--replica-of", "x"],
                 "--replica-of",

@@ -228,9 +228,12 @@ fn log_set(state: &SetState) {
             | SetEventKind::Regressed
             | SetEventKind::StoreFailed,
         ) => error!("{what} {device}: {of}"),
-        Some(SetEventKind::PeerLost | SetEventKind::FlushSuspended | SetEventKind::Superseded) => {
-            warn!("{what} {device}: {of}")
-        }
+        Some(
+            SetEventKind::PeerLost
+            | SetEventKind::FlushSuspended
+            | SetEventKind::Superseded
+            | SetEventKind::LeaseExpired,
+        ) => warn!("{what} {device}: {of}"),
         _ => info!("{what} {device}: {of}"),
     }
 }

@@ -71,6 +71,7 @@ numbers! {
         SCRUB = 24,
         SCRUB_FOUND = 25,
         SCRUBBED = 26,
+        LEASE = 27,
     }
 }
 

@@ -154,6 +154,18 @@ pub fn be_io_flusher() -> io::Result<()> {
     check(unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) })
 }
 
+/// Milliseconds since boot, those in which the machine slept included.
+pub fn boottime_ms() -> io::Result<u64> {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is valid for a write.
+    check(unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) })?;
+    let milliseconds = time.tv_sec * 1000 + time.tv_nsec / 1_000_000;
+    u64::try_from(milliseconds).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
 /// An ioctl result as a [`Result`](io::Result).
 fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 {

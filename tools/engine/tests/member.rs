@@ -7,7 +7,7 @@ mod memory;
 
 use ddup_engine::engine::mkfs::{MemberParams, Params};
 use ddup_engine::engine::replication::action::{Event, Reply};
-use ddup_engine::engine::replication::config::{Config, Member, MemberState};
+use ddup_engine::engine::replication::config::{Config, Member, MemberState, Refusal};
 use ddup_engine::engine::replication::record::Record;
 use ddup_engine::engine::replication::set::Compared;
 use ddup_engine::engine::replication::types::{Id, Position};
@@ -585,4 +585,98 @@ fn a_block_that_can_not_be_read_at_first_is_read_again_and_holds_up_no_other() {
         assert!((100..1000).contains(&took), "{took} ms");
         assert_eq!(contents(&net).contains(&(last - 7)), !lost);
     }
+}
+
+fn events(net: &mut Net) -> Vec<Event> {
+    std::iter::from_fn(|| net.shells[0].engine.poll_set_event())
+        .map(|(_, event)| event)
+        .collect()
+}
+
+/// A read, a write and a FLUSH of store 0, as tags 3, 4 and 2.
+fn begin_all(net: &mut Net) {
+    let shell = &mut net.shells[0];
+    shell.begin_read(3, 0, 2);
+    shell.begin_write(4, 5, &[9]);
+    shell.begin_flush(2);
+}
+
+fn ended(net: &Net) -> [Option<Status>; 3] {
+    [3, 4, 2].map(|tag| net.shells[0].done.get(&tag).copied())
+}
+
+#[test]
+fn a_primary_serves_no_longer_than_its_lease() {
+    let mut net = pair();
+    net.write(0, 0, &[1, 2]);
+    assert_eq!(net.flush(0), Status::Ok);
+    let version = net.state_version(0);
+    let until = net.shells[0].now + 100;
+    let lease = |version, until| SetCommand::Lease { version, until };
+    let held = net.command(0, lease(version, Some(until)));
+    assert_eq!(held, Reply::Done);
+    assert_eq!(net.shells[0].read(0, 2), [1, 2]);
+    while net.shells[0].now + 1 < until {
+        net.run(1);
+    }
+    assert_eq!(net.shells[0].read(0, 2), [1, 2]);
+    events(&mut net);
+    net.run(1);
+    begin_all(&mut net);
+    net.run(2000);
+    assert_eq!(ended(&net), [None; 3]);
+    assert!(net.shells[0].serves && net.shells[0].engine.awaits_lease());
+    let told = events(&mut net);
+    for event in [Event::LeaseExpired, Event::FlushSuspended] {
+        let count = told.iter().filter(|told| **told == event).count();
+        assert_eq!(count, 1, "{told:?}");
+    }
+
+    // Another one, which must not be for a version of before.
+    let next = net.shells[0].now + 100_000;
+    let old = net.command(0, lease(version - 1, Some(next)));
+    assert_eq!(old, Reply::Refused(Refusal::Conflict));
+    let replica = net.command(1, lease(version, Some(next)));
+    assert_eq!(replica, Reply::Refused(Refusal::NotPrimary));
+    assert_eq!(ended(&net), [None; 3]);
+    assert_eq!(net.command(0, lease(version, Some(next))), Reply::Done);
+    net.run(100);
+    assert_eq!(ended(&net), [Some(Status::Ok); 3]);
+    assert_eq!(net.shells[0].reads[&3], [Some(1), Some(2)]);
+
+    // A new configuration makes it void, unless one was given for that before.
+    assert_eq!(net.command(0, lease(version + 1, Some(next))), Reply::Done);
+    for waits in [false, true] {
+        let config = net.next(0);
+        assert_eq!(net.set_config(0, &config), Reply::Done);
+        net.run(100);
+        begin_all(&mut net);
+        net.run(100);
+        assert_eq!(ended(&net)[0].is_none(), waits);
+    }
+    assert_eq!(net.command(0, SetCommand::FlushFail), Reply::Done);
+    net.run(10);
+    assert_eq!(ended(&net), [Some(Status::Io); 3]);
+    let version = net.state_version(0);
+    assert_eq!(net.command(0, lease(version, None)), Reply::Done);
+    begin_all(&mut net);
+    net.run(100);
+    assert_eq!(ended(&net), [Some(Status::Ok); 3]);
+}
+
+#[test]
+fn a_reign_ends_with_its_lease_and_what_waits_for_one_fails() {
+    let mut net = pair();
+    let version = net.state_version(0);
+    let until = Some(net.shells[0].now);
+    let over = SetCommand::Lease { version, until };
+    assert_eq!(net.command(0, over), Reply::Done);
+    begin_all(&mut net);
+    net.run(100);
+    assert_eq!(ended(&net), [None; 3]);
+    let fence = net.command(0, SetCommand::Fence { term: 9 });
+    assert!(matches!(fence, Reply::Fenced { .. }), "{fence:?}");
+    net.run(10);
+    assert!(!net.shells[0].serves);
+    assert_eq!(ended(&net)[..2], [Some(Status::Io); 2]);
 }

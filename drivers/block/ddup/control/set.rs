@@ -356,6 +356,35 @@ pub(super) fn resolve(info: &mut Info<'_>) -> Result {
     })
 }
 
+/// `lease`.
+pub(super) fn lease(info: &mut Info<'_>) -> Result {
+    answer(info, try_lease)
+}
+
+fn try_lease(info: &mut Info<'_>) -> Result<(), Refusal> {
+    let (index, store) = member_of(info)?;
+    let attr = uapi::DDUP_A_SET_VERSION;
+    let version = number_of(info, attr, "the version of the configuration")?;
+    let until = number_of(info, uapi::DDUP_A_SET_LEASE_UNTIL, "the end of the lease")?;
+    let until = (until > 0).then(|| store.time_of(until));
+
+    match store.command(SetCommand::Lease { version, until }) {
+        Ok(Reply::Refused(SetRefusal::Conflict)) => {
+            let in_force = store.with_set(|set| set.state().config.version);
+
+            Err(refuse!(
+                errno(bindings::ESTALE),
+                Some(attr),
+                "the configuration in force has version {}",
+                in_force.unwrap_or_default()
+            ))
+        }
+        Ok(Reply::Refused(why)) => Err(refuse_set(index, &store, why, Some(attr))),
+        Ok(_) => Ok(()),
+        Err(error) => Err(refuse_failed(index, &store, error)),
+    }
+}
+
 // Sessions.
 
 /// `peer`.
@@ -534,6 +563,14 @@ fn describe(list: &List, index: u32, store: &Store, message: &mut Message<'_>) -
             if state.keep {
                 message.put_flag(uapi::DDUP_A_SET_HISTORY_KEPT)?;
             }
+            if let Some(lease) = set.held_lease() {
+                let until = store.boottime_of(lease.until);
+
+                message.put_uint(uapi::DDUP_A_SET_LEASE_UNTIL, until)?;
+                if set.lease_is_over() {
+                    message.put_flag(uapi::DDUP_A_SET_LEASE_OVER)?;
+                }
+            }
             let mut peers = KVec::with_capacity(config.members.len(), GFP_KERNEL)?;
             for member in config.members.iter().filter(|m| m.store != own) {
                 let known = Known {
@@ -637,6 +674,7 @@ fn told(event: Event) -> (u32, Option<Id>, Option<Position>) {
         Event::SplitBrain(peer) => (uapi::DDUP_SET_EVENT_SPLIT_BRAIN, Some(peer), None),
         Event::Reconciled => (uapi::DDUP_SET_EVENT_RECONCILED, None, None),
         Event::StoreFailed => (uapi::DDUP_SET_EVENT_STORE_FAILED, None, None),
+        Event::LeaseExpired => (uapi::DDUP_SET_EVENT_LEASE_EXPIRED, None, None),
     }
 }
 

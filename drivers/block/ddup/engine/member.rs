@@ -125,6 +125,8 @@ pub struct Member {
     /// A command that waits until what was admitted has ended.
     quiescing: Option<(u64, SetCommand)>,
     persist: Option<Persist>,
+    /// Reads that wait until the primary has a lease again.
+    leased: WaitList,
     /// FLUSHes that the set has not heard of, for want of memory or of room for a seal.
     flushes: WaitList,
     /// Seals that there is room for in the journal, and how many there are to be.
@@ -170,6 +172,7 @@ impl Member {
                 stuck: None,
                 quiescing: None,
                 persist: None,
+                leased: WaitList::new(),
                 flushes: WaitList::new(),
                 seals: 0,
                 seals_wanted: SEALS,
@@ -251,6 +254,7 @@ impl Store {
             return Ok(());
         };
         let set = &mut member.set;
+        let fails = matches!(command, SetCommand::FlushFail);
         match command {
             SetCommand::Fence { term } => set.fence(number, term),
             SetCommand::SetConfig { expect, config } => {
@@ -260,7 +264,11 @@ impl Store {
             SetCommand::Demote => set.demote(number),
             SetCommand::FlushFail => set.flush_fail(number),
             SetCommand::Resolve => set.resolve(number),
+            SetCommand::Lease { version, until } => set.lease(number, version, until),
         }?;
+        if fails {
+            self.fail_leased();
+        }
         self.append_seals();
         self.journal.want(self.journal.last_sequence());
         Ok(())
@@ -371,11 +379,79 @@ impl Store {
         self.member.as_ref().is_some_and(|m| !m.set.leads())
     }
 
+    /// Whether this primary must not serve now, for want of a lease.
+    pub(super) fn lacks_lease(&mut self) -> bool {
+        let now = self.now;
+        self.member.as_mut().is_some_and(|member| {
+            member.set.clock(now);
+            member.set.lease_is_over()
+        })
+    }
+
+    /// Lets a read wait for a lease; until then it is none that the recycler waits for.
+    pub(super) fn await_lease(&mut self, tag: Tag) {
+        mark!(member_read_waits_for_a_lease);
+        let epoch = self.ops.get(tag).map_or(0, |op| op.epoch);
+        if let Some(reads) = self.reads.get_mut(epoch) {
+            *reads = reads.saturating_sub(1);
+        }
+        if let Some(member) = self.member.as_mut() {
+            self.ops.park(&mut member.leased, tag);
+        }
+    }
+
+    /// The next read that has waited for a lease, as if it had just come.
+    fn next_leased(&mut self) -> Option<Tag> {
+        let member = self.member.as_mut()?;
+        let tag = self.ops.unpark(&mut member.leased)?;
+        let epoch = self.read_epoch;
+        if let (Some(op), Some(reads)) = (self.ops.get_mut(tag), self.reads.get_mut(epoch)) {
+            op.epoch = epoch;
+            *reads += 1;
+        }
+        Some(tag)
+    }
+
+    /// Whether requests wait for a lease.
+    pub(super) fn has_leased(&self) -> bool {
+        self.member.as_ref().is_some_and(|m| {
+            let waits = !m.leased.is_empty() || !self.admission.is_empty();
+            waits && m.set.lease_is_over()
+        })
+    }
+
+    /// Reads that wait for a lease go on if there is one, or there is to be none.
+    fn lease_step(&mut self) {
+        if self.lacks_lease() {
+            return;
+        }
+        while let Some(tag) = self.next_leased() {
+            self.wake(tag);
+        }
+    }
+
+    /// Lets all fail that waits for a lease.
+    fn fail_leased(&mut self) {
+        if self.lacks_lease() {
+            self.fail_reads();
+            let writes = core::mem::take(&mut self.admission);
+            self.fail_requests(writes);
+        }
+    }
+
+    fn fail_reads(&mut self) {
+        while let Some(tag) = self.next_leased() {
+            self.finish(tag, Status::Io);
+        }
+    }
+
     /// Whether `entries` more may be recorded.
     pub(super) fn admit_entries(&mut self, entries: usize) -> bool {
+        let now = self.now;
         let Some(member) = self.member.as_mut() else {
             return true;
         };
+        member.set.clock(now);
         let (total, limit) = (self.reserved.entries + entries, member.set.epoch_limit());
         // A request that is larger than an epoch goes alone, and ends as many as it fills.
         let fits = self.reserved.entries == 0 || total <= limit;
@@ -587,6 +663,7 @@ impl Store {
             return;
         }
         self.pace_compares();
+        self.lease_step();
         self.promise_seals();
         self.quiesce();
         let waiting = self
@@ -918,6 +995,7 @@ impl Store {
         if !serves {
             mark!(member_stops_serving);
             self.void_heals();
+            self.fail_reads();
             for list in [
                 core::mem::take(&mut self.admission),
                 core::mem::take(&mut self.space_wait),

@@ -232,10 +232,17 @@ pub enum SetCommand {
     },
     /// Clause 13: hand everything over and stop being primary.
     Demote,
-    /// Clause 13: FLUSHes that wait fail.
+    /// Clause 13: FLUSHes that wait fail, and what waits for a lease.
     FlushFail,
     /// Clause 13: the own history may be given up.
     Resolve,
+    /// Clause 14: serve no longer.
+    Lease {
+        /// In the configuration of this version: that in force, or a later one.
+        version: u64,
+        /// From then on; `None`: however late it is.
+        until: Option<Millis>,
+    },
 }
 
 /// A frame for a peer.
@@ -717,6 +724,11 @@ impl Engine {
             store.now = store.now.max(now);
             store.fetched(token, ok);
         }
+    }
+
+    /// Whether requests wait for a lease.
+    pub fn awaits_lease(&self) -> bool {
+        self.store.as_ref().is_some_and(|s| s.has_leased())
     }
 
     /// What happened to the set that was not told yet, with a number that only rises.

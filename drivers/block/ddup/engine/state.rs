@@ -524,7 +524,10 @@ impl Store {
                 if let Some(op) = self.ops.get_mut(tag) {
                     op.phase = Phase::Running;
                 }
-                self.ops.park(&mut self.ready, tag);
+                match request.kind == OpKind::Read && self.lacks_lease() {
+                    true => self.await_lease(tag),
+                    false => self.ops.park(&mut self.ready, tag),
+                }
             }
             _ => self.ops.park(&mut self.admission, tag),
         }

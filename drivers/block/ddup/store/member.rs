@@ -408,12 +408,13 @@ impl Store {
         }
     }
 
-    /// Whether FLUSHes were let fail, which wants another look at the engine.
+    /// Whether FLUSHes, and what waits for a lease, were let fail, which wants another look at the
+    /// engine.
     pub(super) fn fail_flushes(&self, inner: &mut Inner, now: Millis) -> bool {
-        let waits = |set: &Set| set.state().flushes > 0;
+        let waits = |set: &Set| set.flushes() > 0;
 
         inner.member.leaving
-            && inner.engine.set().is_some_and(waits)
+            && (inner.engine.set().is_some_and(waits) || inner.engine.awaits_lease())
             && inner
                 .engine
                 .set_command(now, NOBODYS_COMMAND, SetCommand::FlushFail)

@@ -113,7 +113,7 @@ fn set_families(text: &mut String, sets: &[SetState]) {
         .collect();
     let about = "What the store is in its replica set.";
     family(text, "ddup_set_role", "stateset", about, &roles);
-    let of_sets: [Told<OfSet>; 8] = [
+    let of_sets: [Told<OfSet>; 9] = [
         (
             "ddup_set_version",
             "gauge",
@@ -161,6 +161,12 @@ fn set_families(text: &mut String, sets: &[SetState]) {
             "gauge",
             "1 if the history is kept until it is resolved.",
             |set| Some(set.history_kept.into()),
+        ),
+        (
+            "ddup_set_lease_over",
+            "gauge",
+            "1 if the lease of this primary is over, 0 while it has one.",
+            |set| set.lease_until.map(|_| set.lease_over.into()),
         ),
     ];
     for (name, kind, about, value) in of_sets {

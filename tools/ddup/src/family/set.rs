@@ -87,11 +87,13 @@ numbers! {
         EVENT = 22,
         INSTANCE = 23,
         EVENT_SEQ = 24,
+        LEASE_UNTIL = 25,
+        LEASE_OVER = 26,
     }
 }
 
 /// The attributes' names, for messages about them.
-pub(super) const ATTRIBUTES: [&str; 24] = [
+pub(super) const ATTRIBUTES: [&str; 26] = [
     "index",
     "store-uuid",
     "set-uuid",
@@ -116,6 +118,8 @@ pub(super) const ATTRIBUTES: [&str; 24] = [
     "event",
     "instance",
     "event-seq",
+    "lease-until",
+    "lease-over",
 ];
 
 /// Bytes of the longest configuration.
@@ -207,6 +211,8 @@ named! {
         StoreFailed = 11 "store-failed",
         /// The store takes no requests any more.
         Demoted = 12 "demoted",
+        /// The lease of this primary is over.
+        LeaseExpired = 13 "lease-expired",
     }
 }
 
@@ -429,6 +435,10 @@ pub struct SetState {
     pub refused_sessions: Option<u64>,
     /// The history is kept until a person resolves it.
     pub history_kept: bool,
+    /// When the lease of this primary ends, in milliseconds since boot.
+    pub lease_until: Option<u64>,
+    /// It is over, or for another configuration.
+    pub lease_over: bool,
     /// In events: what happened.
     pub event: Option<SetEventKind>,
     /// In events: the peer that it is about.
@@ -459,6 +469,8 @@ impl SetState {
                 set::APPLYING => state.applying = attribute.number(),
                 set::REFUSED_SESSIONS => state.refused_sessions = attribute.number(),
                 set::HISTORY_KEPT => state.history_kept = true,
+                set::LEASE_UNTIL => state.lease_until = attribute.number(),
+                set::LEASE_OVER => state.lease_over = true,
                 set::EVENT => state.event = attribute.u32().map(SetEventKind::from_number),
                 set::PEER_STORE => state.peer = id(&attribute),
                 set::INSTANCE => state.instance = attribute.u32(),
@@ -467,6 +479,12 @@ impl SetState {
             }
         }
         state
+    }
+
+    /// Milliseconds until its lease is over, 0 from then on, at so many since boot.
+    pub fn lease_left_ms(&self, now: Option<u64>) -> Option<u64> {
+        let left = self.lease_until?.saturating_sub(now?);
+        Some(if self.lease_over { 0 } else { left })
     }
 
     /// What is known of a peer.
@@ -661,6 +679,17 @@ impl Driver {
     pub fn flush_fail(&mut self, index: u32) -> Result {
         self.set_call(self.set_request(cmd::FLUSH_FAIL, index))
             .map(drop)
+    }
+
+    /// Bounds the time in which a primary serves in a configuration: until so many milliseconds since
+    /// boot, or not at all.
+    pub fn lease(&mut self, index: u32, version: u64, until: Option<u64>) -> Result {
+        self.set_change(|driver| {
+            let request = driver.set_request(cmd::LEASE, index);
+            let request = request.uint(set::VERSION, version);
+            request.uint(set::LEASE_UNTIL, until.unwrap_or(0))
+        })
+        .map(drop)
     }
 
     /// Gives up what the store has and its primary has not.

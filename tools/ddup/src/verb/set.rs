@@ -4,6 +4,7 @@
 
 mod fail_flushes;
 mod invite;
+mod lease;
 mod min_in_sync;
 pub mod show;
 
@@ -21,6 +22,7 @@ pub fn run(args: &SetArgs) -> Result {
         Some(SetVerb::Invite(args)) => return invite::run(args),
         Some(SetVerb::MinInSync(args)) => return min_in_sync::run(args),
         Some(SetVerb::FailFlushes(args)) => return fail_flushes::run(args),
+        Some(SetVerb::Lease(args)) => return lease::run(args),
         None => {}
     }
     let Some(path) = &args.device else {

@@ -449,6 +449,22 @@ impl Shell {
         self.drain();
     }
 
+    /// Submits a read, which ends when it ends.
+    pub fn begin_read(&mut self, tag: u32, lbn: u64, count: u64) {
+        self.reads.insert(tag, vec![None; count as usize]);
+        self.done.remove(&tag);
+        let request = Request {
+            tag,
+            kind: OpKind::Read,
+            volume: self.volume,
+            lbn: Lbn(lbn),
+            count,
+            fua: false,
+        };
+        self.engine.submit(self.now, request, &[]);
+        self.drain();
+    }
+
     /// Submits a FLUSH, which ends when it ends.
     pub fn begin_flush(&mut self, tag: u32) {
         self.done.remove(&tag);

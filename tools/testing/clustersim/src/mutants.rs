@@ -95,6 +95,9 @@ const NAMES: &[(u32, &str)] = &[
     (231, "a block is LOST when its first read fails"),
     (232, "a block that can't be read is tried for ever"),
     (233, "a compare may rest for ever"),
+    (240, "14: a lease for an earlier version is taken"),
+    (241, "14: a lease outlives its configuration"),
+    (242, "14: the end of a lease is not looked at"),
 ];
 
 /// Chooses the deliberate error from now on; 0 is none.

@@ -20,18 +20,28 @@ pub enum Purpose {
     Forbidden(&'static str),
     /// FENCE in this term.
     Fence(u64),
+    /// A lease for this version, until then.
+    Lease(u64, u64),
 }
 
 /// The authority's log: each configuration is made from the one before, by compare-and-set.
 pub struct Authority {
     log: Vec<Config>,
+    /// When the last lease ends that it gave.
+    granted: u64,
+    /// Until then it gives none: it waits for that to promote another store.
+    waits_until: u64,
 }
 
 impl Authority {
     /// One that knows the first configuration.
     pub fn new(first: &Config) -> Self {
         let log = first.try_clone().map(|c| vec![c]).unwrap_or_default();
-        Authority { log }
+        Authority {
+            log,
+            granted: 0,
+            waits_until: 0,
+        }
     }
 
     /// The newest configuration.
@@ -86,6 +96,9 @@ impl World {
             (Purpose::Forbidden(_), _) => self.totals.refused += 1,
             (Purpose::Fence(term), Reply::Fenced { position, .. }) => {
                 self.note_fenced(n, term, position)?;
+            }
+            (Purpose::Lease(version, until), Reply::Done) => {
+                self.nodes[n].leases.insert(version, until);
             }
             _ => {}
         }
@@ -149,7 +162,7 @@ impl World {
             return Ok(());
         };
         let own = set.state().config;
-        let (version, id) = (own.version, self.nodes[n].id);
+        let (version, term, id) = (own.version, own.term, self.nodes[n].id);
         // The newest one if it can be: a store that is to lead must know that it is in sync.
         let latest = self.authority.latest();
         let next = if latest.primary == id && !own.is_in_sync(&id) {
@@ -160,10 +173,60 @@ impl World {
         match next {
             Some(config) => {
                 let config = clone(config)?;
+                // A reign begins with a lease; in its midst requests wait for one.
+                let ahead = config.term > term || self.rng.chance(3, 4);
+                if config.primary == id && ahead && !self.lease(n, config.version)? {
+                    return Ok(());
+                }
                 self.set_config(n, version, config, Purpose::Any)
             }
             None => Ok(()),
         }
+    }
+
+    /// Gives a store a lease for a configuration in which it is primary. False: it did not take it.
+    fn lease(&mut self, n: usize, version: u64) -> Result<bool, String> {
+        if !self.leases() {
+            return Ok(true);
+        }
+        let until = self.now + self.setup.lease;
+        self.authority.granted = self.authority.granted.max(until);
+        let purpose = Purpose::Lease(version, until);
+        self.command(n, purpose, |set, c| {
+            set.lease(c, version, Some(until)).is_ok()
+        })?;
+        Ok(self.nodes[n].leases.get(&version) == Some(&until))
+    }
+
+    /// What the authority does all the time: the primary's lease is made longer.
+    pub fn renew_lease(&mut self) -> Verdict {
+        let latest = self.authority.latest();
+        let (version, n) = (latest.version, usize::from(latest.primary[0]) - 1);
+        if self.setup.lease == 0 || self.setup.class == Class::Force || !self.alive(n) {
+            return Ok(());
+        }
+        if !self.leases() {
+            // It is over with leases.
+            return self.command(n, Purpose::Any, |set, c| {
+                set.lease(c, version, None).is_ok()
+            });
+        }
+        if self.now >= self.authority.waits_until && self.rng.chance(1, 2) {
+            self.lease(n, version)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the lease of a primary that another store is to replace has not ended: no other one is
+    /// given meanwhile.
+    fn awaits_lease(&mut self, n: usize) -> bool {
+        let latest = self.authority.latest();
+        let is_other = self.setup.class == Class::Rules && latest.primary != self.nodes[n].id;
+        let waits = is_other && self.now < self.authority.granted;
+        if waits {
+            self.authority.waits_until = self.authority.granted + 300;
+        }
+        waits
     }
 
     /// Positions that the leading primary knows to be safe become floors.
@@ -191,7 +254,7 @@ impl World {
             return Ok(());
         };
         let id = self.nodes[n].id;
-        if !self.alive(n) || !base.is_in_sync(&id) {
+        if !self.alive(n) || !base.is_in_sync(&id) || self.awaits_lease(n) {
             return Ok(());
         }
         let promised = match self.setup.class {
@@ -406,7 +469,7 @@ impl World {
             member.floor = Position::ZERO;
         }
         let mut expect = own.version;
-        let what = match rng.below(8) {
+        let what = match rng.below(9) {
             0 => {
                 expect += 1 + rng.below(3);
                 "a configuration for another version"
@@ -461,6 +524,11 @@ impl World {
                 let term = promise - rng.below(promise.min(3));
                 let purpose = Purpose::Forbidden("a FENCE that is not above its promise");
                 return self.command(n, purpose, |set, c| set.fence(c, term).is_ok());
+            }
+            8 => {
+                let (version, until) = (own.version - 1, Some(u64::MAX));
+                let purpose = Purpose::Forbidden("a lease for an earlier version");
+                return self.command(n, purpose, |set, c| set.lease(c, version, until).is_ok());
             }
             _ => return Ok(()),
         };
@@ -532,6 +600,9 @@ impl World {
                     .map(|m| m.store)
                     .collect();
                 config.primary = ids[(round / 6) as usize % ids.len()];
+                if self.awaits_lease(usize::from(config.primary[0]) - 1) {
+                    return Ok(());
+                }
                 config.term = self.promises().max(latest.term) + 1;
                 config.reign = self.id();
             }

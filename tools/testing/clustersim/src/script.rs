@@ -49,6 +49,8 @@ pub struct Setup {
     pub thaws: bool,
     /// A full compare rests so many times as long as it worked.
     pub tranquility: u64,
+    /// How long the authority's leases are, in milliseconds; 0: it gives none.
+    pub lease: u64,
 }
 
 /// What happens.
@@ -127,6 +129,7 @@ pub fn generate(seed: u64, steps: u32) -> Script {
         flaky: rng.chance(1, 4),
         thaws: rng.chance(1, 5),
         tranquility: rng.pick(&[0, 1, 1000]),
+        lease: rng.pick(&[0, 0, 0, 250, 1000]),
     };
     let mut weights = [300, 60, 8, 20, 12, 6, 3, 10, 60, 12, 6];
     // Some histories are calm, some hit one thing hard.

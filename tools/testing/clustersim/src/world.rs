@@ -102,6 +102,8 @@ pub struct Node {
     failed_reads: BTreeMap<(Option<u64>, (u64, u32)), u32>,
     /// When frozen states were lost, in the last second.
     thawed: VecDeque<u64>,
+    /// Leases that it took, by version.
+    pub leases: BTreeMap<u64, u64>,
     sessions: BTreeMap<usize, u64>,
     heard: BTreeMap<usize, Heard>,
     /// Configurations that it was commanded to take, or took by right.
@@ -129,6 +131,8 @@ enum Event {
 /// Counters of a history.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Totals {
+    /// Reads.
+    pub reads: u64,
     /// Writes.
     pub writes: u64,
     /// FLUSHes that were acknowledged.
@@ -163,8 +167,9 @@ pub struct Totals {
 
 impl Totals {
     /// Counters and their names.
-    pub fn rows(&self) -> [(&'static str, u64); 15] {
+    pub fn rows(&self) -> [(&'static str, u64); 16] {
         [
+            ("reads", self.reads),
             ("writes", self.writes),
             ("FLUSHes acknowledged", self.flushes),
             ("FLUSHes failed", self.flushes_failed),
@@ -311,6 +316,7 @@ impl World {
                 asks: BTreeMap::new(),
                 failed_reads: BTreeMap::new(),
                 thawed: VecDeque::new(),
+                leases: BTreeMap::new(),
                 sessions: BTreeMap::new(),
                 heard: BTreeMap::new(),
                 told: Default::default(),
@@ -454,6 +460,7 @@ impl World {
         node.asks.clear();
         node.failed_reads.clear();
         node.thawed.clear();
+        node.leases.clear();
         node.sessions.clear();
         node.heard.clear();
         let nonces: std::vec::Vec<u64> = self.connections_of(n).collect();
@@ -1200,6 +1207,7 @@ impl World {
             return Ok(());
         }
         self.totals.flushes += 1;
+        self.check_lease(n, "acknowledges")?;
         let node = &self.nodes[n];
         let path = self.oracle.path(&node.store.tip);
         let position = path.iter().find(|p| p.epoch == epoch).copied();
@@ -1366,8 +1374,44 @@ impl World {
         }
     }
 
+    /// Whether the authority gives leases now.
+    pub fn leases(&self) -> bool {
+        self.setup.lease > 0 && self.setup.class == Class::Rules && !self.calm
+    }
+
+    /// Clause 14, from outside.
+    fn check_lease(&self, n: usize, what: &str) -> Verdict {
+        let Some(set) = self.nodes[n].set.as_ref().filter(|_| self.leases()) else {
+            return Ok(());
+        };
+        let version = set.state().config.version;
+        let until = self.nodes[n].leases.get(&version);
+        if until.is_none_or(|until| *until <= self.now) {
+            return Err(format!(
+                "(14) node {n} {what} in version {version}, lease {until:?}"
+            ));
+        }
+        let other = (0..self.nodes.len()).find(|m| *m != n && self.is_leading(*m));
+        match other {
+            Some(other) => Err(format!("(14) node {n} {what} though {other} leads")),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads wherever there is somebody who answers.
+    fn read(&mut self) -> Verdict {
+        for n in 0..self.nodes.len() {
+            if self.with(n, |set| set.leads() && !set.lease_is_over()) == Some(true) {
+                self.totals.reads += 1;
+                self.check_lease(n, "is read")?;
+            }
+        }
+        Ok(())
+    }
+
     fn write(&mut self, r: u64) -> Verdict {
         let mut rng = Rng::new(r);
+        self.read()?;
         for n in 0..self.nodes.len() {
             if !self.nodes[n].set.as_ref().is_some_and(|s| s.serves()) {
                 continue;
@@ -1389,6 +1433,7 @@ impl World {
                 };
                 self.totals.writes += 1;
                 self.check_reconciled(n)?;
+                self.check_lease(n, "is written")?;
                 let node = &mut self.nodes[n];
                 let content = store::content(&entry.digest);
                 store::apply(&mut node.store.live, &entry, content);
@@ -1446,7 +1491,10 @@ impl World {
         let alive =
             |w: &World, n: usize, life: u64| w.nodes[n].set.is_some() && w.nodes[n].life == life;
         match event {
-            Event::Manage => self.manage(),
+            Event::Manage => {
+                self.manage();
+                return self.renew_lease();
+            }
             Event::Deliver(nonce, from) => return self.deliver(nonce, from),
             Event::Up(nonce, end) => {
                 let Some((a, b, connection)) = self.connections.get_mut(&nonce) else {

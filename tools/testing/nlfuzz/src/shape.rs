@@ -24,8 +24,9 @@ const CMD_RESOLVE: u8 = 20;
 const CMD_PEER: u8 = 21;
 const CMD_PEER_DROP: u8 = 22;
 const CMD_SCRUB: u8 = 24;
+const CMD_LEASE: u8 = 27;
 /// Beyond the last command.
-const CMD_END: u8 = 28;
+const CMD_END: u8 = 29;
 
 const A_INDEX: u16 = 1;
 const A_PATH: u16 = 3;
@@ -42,10 +43,12 @@ const A_END: u16 = 33;
 const OF_SET: u16 = 0x100;
 const A_CONFIG: u16 = OF_SET + 5;
 const A_EXPECT_VERSION: u16 = OF_SET + 6;
+const A_VERSION: u16 = OF_SET + 7;
 const A_TERM: u16 = OF_SET + 8;
 const A_PEER_STORE: u16 = OF_SET + 14;
 const A_FD: u16 = OF_SET + 15;
 const A_NONCE: u16 = OF_SET + 16;
+const A_LEASE_UNTIL: u16 = OF_SET + 25;
 
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
@@ -122,6 +125,7 @@ pub fn message(random: &mut Random, family: u16, sequence: u32, known: &Known) -
         CMD_PEER,
         CMD_PEER,
         CMD_PEER_DROP,
+        CMD_LEASE,
     ];
     let command = match random.below(14) {
         _ if !known.configs.is_empty() && random.one_in(2) => *random.pick(&of_set),
@@ -173,7 +177,7 @@ pub fn message(random: &mut Random, family: u16, sequence: u32, known: &Known) -
                     | CMD_CREATE
                     | CMD_RESIZE
                     | CMD_REMOVE
-                    | CMD_SET_CONFIG..=CMD_PEER_DROP | CMD_SCRUB)
+                    | CMD_SET_CONFIG..=CMD_PEER_DROP | CMD_SCRUB | CMD_LEASE)
             )
         ),
         bytes,
@@ -193,6 +197,7 @@ fn attributes(random: &mut Random, bytes: &mut Vec<u8>, command: u8, known: &Kno
         CMD_FENCE => &[A_INDEX, A_TERM],
         CMD_JOIN | CMD_PEER_DROP => &[A_INDEX, A_PEER_STORE],
         CMD_PEER => &[A_INDEX, A_PEER_STORE, A_FD, A_NONCE],
+        CMD_LEASE => &[A_INDEX, A_VERSION, A_LEASE_UNTIL],
         _ => &[],
     };
     for (i, kind) in taken.iter().enumerate() {
@@ -252,7 +257,10 @@ fn value(random: &mut Random, kind: u16, known: &Known) -> Vec<u8> {
         }
         A_PEER_STORE => random.bytes(16),
         A_FD => (random.below(12) as u32).to_ne_bytes().to_vec(),
-        A_EXPECT_VERSION | A_TERM => (random.below(16) as u64).to_ne_bytes().to_vec(),
+        A_EXPECT_VERSION | A_TERM | A_VERSION => (random.below(16) as u64).to_ne_bytes().to_vec(),
+        // None, or one that is seldom over.
+        A_LEASE_UNTIL if random.one_in(2) => vec![0; 8],
+        A_LEASE_UNTIL => random.next().to_ne_bytes().to_vec(),
         A_NONCE => random.next().to_ne_bytes().to_vec(),
         A_CACHE_BYTES | A_INDEX_BYTES | A_SIZE => {
             let number = number(random);

@@ -106,8 +106,13 @@ milliseconds() {
 
 # A FLUSH in the background that waits, as $waiter. Its status is in /tmp/flushed when it ended.
 begin_flush() { # number
-	rm -f /tmp/flushed
 	scribble "$1" 0 1
+	begin_sync "$1"
+}
+
+# The same, of what was written before.
+begin_sync() { # number
+	rm -f /tmp/flushed
 	(
 		ended=failed
 		! sync "${dev[$1]}" || ended=ok
@@ -260,6 +265,66 @@ duplicates_cross_as_references() {
 	before=$(content_of 0)
 	hand_over 0 1
 	[ "$before" = "$(content_of 1)" ]
+}
+
+# A read of one block in the background, as $reader. Its status is in /tmp/was_read when it ended.
+begin_read() { # number
+	rm -f /tmp/was_read
+	(
+		ended=failed
+		! dd if="${dev[$1]}" of=/dev/null bs=4096 count=1 iflag=direct status=none || ended=ok
+		echo "$ended" >/tmp/was_read
+	) &
+	reader=$!
+	sleep 1
+	[ ! -e /tmp/was_read ] || fail "it was read without a lease"
+}
+
+read_ended() { # ok or failed
+	wait "$reader"
+	[ "$(cat /tmp/was_read)" = "$1" ] || fail "the read ended: $(cat /tmp/was_read)"
+}
+
+is_over() { # number
+	[ "$(shown "$1" .lease_ms)" = 0 ]
+}
+
+a_primary_serves_no_longer_than_its_lease() {
+	make_set in-sync
+	[ "$(shown 0 .lease_ms)" = null ]
+	ddup set lease "${dev[0]}" 3
+	[ "$(shown 0 .lease_ms)" -gt 0 ]
+	scribble 0 0 16
+	refused 1 'not primary' ddup set lease "${dev[1]}" 3
+	wait_for 30 is_over 0
+	ddup set show "${dev[0]}" | grep 'lease .*over'
+	begin_read 0
+	begin_sync 0
+	ddup set lease "${dev[0]}" 60
+	read_ended ok
+	flush_ended ok
+	# It is for one version.
+	local version
+	version=$(shown 0 .version)
+	ddup set lease "${dev[0]}" 60 --for-version $((version + 1))
+	ddup set min-in-sync "${dev[0]}" 2
+	scribble 0 0 16
+	ddup set min-in-sync "${dev[0]}" 1
+	is_over 0
+	begin_read 0
+	refused 1 'has version' ddup set lease "${dev[0]}" 60 --for-version "$version"
+	ddup set fail-flushes "${dev[0]}"
+	read_ended failed
+	ddup set lease "${dev[0]}" --none
+	[ "$(shown 0 .lease_ms)" = null ]
+	scribble 0 0 16
+	# A detach by force fails what waits.
+	ddup set lease "${dev[0]}" 1
+	wait_for 30 is_over 0
+	begin_read 0
+	ddup detach --force "${dev[0]}"
+	read_ended failed
+	ddup check "${store[0]}"
 }
 
 a_flush_waits_for_a_member_in_sync_until_it_is_back() {
@@ -482,6 +547,7 @@ run_tests what_one_writes_the_other_has \
 	a_file_system_moves_from_one_to_the_other \
 	a_late_member_gets_all_and_three_are_equal \
 	duplicates_cross_as_references \
+	a_primary_serves_no_longer_than_its_lease \
 	a_flush_waits_for_a_member_in_sync_until_it_is_back \
 	a_flush_goes_on_when_the_member_is_shrunk \
 	a_forced_detach_fails_flushes_within_a_second \

@@ -230,6 +230,8 @@ pub enum Event {
     Reconciled,
     /// The store failed, or has no space.
     StoreFailed,
+    /// This primary serves no more until it is given another lease.
+    LeaseExpired,
 }
 
 /// A frame to be sent.

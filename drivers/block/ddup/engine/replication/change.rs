@@ -220,6 +220,7 @@ impl Set {
         self.transition = None;
         self.record = record;
         if adopts {
+            self.adopt_lease();
             self.reset_peers();
             self.event(Event::Config);
         }

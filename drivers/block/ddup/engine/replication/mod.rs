@@ -20,6 +20,7 @@
 //! | `sender`, `receiver` | the two halves of a stream |
 //! | `pace` | rests of a compare; how soon what failed is tried again |
 //! | [`heal`] | blocks whose copy here is bad |
+//! | [`lease`] | until when a primary serves |
 //!
 //! # What the shell owes
 //!
@@ -37,6 +38,7 @@ pub mod config;
 pub mod epoch;
 pub mod heal;
 pub mod history;
+pub mod lease;
 pub mod range;
 pub mod record;
 pub mod set;

@@ -15,6 +15,7 @@ use super::config::{Config, MemberState, Refusal};
 use super::epoch::{chain_entry, chain_seal, Epoch, Window};
 use super::heal::Asks;
 use super::history::History;
+use super::lease::Leases;
 use super::link::{Joining, Peer};
 use super::receiver::{Applying, Receiver};
 use super::record::{Found, Record};
@@ -72,7 +73,7 @@ pub struct Set {
     pub(super) peers: KVec<Peer>,
     events: KVec<(u64, Event)>,
     event_count: u64,
-    replies: KVec<(u64, Reply)>,
+    pub(super) replies: KVec<(u64, Reply)>,
     /// What is staged and not being applied is to be let go of.
     pub(super) void: bool,
     /// Blocks that came and will not be staged.
@@ -92,6 +93,7 @@ pub struct Set {
     pub(super) now: u64,
     /// A full compare rests so many times as long as it worked.
     pub(super) tranquility: u64,
+    pub(super) leases: Leases,
     /// A person said that this store's own history may go.
     pub(super) discard: bool,
     /// Sessions that ended because of what came in them.
@@ -209,6 +211,7 @@ impl Set {
             stage_token: 0,
             now: 0,
             tranquility: 0,
+            leases: Leases::default(),
             discard: false,
             refused: 0,
             failed: false,
@@ -396,13 +399,14 @@ impl Set {
         self.window.get(epoch)?.entries.get(index as usize)
     }
 
-    /// Whether a write may come now: this store rules, the reign is reconciled, nothing is being
-    /// changed, and there is room.
+    /// Whether a write may come now: this store rules, the reign is reconciled, its lease is not over,
+    /// nothing is being changed, and there is room.
     pub fn serves(&self) -> bool {
         let takes = |r: &Rule| (r.reconciled || mutant!(130)) && r.demotion.is_none();
         self.is_ruling()
             && self.transition.is_none()
             && self.rule.as_ref().is_some_and(takes)
+            && !self.lease_is_over()
             && self.window.entries() < self.params.window as usize
     }
 
@@ -509,8 +513,13 @@ impl Set {
     /// Says how late it is, and that a full compare is to rest so many times as long as it worked,
     /// since requests are served; 0: it is in nobody's way.
     pub fn pace(&mut self, now: u64, tranquility: u64) {
-        self.now = self.now.max(now);
+        self.clock(now);
         self.tranquility = tranquility;
+    }
+
+    /// Says how late it is.
+    pub fn clock(&mut self, now: u64) {
+        self.now = self.now.max(now);
     }
 
     /// Seals the open epoch, if it is old enough for the shell's taste and not empty.
@@ -749,6 +758,7 @@ impl Set {
                 flush.epoch = u64::MAX;
             }
         }
+        self.end_lease();
         self.window.drop_open();
         for peer in &mut self.peers {
             peer.joining = None;
@@ -852,7 +862,8 @@ impl Set {
     }
 
     fn poll_flush(&mut self) -> Option<Action> {
-        let (committed, may) = (self.committed(), self.may_complete());
+        let may = self.may_complete() && !self.lease_is_over();
+        let committed = self.committed();
         let ended = !self.is_primary();
         let rule = self.rule.as_mut()?;
         let fails = |f: &Flush| f.epoch == u64::MAX;
@@ -882,7 +893,9 @@ impl Set {
         if self.transition.is_some() || !self.is_ruling() {
             return;
         }
+        self.watch_lease();
         let (committed, may) = (self.committed(), self.may_complete());
+        let over = self.lease_is_over();
         let away = (0..self.peers.len()).any(|at| self.must_ack(at) && !self.is_streaming(at));
         let position = self.position_of(committed);
         let mut events = [None; 3];
@@ -893,7 +906,7 @@ impl Set {
                 rule.reconciled = true;
                 events[0] = Some(Event::Reconciled);
             }
-            let waits = !rule.flushes.is_empty() && (away || !may);
+            let waits = !rule.flushes.is_empty() && (away || !may || over);
             if waits != rule.suspended {
                 mark!(replication_suspended);
                 rule.suspended = waits;
@@ -999,7 +1012,8 @@ impl Set {
         let silent = sessions
             .map(|l| l.asked_at.max(l.heard_at) + self.params.keepalive)
             .min();
-        [silent, self.ask_deadline(), self.stream_deadline()]
+        let leased = self.lease_deadline();
+        [silent, self.ask_deadline(), self.stream_deadline(), leased]
             .into_iter()
             .flatten()
             .min()

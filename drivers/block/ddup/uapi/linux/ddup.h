@@ -151,6 +151,8 @@ enum ddup_peer_link {
  * @DDUP_SET_EVENT_STORE_FAILED: The store failed, or has no space.
  * @DDUP_SET_EVENT_DEMOTED: The store takes no requests any more: it was
  *   demoted or fenced, or another one is primary.
+ * @DDUP_SET_EVENT_LEASE_EXPIRED: The lease of this primary is over: requests
+ *   and FLUSHes wait for another one.
  */
 enum ddup_set_event {
 	DDUP_SET_EVENT_CONFIG,
@@ -166,6 +168,7 @@ enum ddup_set_event {
 	DDUP_SET_EVENT_RECONCILED,
 	DDUP_SET_EVENT_STORE_FAILED,
 	DDUP_SET_EVENT_DEMOTED,
+	DDUP_SET_EVENT_LEASE_EXPIRED,
 
 	/* private: */
 	__DDUP_SET_EVENT_MAX,
@@ -314,6 +317,8 @@ enum {
 	DDUP_A_SET_EVENT,
 	DDUP_A_SET_INSTANCE,
 	DDUP_A_SET_EVENT_SEQ,
+	DDUP_A_SET_LEASE_UNTIL,
+	DDUP_A_SET_LEASE_OVER,
 
 	__DDUP_A_SET_MAX,
 	DDUP_A_SET_MAX = (__DDUP_A_SET_MAX - 1)
@@ -346,6 +351,7 @@ enum {
 	DDUP_CMD_SCRUB,
 	DDUP_CMD_SCRUB_FOUND,
 	DDUP_CMD_SCRUBBED,
+	DDUP_CMD_LEASE,
 
 	__DDUP_CMD_MAX,
 	DDUP_CMD_MAX = (__DDUP_CMD_MAX - 1)

@@ -10,7 +10,7 @@ use crate::{
         set::{member_state_name, Link, PeerState, Place, Role, SetState},
         Device, Driver,
     },
-    size, target,
+    size, sys, target,
     verb::print_json,
 };
 use ddup_engine::engine::replication::types::Id;
@@ -60,6 +60,9 @@ pub struct View {
     pub refused_sessions: Option<u64>,
     /// The history is kept until a person resolves it.
     pub history_kept: bool,
+    /// Milliseconds until the lease of this primary is over, 0 from then on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_ms: Option<u64>,
     /// All members.
     pub members: Vec<MemberView>,
 }
@@ -168,6 +171,7 @@ impl View {
             applying: state.applying,
             refused_sessions: state.refused_sessions,
             history_kept: state.history_kept,
+            lease_ms: state.lease_left_ms(sys::boottime_ms().ok()),
             members: members
                 .map(|member| {
                     let peer = state.peer_state(&member.store);
@@ -297,6 +301,11 @@ fn lines(view: &View) -> Vec<(&'static str, String)> {
             history.push_str(", kept until `ddup peer resolve`");
         }
         lines.push(("history", history));
+    }
+    match view.lease_ms {
+        Some(0) => lines.push(("lease", "over: requests wait for another one".to_owned())),
+        Some(left) => lines.push(("lease", format!("{} left", describe_time(left / 1000)))),
+        None => {}
     }
     let waiting = [
         (view.waiting_flushes, "FLUSHes wait for members"),
