@@ -11,7 +11,9 @@ use ddup_engine::engine::replication::config::{Config, Member, MemberState, Refu
 use ddup_engine::engine::replication::record::Record;
 use ddup_engine::engine::replication::set::Compared;
 use ddup_engine::engine::replication::types::{Id, Position};
+use ddup_engine::engine::VolumeChange::{self, Create, Remove, Resize};
 use ddup_engine::engine::{Knobs, SendBlock, SetCommand, Status};
+use kernel::error::code::{EEXIST, EINVAL, ENOENT, EPERM};
 use kernel::prelude::{KBox, KVec, GFP_KERNEL};
 use memory::{check_disk, content, params, Disk, Shell};
 
@@ -267,6 +269,33 @@ impl Net {
         panic!("a write does not end");
     }
 
+    /// Changes the volumes of a set; answers the slot.
+    fn change(&mut self, n: usize, change: VolumeChange) -> u32 {
+        let shell = &mut self.shells[n];
+        let slot = shell.engine.change_volume(shell.now, change).unwrap();
+        self.await_change(n);
+        slot
+    }
+
+    fn await_change(&mut self, n: usize) {
+        self.shells[n].changed = None;
+        for _ in 0..1000 {
+            self.run(1);
+            if let Some(ok) = self.shells[n].changed {
+                assert!(ok);
+                return;
+            }
+        }
+        panic!("a change of volumes does not end");
+    }
+
+    /// Both hold the same volumes with the same content, and position and check say so.
+    fn assert_same(&self) {
+        assert_eq!(self.position(0), self.position(1));
+        let [first, second] = [0, 1].map(|n| volumes_on(&self.shells[n].disk));
+        assert_eq!(first, second);
+    }
+
     fn flush(&mut self, n: usize) -> Status {
         self.shells[n].begin_flush(2);
         for _ in 0..200 {
@@ -281,6 +310,24 @@ impl Net {
 
 fn insync(n: usize) -> Member {
     member(n, MemberState::InSync)
+}
+
+/// UUIDs, sizes and first blocks of the volumes that a disk holds, durably.
+fn volumes_on(disk: &Disk) -> Vec<(Id, u64, Vec<u64>)> {
+    check_disk(disk, CLUSTERS);
+    let mut shell = Shell::attach_with(disk.clone(), CLUSTERS, |config| config.read_only = true);
+    let slots = 0..shell.engine.volume_slots();
+    let shown = slots.filter_map(|slot| Some((slot, shell.engine.volume(slot)?)));
+    let mut volumes: Vec<_> = shown.collect();
+    volumes.sort_by_key(|(_, volume)| volume.uuid);
+    let mut read = |slot: u32, blocks: u64| {
+        shell.volume = slot;
+        shell.read(0, blocks.min(100))
+    };
+    volumes
+        .iter()
+        .map(|(slot, v)| (v.uuid, v.blocks, read(*slot, v.blocks)))
+        .collect()
 }
 
 /// Two stores in sync from the beginning.
@@ -679,4 +726,220 @@ fn a_reign_ends_with_its_lease_and_what_waits_for_one_fails() {
     net.run(10);
     assert!(!net.shells[0].serves);
     assert_eq!(ended(&net)[..2], [Some(Status::Io); 2]);
+}
+
+const OTHER: Id = [0x77; 16];
+
+#[test]
+fn volumes_come_change_and_go_on_all_members() {
+    let mut net = pair();
+    net.write(0, 0, &[1, 2, 3]);
+    let epoch = net.position(0).epoch;
+    let blocks = 700;
+    let slot = net.change(
+        0,
+        Create {
+            uuid: OTHER,
+            blocks,
+        },
+    );
+    // What was written before has an epoch of its own.
+    assert_eq!(
+        net.shells[0].engine.member_position().unwrap().epoch,
+        epoch + 2
+    );
+    net.shells[0].volume = slot;
+    net.write(0, 5, &[4, 1, 5]);
+    assert_eq!(net.flush(0), Status::Ok);
+    net.assert_same();
+    let there = volumes_on(&net.shells[1].disk);
+    assert_eq!((there[1].0, there[1].1), (OTHER, 700));
+    assert_eq!(there[1].2[..9], [0, 0, 0, 0, 0, 4, 1, 5, 0]);
+    // More levels, and fewer.
+    for blocks in [1 << 30, 6] {
+        net.change(0, Resize { slot, blocks });
+        net.write(0, blocks - 1, &[blocks]);
+        assert_eq!(net.flush(0), Status::Ok);
+        net.assert_same();
+        let there = volumes_on(&net.shells[1].disk);
+        assert_eq!(there[1].1, blocks);
+        net.run(40_000);
+    }
+    net.change(0, Remove { slot });
+    assert_eq!(net.flush(0), Status::Ok);
+    net.assert_same();
+    assert_eq!(volumes_on(&net.shells[1].disk).len(), 1);
+    net.run(40_000);
+    for shell in net.shells.drain(..) {
+        assert!(!shell.engine.is_releasing());
+        assert_eq!(check_disk(&shell.detach(), CLUSTERS).mapped, 3);
+    }
+}
+
+#[test]
+fn only_who_leads_changes_volumes_and_only_what_there_is() {
+    let mut net = pair();
+    let blocks = 9;
+    let (create, now) = (
+        Create {
+            uuid: OTHER,
+            blocks,
+        },
+        net.shells[0].now,
+    );
+    let resize = Resize { slot: 0, blocks };
+    let replica = &mut net.shells[1].engine;
+    for change in [create, resize, Remove { slot: 0 }] {
+        assert_eq!(replica.change_volume(now, change), Err(EPERM));
+    }
+    let engine = &mut net.shells[0].engine;
+    let uuid = engine.volume(0).unwrap().uuid;
+    for (change, why) in [
+        (Create { uuid, blocks }, EEXIST),
+        (
+            Create {
+                uuid: OTHER,
+                blocks: 0,
+            },
+            EINVAL,
+        ),
+        (Resize { slot: 3, blocks }, ENOENT),
+        (Resize { slot: 0, blocks: 0 }, EINVAL),
+        (Remove { slot: 0 }, EINVAL),
+        (VolumeChange::Shadow { uuid, blocks }, EINVAL),
+    ] {
+        assert_eq!(engine.change_volume(now, change), Err(why), "{change:?}");
+    }
+    net.change(0, create);
+}
+
+#[test]
+fn a_flush_covers_a_change_of_volumes() {
+    let mut net = pair();
+    let uuid = OTHER;
+    net.disconnect(0, 1);
+    // It is told when it is durable here.
+    net.change(0, Create { uuid, blocks: 9 });
+    net.shells[0].begin_flush(2);
+    net.run(100);
+    assert!(!net.shells[0].done.contains_key(&2), "the peer lacks it");
+    net.connect(0, 1);
+    net.run(100);
+    assert_eq!(net.shells[0].done.get(&2), Some(&Status::Ok));
+    net.assert_same();
+}
+
+#[test]
+fn a_change_is_not_made_if_the_reign_ends_before() {
+    let mut net = pair();
+    let (uuid, now) = (OTHER, net.shells[0].now);
+    let create = Create { uuid, blocks: 9 };
+    let epoch = net.position(0).epoch;
+    net.shells[0].engine.change_volume(now, create).unwrap();
+    let command = SetCommand::Fence { term: 7 };
+    net.shells[0].engine.set_command(now, 99, command).unwrap();
+    net.run(50);
+    assert_eq!(net.shells[0].changed, Some(false));
+    assert_eq!(net.position(0).epoch, epoch);
+    assert_eq!(volumes_on(&net.shells[0].disk).len(), 1);
+}
+
+#[test]
+fn a_power_cut_finds_a_change_and_its_epoch_or_neither() {
+    let mut net = pair();
+    net.write(0, 0, &[1, 2]);
+    assert_eq!(net.flush(0), Status::Ok);
+    let (uuid, slot) = (OTHER, 1);
+    let first = net.position(0).epoch;
+    // The sizes of the volumes behind each epoch.
+    let sizes = [&[BLOCKS][..], &[BLOCKS, 300], &[BLOCKS, 40], &[BLOCKS]];
+    let changes = [
+        Create { uuid, blocks: 300 },
+        Resize { slot, blocks: 40 },
+        Remove { slot },
+    ];
+    let mut seen = [[0; 2]; 2];
+    for (before, change) in changes.into_iter().enumerate() {
+        let now = net.shells[0].now;
+        net.shells[0].engine.change_volume(now, change).unwrap();
+        net.shells[0].changed = None;
+        while net.shells[0].changed.is_none() || net.position(1) != net.position(0) {
+            // A step at a time: what it leaves on the disk is what a power cut finds.
+            for shell in &mut net.shells {
+                shell.drain();
+                shell.engine.background(shell.now);
+            }
+            net.exchange();
+            for (n, shell) in net.shells.iter_mut().enumerate() {
+                shell.now += 1;
+                let found = attach(shell.disk.clone());
+                let position = found.engine.member_position().unwrap();
+                let made = (position.epoch - first) as usize;
+                let there = volumes_on(&shell.disk);
+                let there: Vec<_> = there.iter().map(|volume| volume.1).collect();
+                assert_eq!(there, sizes[made], "{change:?} on store {n}");
+                seen[n][made - before] += 1;
+            }
+        }
+    }
+    assert!(seen.iter().flatten().all(|times| *times >= 3), "{seen:?}");
+}
+
+#[test]
+fn a_full_compare_ends_with_the_volumes_of_the_primary() {
+    let mut net = pair();
+    let [grows, goes, shrinks, comes] = [0x71, 0x72, 0x73, 0x74].map(|n| [n; 16]);
+    let blocks = 400;
+    let mut slots = Vec::new();
+    for uuid in [grows, goes, shrinks] {
+        slots.push(net.change(0, Create { uuid, blocks }));
+    }
+    for (n, slot) in slots.iter().enumerate() {
+        net.shells[0].volume = *slot;
+        net.write(0, 3, &[n as u64 + 1, 9, 8]);
+    }
+    assert_eq!(net.flush(0), Status::Ok);
+    net.assert_same();
+    net.disconnect(0, 1);
+    let slot = slots[0];
+    net.change(0, Resize { slot, blocks: 900 });
+    net.change(0, Remove { slot: slots[1] });
+    let slot = slots[2];
+    net.change(0, Resize { slot, blocks: 5 });
+    let uuid = comes;
+    let slot = net.change(0, Create { uuid, blocks: 70 });
+    net.shells[0].volume = slot;
+    net.write(0, 69, &[7]);
+    // The window goes with the attach: the replica is too far behind.
+    net.run(3000);
+    let disk = net.shells[0].disk.clone();
+    net.shells[0] = attach(disk);
+    net.run(20);
+    let mut next = net.next(0);
+    next.term += 1;
+    next.reign = [0xdd; 16];
+    assert_eq!(net.set_config(0, &next), Reply::Done);
+    net.connect(0, 1);
+    net.run(200);
+    assert!(net.shells[0].serves);
+    net.assert_same();
+    let there = volumes_on(&net.shells[1].disk);
+    let there: Vec<_> = there.iter().map(|v| (v.0, v.1)).collect();
+    let expected = [([8; 16], BLOCKS), (grows, 900), (shrinks, 5), (comes, 70)];
+    assert_eq!(there, expected);
+    // What comes behind goes to the volumes that came.
+    let slots = 0..net.shells[0].engine.volume_slots();
+    let is_it = |slot: &u32| {
+        let volume = net.shells[0].engine.volume(*slot);
+        volume.is_some_and(|v| v.uuid == comes)
+    };
+    net.shells[0].volume = slots.into_iter().find(is_it).unwrap();
+    net.write(0, 0, &[6]);
+    assert_eq!(net.flush(0), Status::Ok);
+    net.assert_same();
+    net.run(40_000);
+    for shell in net.shells.drain(..) {
+        assert!(!shell.engine.is_releasing());
+        check_disk(&shell.detach(), CLUSTERS);
+    }
 }

@@ -7,7 +7,7 @@ use ddup_engine::engine::replication::heal::Wanted;
 use ddup_engine::engine::replication::history::History;
 use ddup_engine::engine::replication::range::Range;
 use ddup_engine::engine::replication::record::{self, Record};
-use ddup_engine::engine::replication::types::{Entry, Limits, Op, Position};
+use ddup_engine::engine::replication::types::{Entry, Limits, Op, Position, Volume};
 use ddup_engine::engine::replication::wire::{self, Envelope, Frame, Hello};
 use kernel::prelude::*;
 use std::collections::BTreeMap;
@@ -237,7 +237,7 @@ fn frames_are_as_documented() {
     };
     let frame = framed(&Frame::Hello(KBox::new(hello, GFP_KERNEL).unwrap()));
     let fields: [(&str, &[u8]); 9] = [
-        ("features", &[3]),
+        ("features", &[7]),
         ("store", &[0x71; 16]),
         ("incarnation", &[0x72]),
         ("promise", &[0x74]),
@@ -298,6 +298,65 @@ fn frames_are_as_documented() {
     ];
     compare("Range", &frame[72..], &fields);
     // Compare, number, ranges, bits.
+    // A change of a volume is an entry of one run.
+    let change = Entry {
+        op: Op::Resize,
+        volume: [0x62; 16],
+        count: 0x6768,
+        ..Entry::default()
+    };
+    let mut entries = KVec::new();
+    entries.push(change, GFP_KERNEL).unwrap();
+    let frame = framed(&Frame::Entries {
+        epoch: 5,
+        first: 0,
+        resync: false,
+        entries,
+    });
+    let fields: [(&str, &[u8]); 5] = [
+        ("operation", &[4]),
+        ("flags", &[0]),
+        ("volume", &[0]),
+        ("count", &[1]),
+        ("lbn", &[0]),
+    ];
+    compare("Run", &frame[88..97], &fields);
+    assert_eq!(frame[97..], [0x68, 0x67, 0, 0, 0, 0]);
+    let numbers = [Op::Write, Op::Zero, Op::Create, Op::Resize, Op::Remove];
+    let words: std::vec::Vec<_> = ["write", "zeroes", "create", "resize", "remove"]
+        .iter()
+        .zip(numbers)
+        .map(|(word, op)| format!("{} {word}", op as u8))
+        .collect();
+    let text = document();
+    let text: std::vec::Vec<_> = text.split_whitespace().collect();
+    let text = text.join(" ");
+    assert!(text.contains(&words.join(", ")), "{words:?}");
+
+    let mut history = History::new().unwrap();
+    history.append(POSITION);
+    let mut volumes = KVec::new();
+    for n in 0..2 {
+        let volume = Volume {
+            uuid: [0xa0 + n; 16],
+            blocks: 0x0102_0304_0506,
+        };
+        volumes.push(volume, GFP_KERNEL).unwrap();
+    }
+    let frame = framed(&Frame::Resync {
+        position: POSITION,
+        history,
+        volumes,
+    });
+    assert_eq!(frame[20], 11);
+    assert_eq!(frame[56..96], position_bytes());
+    // A history of one reign, and two volumes.
+    assert_eq!(frame[96..98], [1, 0]);
+    assert_eq!(frame[98..138], position_bytes());
+    assert_eq!(frame[138..140], [2, 0]);
+    assert_eq!(frame[140..156], [0xa0; 16]);
+    assert_eq!(frame[156..162], [6, 5, 4, 3, 2, 1]);
+    assert_eq!(frame.len(), 140 + 2 * 22);
     let frame = framed(&Frame::Equal {
         compare: 0x97,
         first: 0x98,

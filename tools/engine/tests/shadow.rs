@@ -4,7 +4,7 @@
 
 mod memory;
 
-use ddup_engine::engine::VolumeChange::{Create, Remove, Replace, Resize, Shadow};
+use ddup_engine::engine::VolumeChange::{self, Create, Remove, Replace, Resize, Shadow};
 use memory::{check_disk, Disk, Shell};
 
 const CLUSTERS: u64 = 16 * 4096;
@@ -12,6 +12,15 @@ const BLOCKS: u64 = 20_000;
 
 fn attach(disk: Disk) -> Shell {
     Shell::attach(disk, CLUSTERS, 256, 4096)
+}
+
+/// What makes a shadow of the volume in a slot.
+fn shadow_of(shell: &Shell, slot: u32) -> VolumeChange {
+    let volume = shell.engine.volume(slot).unwrap();
+    Shadow {
+        uuid: volume.uuid,
+        blocks: volume.blocks,
+    }
 }
 
 fn random(state: &mut u64) -> u64 {
@@ -25,7 +34,8 @@ fn random(state: &mut u64) -> u64 {
 fn with_a_shadow() -> Shell {
     let mut shell = attach(Shell::format(CLUSTERS, BLOCKS));
     shell.write(0, &[1, 2, 3]);
-    assert_eq!(shell.change(Shadow { of: 0 }), 1);
+    let shadow = shadow_of(&shell, 0);
+    assert_eq!(shell.change(shadow), 1);
     shell
 }
 
@@ -186,7 +196,8 @@ fn several_volumes_are_replaced_at_once() {
     let mut shell = with_a_shadow();
     let uuid = [5; 16];
     assert_eq!(shell.change(Create { uuid, blocks: 900 }), 2);
-    assert_eq!(shell.change(Shadow { of: 2 }), 3);
+    let shadow = shadow_of(&shell, 2);
+    assert_eq!(shell.change(shadow), 3);
     for slot in [1, 2, 3] {
         shell.volume = slot;
         shell.write(u64::from(slot), &[u64::from(slot) * 11]);
@@ -215,7 +226,10 @@ fn a_volume_gets_the_size_of_its_shadow() {
     for blocks in [1 << 30, 100] {
         let shadow = match shell.engine.shadow(1) {
             Some(_) => 1,
-            None => shell.change(Shadow { of: 0 }),
+            None => {
+                let shadow = shadow_of(&shell, 0);
+                shell.change(shadow)
+            }
         };
         shell.change(Resize {
             slot: shadow,
@@ -240,7 +254,8 @@ fn points_and_punches_of_both_go_with_their_maps() {
     let mut volume = vec![0; 4000];
     scribble(&mut shell, 0, &mut volume, &mut state, 300);
     for round in 0..12 {
-        let shadow = shell.change(Shadow { of: 0 });
+        let shadow = shadow_of(&shell, 0);
+        let shadow = shell.change(shadow);
         let mut other = vec![0; 4000];
         for _ in 0..random(&mut state) % 4 {
             let steps = random(&mut state) % 120;

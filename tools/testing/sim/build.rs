@@ -27,7 +27,7 @@ fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
 }
 
 /// Mutants of what only members of a replica set do.
-const OF_MEMBERS: std::ops::Range<u32> = 80..100;
+const OF_MEMBERS: std::ops::Range<u32> = 70..100;
 
 /// What stands between `open` and `)`, outside of comments.
 fn arguments<'a>(text: &'a str, open: &str) -> Vec<&'a str> {

@@ -351,7 +351,7 @@ impl Store {
 
     /// The punches that the checkpoint begins with. `None`: no memory.
     fn punches_of_cut(&self) -> Option<KVec<(u64, u64)>> {
-        let replaces = &self.replaces;
+        let replaces = &self.replaces.pairs;
         let mut punches = KVec::new();
         let count = self.overlay.punches() + replaces.len();
         punches.reserve(count, GFP_KERNEL).ok()?;

@@ -52,6 +52,9 @@ const TIMEOUT: Millis = 6000;
 const SEALS: usize = 16;
 /// The most of them.
 const SEALS_MAX: usize = ENDS_MAX / 2;
+/// So many there have to be for a change of volumes: for the epoch before, for that one's end, and for
+/// the checkpoint's cut.
+pub(super) const SEAL_ROOM: usize = 3;
 /// Ends of epochs that may be on their way to the disk.
 const ENDS_MAX: usize = 256;
 /// A store serves requests if one came, or ended, so lately, in milliseconds.
@@ -61,17 +64,20 @@ const ROUNDS_MAX: usize = 8;
 /// Tries to write a configuration slot before the set stands still.
 const PERSIST_TRIES: u32 = 3;
 
-/// The end of an epoch, or a switch, that is on its way to the disk.
+/// The end of an epoch, or of a compare, that is on its way to the disk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
     /// Of the own reign: its seal is in this journal block.
     Sealed(u64),
     /// Of a primary's stream, in this journal block.
     Applied(u64),
-    /// All volumes are being replaced.
-    Switch,
-    /// That is durable.
-    Switched,
+    /// It is in a checkpoint, with the change of volumes that it is.
+    Change {
+        /// Of a primary's stream, and not of the own reign.
+        applied: bool,
+        /// That checkpoint is durable.
+        durable: bool,
+    },
 }
 
 /// A configuration slot that is being written.
@@ -119,6 +125,8 @@ pub struct Member {
     set: Set,
     /// Where the history ends for all that is in the journal, durable or not.
     pub(super) appended: History,
+    /// Where it ends when the change of volumes that is under way is durable.
+    pub(super) changing: Option<History>,
     ends: KVec<End>,
     /// What the set asked for and could not be done yet.
     stuck: Option<SetAction>,
@@ -168,6 +176,7 @@ impl Member {
             Member {
                 set: Set::attach(params, found, history, config.fresh)?,
                 appended,
+                changing: None,
                 ends: KVec::with_capacity(ENDS_MAX, GFP_KERNEL)?,
                 stuck: None,
                 quiescing: None,
@@ -209,9 +218,9 @@ impl Member {
         self.seals
     }
 
-    /// Whether all volumes are being replaced: nothing is appended until that is durable.
-    pub(super) fn is_switching(&self) -> bool {
-        self.ends.iter().any(|end| matches!(end, End::Switch))
+    /// Whether volumes change as the history says: nothing of it is appended until that is durable.
+    pub(super) fn is_changing(&self) -> bool {
+        self.changing.is_some()
     }
 
     /// Notes what is on its way. There is room: a seal was promised, or the list was empty.
@@ -448,6 +457,7 @@ impl Store {
     /// Whether `entries` more may be recorded.
     pub(super) fn admit_entries(&mut self, entries: usize) -> bool {
         let now = self.now;
+        let holds = self.volumes_hold_requests();
         let Some(member) = self.member.as_mut() else {
             return true;
         };
@@ -458,6 +468,7 @@ impl Store {
         let seals = (2 + total.div_ceil(limit.max(1))).min(SEALS_MAX);
         member.seals_wanted = member.seals_wanted.max(seals);
         if member.quiescing.is_some()
+            || holds
             || !fits
             || member.seals < seals
             || !member.set.serves()
@@ -601,6 +612,15 @@ impl Store {
         self.promise_seals();
     }
 
+    /// The room of a seal that is not appended goes back.
+    pub(super) fn give_seal_back(&mut self) {
+        if let Some(member) = self.member.as_mut() {
+            member.seals = member.seals.saturating_sub(1);
+            self.journal.unreserve(SEAL_RECORD_MAX);
+        }
+        self.promise_seals();
+    }
+
     /// Promises room for seals, as far as there is some.
     fn promise_seals(&mut self) {
         let Some(member) = self.member.as_mut() else {
@@ -644,6 +664,8 @@ impl Store {
                 if let Some(op) = self.ops.get_mut(tag) {
                     op.phase = Phase::Commit;
                 }
+                // Its records are appended. What it waits for may be away.
+                self.release_reservation(tag);
                 self.append_seals();
                 self.journal.want(self.journal.last_sequence());
             }
@@ -666,6 +688,7 @@ impl Store {
         self.lease_step();
         self.promise_seals();
         self.quiesce();
+        self.reshape_step();
         let waiting = self
             .member
             .as_mut()
@@ -798,6 +821,11 @@ impl Store {
                         token,
                         count,
                     });
+                }
+            }
+            SetAction::Compare { volumes } => {
+                if let Err(volumes) = self.begin_compare(volumes) {
+                    return Err(SetAction::Compare { volumes });
                 }
             }
             SetAction::Switch {
@@ -1034,21 +1062,27 @@ impl Store {
             match end {
                 End::Sealed(sequence) if sequence <= durable => member.set.sealed(true),
                 End::Applied(sequence) if sequence <= durable => member.set.applied(true),
-                End::Switched => member.set.applied(true),
+                End::Change {
+                    applied,
+                    durable: true,
+                } => match applied {
+                    true => member.set.applied(true),
+                    false => member.set.sealed(true),
+                },
                 _ => return,
             }
             let _ = member.ends.remove(0);
         }
     }
 
-    /// The switch is durable, or will not be.
-    pub(super) fn switch_ended(&mut self, ok: bool) {
+    /// The change of volumes is durable, or will not be.
+    pub(super) fn change_of_set_ended(&mut self, ok: bool) {
         if !ok {
             return self.fail(FailReason::Checkpoint);
         }
-        if let Some(member) = self.member.as_mut() {
-            if let Some(end) = member.ends.iter_mut().find(|e| **e == End::Switch) {
-                *end = End::Switched;
+        for end in self.member.iter_mut().flat_map(|m| m.ends.iter_mut()) {
+            if let End::Change { durable, .. } = end {
+                *durable = true;
             }
         }
         self.ends_durable();
@@ -1066,6 +1100,7 @@ impl Store {
 
     /// A detach begins: sessions end, and FLUSHes that wait fail.
     pub(super) fn shut_member(&mut self) {
+        self.drop_change();
         if let Some(member) = self.member.as_mut() {
             member.set.shut();
         }
@@ -1085,7 +1120,8 @@ impl Store {
         let member = self.member.as_ref()?;
         let waits = member.stuck.is_some()
             || !member.flushes.is_empty()
-            || member.is_switching()
+            || member.is_changing()
+            || self.volumes_wait()
             || member.own.is_some();
         let soon = waits.then_some(self.now + super::state::RETRY_INTERVAL);
         let now = member.more.then_some(self.now);
@@ -1119,6 +1155,7 @@ impl Store {
             "entries_in_memory": state.entries,
             "entries_promised": self.reserved.entries,
             "applying": state.applying,
+            "changes_volumes": u8::from(member.is_changing()),
             "ends": member.ends.len(),
             "stuck": u8::from(member.stuck.is_some()),
             "quiescing": u8::from(member.quiescing.is_some()),

@@ -76,6 +76,7 @@ mod read;
 mod rebuild;
 mod recover;
 mod recycle;
+mod reshape;
 mod resync;
 mod saved;
 mod scan;
@@ -194,11 +195,13 @@ pub enum VolumeChange {
         /// Its slot.
         slot: u32,
     },
-    /// A shadow of a volume: a volume of the same size and UUID that [`Engine::volume`] does not
-    /// show ([`Engine::shadow`] does), and that takes requests by its slot as others do.
+    /// A shadow: a volume that [`Engine::volume`] does not show ([`Engine::shadow`] does), and that
+    /// takes requests by its slot as others do.
     Shadow {
-        /// Slot of the volume.
-        of: u32,
+        /// UUID of the volume that it is to replace.
+        uuid: [u8; 16],
+        /// Its size, which that volume will have then.
+        blocks: u64,
     },
     /// What the shadow maps becomes what the volume maps, and its size; what the volume mapped
     /// goes, and the shadow with it. [`Engine::replace_volumes`] is for several at once.
@@ -629,18 +632,27 @@ impl Engine {
     /// Begins a change of the volumes, which ends in [`Action::VolumeChanged`]. Answers the slot of
     /// the volume. Blocks that go, and a new volume, take no requests from here on.
     ///
+    /// A primary makes it part of its set's history, and takes no changes of blocks while it does;
+    /// if its reign ends before that, or its writes wait for some seconds, the change is not made.
+    ///
     /// `EBUSY`: another change is under way, the volume is still being shrunk, or a request is in
     /// flight where blocks go. `ENOENT`: there is no such volume. `EINVAL`: not such a size, it is
-    /// the last volume, or not a shadow of that volume. `ENOSPC`: as many as there may be, or no
-    /// room. `EROFS`: read-only. `EPERM`: the store is a member of a replica set.
+    /// the last volume, or not a shadow of that volume. `EEXIST`: the set has such a volume. `ENOSPC`:
+    /// as many as there may be, or no room. `EROFS`: read-only. `EPERM`: the store is a member of a
+    /// replica set and does not lead.
     pub fn change_volume(&mut self, now: Millis, change: VolumeChange) -> Result<u32> {
         let store = self.store.as_mut().ok_or(ENODEV)?;
-        if store.member.is_some() {
-            // All stores of a set have the same volumes.
-            return Err(EPERM);
-        }
         store.now = store.now.max(now);
-        store.change_volume(change)
+        match store.member.is_some() {
+            true => store.change_set_volume(change),
+            false => store.change_volume(change),
+        }
+    }
+
+    /// Whether the volume in a slot is the one with this number.
+    pub fn is_volume(&self, slot: u32, id: u32) -> bool {
+        let volume = |store: &Store| store.present(slot).is_some_and(|v| v.id == id);
+        self.store.as_ref().is_some_and(|store| volume(store))
     }
 
     /// Begins to replace volumes by their shadows, all at one cut: pairs of the slots of both. Ends

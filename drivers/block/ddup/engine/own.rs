@@ -53,8 +53,7 @@ impl Store {
     ) -> bool {
         let is_it = |slot: &usize| self.shown(*slot).is_some_and(|v| v.uuid == volume);
         let slot = (0..self.volumes.len()).find(is_it);
-        let fits = |slot: &usize| range.1 <= self.blocks_of(*slot);
-        let Some(slot) = slot.filter(fits) else {
+        let Some(slot) = slot else {
             self.tell_own(token, None);
             return true;
         };
@@ -67,7 +66,8 @@ impl Store {
             volume,
             slot,
             lbn: range.0,
-            end: range.1,
+            // The primary's volume may be larger: nothing is mapped there.
+            end: range.1.min(self.blocks_of(slot)),
             entries,
             max,
             until: self.now + PATIENCE,

@@ -128,7 +128,7 @@ impl Store {
             && self.space_wait.is_empty()
             && self.metadata_wait.is_empty()
             && !self.journal_blocked
-            && !self.change_waits()
+            && !self.has_change()
     }
 
     /// The next checkpoint is cut: a pin whose holder has still to read what it writes over ends.

@@ -17,8 +17,9 @@ use super::format::journal::{self as codec, Record};
 use super::format::layout::{Layout, JOURNAL_START};
 use super::format::le;
 use super::format::page::{self, tree, MapEntry, PageError, PageId, Pointer, PunchEntry};
+use super::format::page::{levels_for, HEADER_BYTES, MAP_LEAF, PUNCH_LEAF, SEGMENT_PAGE};
 use super::format::page::{SegmentEntry, SegmentKind, VolumeEntry, BITMAP_BYTES, BITMAP_PAGE};
-use super::format::page::{HEADER_BYTES, PUNCH_LEAF, SEGMENT_PAGE, SELECT_PAGE, VOLUME_LEAF};
+use super::format::page::{SELECT_PAGE, VOLUME_LEAF};
 use super::format::superblock::{Join, Superblock, SuperblockError};
 use super::journal::Journal;
 use super::mark::mark;
@@ -31,7 +32,7 @@ use super::replication::types::Position;
 use super::space::{Bits, Space};
 use super::state::{IoToken, Parts, Store};
 use super::types::{
-    Check, Cluster, Lbn, Millis, CLUSTER_SIZE, JOINS_MAX, JOURNAL_BLOCK_CLUSTERS_MAX,
+    Check, Cluster, Lbn, Millis, CLUSTER_SIZE, JOINS_MAX, JOURNAL_BLOCK_CLUSTERS_MAX, LBN_LIMIT,
 };
 use super::{Action, Buf, Config, DataResult, Durability};
 use core::fmt;
@@ -475,7 +476,8 @@ impl Recovery {
         if self.config.read_only || self.reason.is_some() {
             return Ok(None);
         }
-        let levels = parts.volumes.iter().map(|v| v.levels).max().unwrap_or(1);
+        // Volumes may get any size.
+        let levels = levels_for(LBN_LIMIT, MAP_LEAF);
         let entry_pages = parts.overlay.worst_pages(1, levels);
         let pages_max = super::admit::pages_max(parts.superblock.layout.clusters);
         let pages = (entry_pages, pages_max);

@@ -1,51 +1,66 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Full compares: the primary shows a frozen state of its store, the replica builds that state in
-//! shadows of its volumes, beside the old one, and switches to it at once.
+//! shadows, beside its own volumes, and switches to it at once.
 //!
-//! The shadows are volumes that nobody sees (`shadow.rs`); blocks go there as local writes while the
-//! compare lasts. One checkpoint replaces all volumes by their shadows and holds the new history, so
-//! a power cut finds one state or the other. Shadows that an earlier compare left are removed before
-//! the next one begins: what was in them is junk then, and found again by its digest.
+//! There is a shadow for each volume that the primary has. They are volumes that nobody sees
+//! (`shadow.rs`); blocks go there as local writes while the compare lasts. One checkpoint replaces all
+//! volumes by their shadows and holds the new history, so a power cut finds one state or the other. In
+//! it volumes that were not here come, and those that the primary lacks go. Shadows that an earlier
+//! compare left are removed before the next one begins: what was in them is junk then, and found again
+//! by its digest.
 
 use super::mark::mark;
+use super::member::End;
+use super::mutant::mutant;
+use super::recover::FailReason;
 use super::replication::history::History;
+use super::replication::types::{Id, Volume};
 use super::state::{Mode, Store};
 use super::VolumeChange;
 use kernel::prelude::*;
+
+/// The shadows of a compare.
+#[derive(Debug)]
+struct Plan {
+    /// What the primary has.
+    volumes: KVec<Volume>,
+    /// Slots of their shadows, as far as these are made.
+    slots: KVec<u32>,
+}
 
 /// How far the replica's side of a compare is.
 #[derive(Debug)]
 enum Shadows {
     /// There are none that count.
     None,
-    /// They are being made: these are there already, as slots of volume and shadow.
-    Making(KVec<(u32, u32)>),
+    /// They are being made.
+    Making(Plan),
     /// Blocks can be written to them.
-    Made(KVec<(u32, u32)>),
-    /// They are taking the place of the volumes, and this becomes the history.
-    Switching(History),
+    Made(Plan),
+    /// They are taking the place of the volumes.
+    Switching,
 }
 
 /// The compares of a member.
 pub(super) struct Resync {
     shadows: Shadows,
-    /// The slot of a shadow that the change under way makes.
-    making: Option<u32>,
+    /// The change under way makes a shadow that counts.
+    making: bool,
 }
 
 impl Resync {
     pub(super) fn new() -> Self {
         Resync {
             shadows: Shadows::None,
-            making: None,
+            making: false,
         }
     }
 
-    fn pairs(&self) -> &[(u32, u32)] {
+    fn slots(&self) -> &[u32] {
         match &self.shadows {
-            Shadows::Making(pairs) | Shadows::Made(pairs) => pairs,
-            Shadows::None | Shadows::Switching(_) => &[],
+            Shadows::Making(plan) | Shadows::Made(plan) => &plan.slots,
+            Shadows::None | Shadows::Switching => &[],
         }
     }
 }
@@ -53,6 +68,22 @@ impl Resync {
 impl Store {
     fn resync(&mut self) -> Option<&mut Resync> {
         self.member.as_mut().map(|m| &mut m.resync)
+    }
+
+    /// A compare begins: shadows are to be made for these volumes. Gives them back while the last one
+    /// still ends.
+    pub(super) fn begin_compare(&mut self, volumes: KVec<Volume>) -> Result<(), KVec<Volume>> {
+        if let Some(resync) = self.resync() {
+            if let Shadows::Switching = resync.shadows {
+                return Err(volumes);
+            }
+            resync.making = false;
+            resync.shadows = Shadows::Making(Plan {
+                volumes,
+                slots: KVec::new(),
+            });
+        }
+        Ok(())
     }
 
     /// One step: removes shadows that do not count, makes those that are wanted.
@@ -63,14 +94,13 @@ impl Store {
         let Some(member) = self.member.as_ref() else {
             return;
         };
-        if matches!(member.resync.shadows, Shadows::Switching(_)) {
+        if matches!(member.resync.shadows, Shadows::Switching) {
             return;
         }
-        let (pairs, slots) = (member.resync.pairs(), self.volumes.len() as u32);
-        let counts = |slot: u32| pairs.iter().any(|p| p.1 == slot);
-        let old = (0..slots).find(|slot| {
+        let counts = |slot: &u32| member.resync.slots().contains(slot);
+        let old = (0..self.volumes.len() as u32).find(|slot| {
             let shadow = self.present(*slot).is_some_and(|v| v.shadow);
-            shadow && !counts(*slot)
+            shadow && !counts(slot)
         });
         if let Some(slot) = old {
             // Busy as long as something is written to it.
@@ -79,76 +109,73 @@ impl Store {
             }
             return;
         }
-        if !matches!(member.resync.shadows, Shadows::Making(_)) {
-            return;
-        }
-        let has = |slot: u32| pairs.iter().any(|p| p.0 == slot);
-        let next = (0..slots).find(|slot| self.shown(*slot as usize).is_some() && !has(*slot));
-        let Some(of) = next else {
-            if let Some(resync) = self.resync() {
-                if let Shadows::Making(pairs) =
-                    core::mem::replace(&mut resync.shadows, Shadows::None)
-                {
-                    mark!(member_shadows_made);
-                    resync.shadows = Shadows::Made(pairs);
-                }
-            }
-            return;
-        };
         let Some(resync) = self.resync() else {
             return;
         };
-        if let Shadows::Making(pairs) = &mut resync.shadows {
-            if pairs.reserve(1, GFP_KERNEL).is_err() {
-                return;
+        let Shadows::Making(plan) = &mut resync.shadows else {
+            return;
+        };
+        let Some(&Volume { uuid, blocks }) = plan.volumes.get(plan.slots.len()) else {
+            if let Shadows::Making(plan) = core::mem::replace(&mut resync.shadows, Shadows::None) {
+                mark!(member_shadows_made);
+                resync.shadows = Shadows::Made(plan);
             }
+            return;
+        };
+        if plan.slots.reserve(1, GFP_KERNEL).is_err() {
+            return;
         }
-        if self.change_volume(VolumeChange::Shadow { of }).is_ok() {
+        let what = VolumeChange::Shadow { uuid, blocks };
+        if self.change_volume(what).is_ok() {
             if let Some(resync) = self.resync() {
-                resync.making = Some(of);
+                resync.making = true;
             }
         }
     }
 
-    /// A change of volumes has ended, which may be one of a compare.
-    pub(super) fn resync_change_ended(&mut self, slot: u32, ok: bool) {
-        let Some(resync) = self.resync() else {
+    /// A change of volumes has ended, which may be one of the set or of a compare.
+    pub(super) fn member_change_ended(&mut self, slot: u32, ok: bool) {
+        let Some(member) = self.member.as_mut() else {
             return;
         };
-        if let (Some(of), Shadows::Making(pairs)) = (resync.making.take(), &mut resync.shadows) {
+        if let Some(history) = member.changing.take() {
+            let switches = matches!(member.resync.shadows, Shadows::Switching);
+            if switches {
+                member.resync.shadows = Shadows::None;
+            }
+            if ok {
+                member.appended = history;
+            }
+            if ok && switches {
+                mark!(member_switched);
+                // They are of a history that this store does not have any more.
+                self.release_pins(u64::MAX);
+            }
+            return self.change_of_set_ended(ok);
+        }
+        let resync = &mut member.resync;
+        if let (true, Shadows::Making(plan)) =
+            (core::mem::take(&mut resync.making), &mut resync.shadows)
+        {
             if ok {
                 // There is room: it was made before.
-                let _ = pairs.push_within_capacity((of, slot));
+                let _ = plan.slots.push_within_capacity(slot);
             }
-            return;
-        }
-        match core::mem::replace(&mut resync.shadows, Shadows::None) {
-            Shadows::Switching(history) => {
-                if ok {
-                    mark!(member_switched);
-                    if let Some(member) = self.member.as_mut() {
-                        member.appended = history;
-                    }
-                    // They are of a history that this store does not have any more.
-                    self.release_pins(u64::MAX);
-                }
-                self.switch_ended(ok);
-            }
-            other => resync.shadows = other,
         }
     }
 
-    /// The shadow that the blocks of a volume go to; `None` if it is not made yet.
-    pub(super) fn shadow_of(&mut self, slot: usize) -> Option<usize> {
-        let resync = self.resync()?;
-        if let Shadows::None = resync.shadows {
-            resync.shadows = Shadows::Making(KVec::new());
+    /// The shadow that the blocks of a volume go to. `Err(true)`: it is not made yet; `Err(false)`:
+    /// the primary did not say that it has such a volume.
+    pub(super) fn shadow_of(&self, volume: &Id) -> Result<usize, bool> {
+        match self.member.as_ref().map(|m| &m.resync.shadows) {
+            Some(Shadows::Making(_)) => Err(true),
+            Some(Shadows::Made(plan)) => {
+                let at = plan.volumes.iter().position(|v| v.uuid == *volume);
+                let slot = at.and_then(|at| plan.slots.get(at));
+                slot.map(|slot| *slot as usize).ok_or(false)
+            }
+            _ => Err(false),
         }
-        let Shadows::Made(pairs) = &resync.shadows else {
-            return None;
-        };
-        let pair = pairs.iter().find(|p| p.0 == slot as u32)?;
-        Some(pair.1 as usize)
     }
 
     /// The compare is given up: its shadows do not count any more.
@@ -157,7 +184,7 @@ impl Store {
             if let Shadows::Making(_) | Shadows::Made(_) = resync.shadows {
                 mark!(member_compare_given_up);
                 resync.shadows = Shadows::None;
-                resync.making = None;
+                resync.making = false;
             }
         }
     }
@@ -172,26 +199,30 @@ impl Store {
         let Some(resync) = self.resync() else {
             return Ok(());
         };
-        // Of an empty state nothing was staged.
-        if let Shadows::None = resync.shadows {
-            resync.shadows = Shadows::Making(KVec::new());
-        }
-        let Shadows::Made(pairs) = &mut resync.shadows else {
-            return Err(history);
-        };
-        if busy {
-            return Err(history);
-        }
-        let pairs = core::mem::take(pairs);
-        if self.replace_volumes(&pairs).is_err() {
-            if let Some(resync) = self.resync() {
-                resync.shadows = Shadows::Made(pairs);
+        match &resync.shadows {
+            Shadows::Made(_) if !busy => {}
+            Shadows::Made(_) | Shadows::Making(_) => return Err(history),
+            Shadows::None | Shadows::Switching => {
+                // No compare has begun.
+                self.fail(FailReason::Promise);
+                return Ok(());
             }
-            return Err(history);
+        }
+        let shadows = core::mem::replace(&mut resync.shadows, Shadows::Switching);
+        if let Shadows::Made(plan) = &shadows {
+            if self.switch_volumes(&plan.volumes, &plan.slots).is_err() {
+                if let Some(resync) = self.resync() {
+                    resync.shadows = shadows;
+                }
+                return Err(history);
+            }
         }
         if let Some(member) = self.member.as_mut() {
-            member.resync.shadows = Shadows::Switching(history);
-            member.push_end(super::member::End::Switch);
+            member.changing = Some(history);
+            member.push_end(End::Change {
+                applied: true,
+                durable: false,
+            });
         }
         Ok(())
     }
@@ -199,8 +230,8 @@ impl Store {
     /// The history that the checkpoint which is being cut holds.
     pub(super) fn history_at_cut(&self) -> Option<&History> {
         let member = self.member.as_ref()?;
-        match &member.resync.shadows {
-            Shadows::Switching(history) if self.replaces_at_cut() => Some(history),
+        match &member.changing {
+            Some(history) if self.change_waits() && !mutant!(83) => Some(history),
             _ => Some(&member.appended),
         }
     }

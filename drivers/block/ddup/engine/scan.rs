@@ -20,8 +20,9 @@ use super::mark::mark;
 use super::mutant::mutant;
 use super::overlay::{key, key_parts};
 use super::replication::action::Shown;
+use super::replication::codec::copy;
 use super::replication::history::History;
-use super::replication::types::{Entry, Id, Op, MEMBERS_MAX, NO_ID};
+use super::replication::types::{Entry, Id, Op, Volume, MEMBERS_MAX, NO_ID};
 use super::ring::Ring;
 use super::state::{IoToken, Store};
 use super::tree::Page;
@@ -89,6 +90,8 @@ struct Frozen {
     /// Which of them is shown something now.
     turn: usize,
     maps: KVec<(Tree, Id, u64)>,
+    /// The same volumes, as peers are told of them.
+    volumes: KVec<Volume>,
     /// Discards that the checkpoint had not finished, by slot in `maps`.
     punches: KVec<(u64, u64)>,
     paths: [[Option<PathPage>; LEVELS_MAX]; 2],
@@ -252,7 +255,8 @@ impl Store {
                 mark!(member_frozen_is_too_old);
                 return;
             }
-            let Ok(history) = frozen.history.try_clone() else {
+            let copies = (frozen.history.try_clone(), copy(&frozen.volumes));
+            let (Ok(history), Ok(volumes)) = copies else {
                 return;
             };
             let blocks = frozen.blocks;
@@ -264,7 +268,8 @@ impl Store {
                 return;
             }
             let _ = frozen.viewers.push_within_capacity(viewer);
-            match member.set_mut().scan_opened(scan, Some(&history), blocks) {
+            let shown = (&history, &volumes[..]);
+            match member.set_mut().scan_opened(scan, Some(shown), blocks) {
                 Ok(true) => {
                     mark!(member_frozen_is_shared);
                 }
@@ -296,8 +301,11 @@ impl Store {
         let Some(member) = self.member.as_mut() else {
             return;
         };
-        let (history, blocks) = (Some(&frozen.history), frozen.blocks);
-        match member.set_mut().scan_opened(scan, history, blocks) {
+        let shown = (&frozen.history, &frozen.volumes[..]);
+        match member
+            .set_mut()
+            .scan_opened(scan, Some(shown), frozen.blocks)
+        {
             Ok(true) => {
                 mark!(member_frozen);
                 let _ = member.scans.wanted.remove(0);
@@ -317,6 +325,7 @@ impl Store {
     fn frozen_state(&self, scan: u64) -> Option<KBox<Frozen>> {
         let slots = self.volumes.len();
         let mut maps = KVec::with_capacity(slots, GFP_KERNEL).ok()?;
+        let mut volumes = KVec::with_capacity(slots, GFP_KERNEL).ok()?;
         let mut punches: KVec<(u64, u64)> = KVec::new();
         for slot in 0..slots {
             let Some(volume) = self.shown(slot) else {
@@ -331,8 +340,9 @@ impl Store {
                     .push((first, first + (end - start)), GFP_KERNEL)
                     .ok()?;
             }
-            maps.push((tree, volume.uuid, volume.size()), GFP_KERNEL)
-                .ok()?;
+            let (uuid, blocks) = (volume.uuid, volume.size());
+            maps.push((tree, uuid, blocks), GFP_KERNEL).ok()?;
+            volumes.push(Volume { uuid, blocks }, GFP_KERNEL).ok()?;
         }
         let mut viewers = KVec::with_capacity(MEMBERS_MAX, GFP_KERNEL).ok()?;
         let _ = viewers.push_within_capacity(Viewer { scan, wish: None });
@@ -343,6 +353,7 @@ impl Store {
             viewers,
             turn: 0,
             maps,
+            volumes,
             punches,
             paths: [const { [const { None }; LEVELS_MAX] }; 2],
             reading: None,

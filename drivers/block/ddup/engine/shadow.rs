@@ -3,7 +3,8 @@
 //! Shadows: a volume's new state is built beside the old one, and takes its place at once.
 //!
 //! A *shadow* is a volume that nobody is shown. It is written like others, by its slot. When it is
-//! complete it *replaces* the volume with its UUID: one checkpoint writes both entries with their
+//! complete it *replaces* the volume with its UUID, or becomes a volume if there is none, and at the
+//! same cut other volumes may go. One checkpoint writes both entries with their
 //! maps exchanged, and the one that now has the old map as one that is being removed, with a punch
 //! over all of it. So the checkpoint decides: before it is durable both are as they were, after it
 //! the reaper releases the old map as that of any removed volume.
@@ -24,16 +25,27 @@ use super::mutant::mutant;
 use super::op::OpKind;
 use super::overlay::key;
 use super::recover::FailReason;
+use super::replication::types::Volume;
 use super::state::{Store, VolumeInfo};
 use super::types::Lbn;
 use super::VolumeChange;
 use kernel::prelude::*;
 
+/// What changes at one cut, by slots.
+#[derive(Default)]
+pub struct Replaces {
+    /// Volumes and the shadows that replace them.
+    pub(super) pairs: KVec<(usize, usize)>,
+    /// Shadows that replace none and become volumes themselves.
+    pub(super) comes: KVec<usize>,
+    /// Volumes that go.
+    pub(super) goes: KVec<usize>,
+}
+
 impl Store {
     /// Begins to replace volumes by their shadows: pairs of slots. Answers the first volume's slot.
     pub(super) fn replace_volumes(&mut self, pairs: &[(u32, u32)]) -> Result<u32> {
         self.may_change()?;
-        let &(slot, shadow) = pairs.first().ok_or(EINVAL)?;
         for (at, &(slot, shadow)) in pairs.iter().enumerate() {
             self.may_replace(slot, shadow)?;
             let others = pairs.iter().skip(at + 1);
@@ -43,11 +55,62 @@ impl Store {
                 }
             }
         }
-        let mut replaces = KVec::with_capacity(pairs.len(), GFP_KERNEL)?;
+        let mut replaces = Replaces::default();
+        replaces.pairs.reserve(pairs.len(), GFP_KERNEL)?;
         for &(slot, shadow) in pairs {
-            replaces.push_within_capacity((slot as usize, shadow as usize))?;
+            let pair = (slot as usize, shadow as usize);
+            replaces.pairs.push_within_capacity(pair)?;
         }
-        let begun = self.begin_change(VolumeChange::Replace { slot, shadow }, slot as usize)?;
+        self.begin_replaces(replaces)
+    }
+
+    /// Begins to make all volumes those of `shadows`, whose slots are in `slots`: volumes with the same
+    /// UUID are replaced, others go, and shadows that replace none become volumes.
+    pub(super) fn switch_volumes(&mut self, shadows: &[Volume], slots: &[u32]) -> Result {
+        self.may_change()?;
+        let mut replaces = Replaces::default();
+        let count = self.volumes.len();
+        replaces.pairs.reserve(slots.len(), GFP_KERNEL)?;
+        replaces.comes.reserve(slots.len(), GFP_KERNEL)?;
+        replaces.goes.reserve(count, GFP_KERNEL)?;
+        for (volume, &shadow) in shadows.iter().zip(slots) {
+            let is_it = |slot: &usize| self.shown(*slot).is_some_and(|v| v.uuid == volume.uuid);
+            match (0..count).find(is_it) {
+                Some(slot) => {
+                    self.may_replace(slot as u32, shadow)?;
+                    let pair = (slot, shadow as usize);
+                    replaces.pairs.push_within_capacity(pair)?;
+                }
+                None if self.is_used(shadow, 0) => return Err(EBUSY),
+                None if mutant!(71) => {}
+                None => {
+                    mark!(member_volume_comes);
+                    replaces.comes.push_within_capacity(shadow as usize)?;
+                }
+            }
+        }
+        for slot in (0..count).filter(|slot| self.shown(*slot).is_some()) {
+            if replaces.pairs.iter().any(|pair| pair.0 == slot) || mutant!(70) {
+                continue;
+            }
+            if self.is_used(slot as u32, 0) {
+                return Err(EBUSY);
+            }
+            mark!(member_volume_goes);
+            replaces.goes.push_within_capacity(slot)?;
+        }
+        self.begin_replaces(replaces).map(|_| ())
+    }
+
+    fn begin_replaces(&mut self, replaces: Replaces) -> Result<u32> {
+        let pair = replaces.pairs.first().copied();
+        let first = pair.or_else(|| replaces.comes.first().map(|shadow| (*shadow, *shadow)));
+        let (slot, shadow) = first.ok_or(EINVAL)?;
+        let what = VolumeChange::Replace {
+            slot: slot as u32,
+            shadow: shadow as u32,
+        };
+        let begun = self.begin_change(what, slot)?;
         self.replaces = replaces;
         Ok(begun)
     }
@@ -74,7 +137,7 @@ impl Store {
 
     /// The slot that the map of a slot is to go to, or has just been cut to go to.
     fn other_of(&self, slot: usize) -> Option<usize> {
-        self.replaces.iter().find_map(|&(volume, shadow)| {
+        self.replaces.pairs.iter().find_map(|&(volume, shadow)| {
             if volume == slot {
                 Some(shadow)
             } else {
@@ -83,38 +146,61 @@ impl Store {
         })
     }
 
+    /// Whether a slot comes or goes alone.
+    fn is_alone(&self, slot: usize) -> bool {
+        self.replaces.comes.contains(&slot) || self.replaces.goes.contains(&slot)
+    }
+
     /// Whether a slot is part of a replacement, so that its blocks don't change.
     pub(super) fn is_being_replaced(&self, slot: usize) -> bool {
-        self.other_of(slot).is_some()
+        self.other_of(slot).is_some() || self.is_alone(slot)
     }
 
     /// Of the `size` blocks of a slot those that requests may touch.
     pub(super) fn blocks_replaced(&self, slot: usize, size: u64) -> u64 {
-        let pair = self.replaces.iter().find(|p| p.0 == slot || p.1 == slot);
+        let mut pairs = self.replaces.pairs.iter();
+        let pair = pairs.find(|p| p.0 == slot || p.1 == slot);
         match pair {
             Some(&(volume, shadow)) if volume == slot => {
                 size.min(self.volumes.get(shadow).map_or(0, |v| v.blocks))
             }
             Some(_) => 0,
+            None if self.is_alone(slot) => 0,
             None => size,
         }
     }
 
     /// Whether the running checkpoint lets maps exchange their places.
     pub(super) fn maps_change_places(&self) -> bool {
-        !self.replaces.is_empty() && self.change.is_some_and(|change| change.cut)
+        !self.replaces.pairs.is_empty() && self.change.is_some_and(|change| change.cut)
     }
 
-    /// Whether the cut that is being made lets maps exchange their places.
-    pub(super) fn replaces_at_cut(&self) -> bool {
-        !self.replaces.is_empty() && self.change_waits()
+    /// Before the cut: volumes that go are punched. There is room; false: there is none.
+    pub(super) fn punch_what_goes(&mut self) -> bool {
+        for &slot in self.replaces.goes.iter() {
+            let blocks = self.volumes.get(slot).map_or(0, |v| v.blocks);
+            if self.overlay.punch(slot, Lbn(0), blocks).is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// At the cut: what this set holds of both maps is part of it.
     pub(super) fn cut_replaces(&mut self) {
-        self.reserved.punches += self.replaces.len();
+        self.reserved.punches += self.replaces.pairs.len();
+        for &slot in self.replaces.comes.iter() {
+            if let Some(volume) = self.volumes.get_mut(slot) {
+                volume.shadow = false;
+            }
+        }
+        for &slot in self.replaces.goes.iter() {
+            if let Some(volume) = self.volumes.get_mut(slot) {
+                volume.keeps = Some(0);
+            }
+        }
         if mutant!(91) {
-            for &(_, shadow) in self.replaces.iter() {
+            for &(_, shadow) in self.replaces.pairs.iter() {
                 let points = &mut self.overlay.frozen.points;
                 points.remove_range(key(shadow, Lbn(0)), key(shadow + 1, Lbn(0)), |_, _| {});
             }
@@ -124,9 +210,9 @@ impl Store {
     /// The change is over, whether it was made or not.
     pub(super) fn end_replaces(&mut self, was_cut: bool) {
         if was_cut {
-            self.reserved.punches -= self.replaces.len();
+            self.reserved.punches -= self.replaces.pairs.len();
         }
-        self.replaces = KVec::new();
+        self.replaces = Replaces::default();
     }
 
     /// The entry of a slot as the running checkpoint writes it.
@@ -152,8 +238,8 @@ impl Store {
         if !self.maps_change_places() {
             return;
         }
-        for at in 0..self.replaces.len() {
-            let Some(&(slot, shadow)) = self.replaces.get(at) else {
+        for at in 0..self.replaces.pairs.len() {
+            let Some(&(slot, shadow)) = self.replaces.pairs.get(at) else {
                 continue;
             };
             let entries = (self.entry_to_be(slot), self.entry_to_be(shadow));

@@ -25,6 +25,7 @@ use super::replication::types::Position;
 use super::ring::Ring;
 use super::saved::Copier;
 use super::scrub::{Scrub, SCRUB_TAGS};
+use super::shadow::Replaces;
 use super::sorted::SortedMap;
 use super::space::Space;
 use super::stage::STAGE_TAGS;
@@ -212,8 +213,8 @@ pub struct Store {
     pub(super) volumes: KVec<VolumeEntry>,
     /// A change of them.
     pub(super) change: Option<Change>,
-    /// With that, the volumes that their shadows are to replace: slots of both.
-    pub(super) replaces: KVec<(usize, usize)>,
+    /// With that, the volumes that change places with shadows.
+    pub(super) replaces: Replaces,
     pub(super) names: Tree,
     pub(super) counts: Tree,
     /// Map entries that own a cluster, as of the last merge.
@@ -371,7 +372,7 @@ impl Store {
                 superblock,
                 volumes,
                 change: None,
-                replaces: KVec::new(),
+                replaces: Replaces::default(),
                 names,
                 counts,
                 owner_count,

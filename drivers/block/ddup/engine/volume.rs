@@ -12,7 +12,7 @@
 //! many levels as the size needs, or, if nothing stays, the volume has no entry any more.
 //!
 //! A volume is known by its *slot*, which it keeps while the store is attached. `shadow.rs` has how
-//! its map is replaced by another one.
+//! its map is replaced by another one, `reshape.rs` what a change means to a replica set.
 
 use super::cache::{SlotState, Tree};
 use super::format::page::{levels_for, Pointer, VolumeEntry, MAP_LEAF};
@@ -21,6 +21,7 @@ use super::mutant::mutant;
 use super::op::{Phase, Request, Reservation};
 use super::overlay::key;
 use super::recover::FailReason;
+use super::reshape::Await;
 use super::state::{Mode, Store};
 use super::tree::Page;
 use super::types::{Generation, Lbn, LBN_LIMIT, VOLUMES_MAX};
@@ -33,8 +34,10 @@ const CHANGE_PAGES: u64 = 16;
 /// A change of a volume that is under way.
 #[derive(Clone, Copy, Debug)]
 pub struct Change {
-    what: VolumeChange,
-    slot: usize,
+    pub(super) what: VolumeChange,
+    pub(super) slot: usize,
+    /// It is no entry of its set's history yet, and waits to become one.
+    pub(super) waits: Option<Await>,
     /// It is part of the checkpoint that is being made.
     pub(super) cut: bool,
 }
@@ -48,7 +51,7 @@ impl Store {
     pub(super) fn change_volume(&mut self, what: VolumeChange) -> Result<u32> {
         self.may_change()?;
         let slot = match what {
-            VolumeChange::Create { blocks, .. } => {
+            VolumeChange::Create { blocks, .. } | VolumeChange::Shadow { blocks, .. } => {
                 check_size(blocks)?;
                 self.vacant_slot()?
             }
@@ -69,13 +72,6 @@ impl Store {
                     return Err(EBUSY);
                 }
                 slot as usize
-            }
-            VolumeChange::Shadow { of } => {
-                let volume = self.shown(of as usize).ok_or(ENOENT)?;
-                if volume.keeps.is_some() {
-                    return Err(EBUSY);
-                }
-                self.vacant_slot()?
             }
             VolumeChange::Replace { slot, shadow } => {
                 return self.replace_volumes(&[(slot, shadow)]);
@@ -105,6 +101,7 @@ impl Store {
         self.change = Some(Change {
             what,
             slot,
+            waits: None,
             cut: false,
         });
         self.checkpointer.want();
@@ -165,14 +162,25 @@ impl Store {
         }
     }
 
+    /// Whether a change has begun that is in no checkpoint yet.
+    pub(super) fn has_change(&self) -> bool {
+        self.change.is_some_and(|change| !change.cut)
+    }
+
+    /// The change that is to be part of the next checkpoint.
+    fn change_at_cut(&self) -> Option<Change> {
+        self.change
+            .filter(|change| !change.cut && change.waits.is_none())
+    }
+
     /// Whether a change waits for the next cut.
     pub(super) fn change_waits(&self) -> bool {
-        self.change.is_some_and(|change| !change.cut)
+        self.change_at_cut().is_some()
     }
 
     /// Before a cut: what goes is punched. False: no memory.
     pub(super) fn prepare_change(&mut self) -> bool {
-        let Some(change) = self.change.filter(|change| !change.cut) else {
+        let Some(change) = self.change_at_cut() else {
             return true;
         };
         let blocks = self.volumes.get(change.slot).map_or(0, |v| v.blocks);
@@ -188,14 +196,14 @@ impl Store {
             punches,
             ..
         } = self.reserved;
-        let more = 2 + self.replaces.len();
+        let more = 2 + self.replaces.pairs.len() + self.replaces.goes.len();
         let room = self.overlay.reserve(points, deltas, punches + more);
         if room.is_err() {
             return false;
         }
         // A map that is replaced is punched when the other one is there.
         let Some(from) = from else {
-            return true;
+            return self.punch_what_goes();
         };
         mutant!(64)
             || self
@@ -207,19 +215,20 @@ impl Store {
     /// At the cut: the change is part of the checkpoint that begins.
     pub(super) fn apply_change(&mut self, generation: Generation) {
         let next = self.next_volume();
-        let Some(change) = self.change.as_mut().filter(|change| !change.cut) else {
+        let Some(change) = self.change_at_cut() else {
             return;
         };
-        change.cut = true;
+        self.change = Some(Change {
+            cut: true,
+            ..change
+        });
         let (slot, what) = (change.slot, change.what);
         match what {
             VolumeChange::Create { uuid, blocks } => {
                 let entry = new_volume(next, uuid, blocks, generation);
                 self.put_volume(slot, entry);
             }
-            VolumeChange::Shadow { of } => {
-                let of = self.volumes.get(of as usize).copied();
-                let (uuid, blocks) = of.map_or(([0; 16], 1), |v| (v.uuid, v.blocks));
+            VolumeChange::Shadow { uuid, blocks } => {
                 let entry = VolumeEntry {
                     shadow: true,
                     ..new_volume(next, uuid, blocks, generation)
@@ -264,7 +273,7 @@ impl Store {
             self.change = None;
             self.end_replaces(change.cut);
             mark!(volume_changed);
-            self.resync_change_ended(change.slot as u32, ok);
+            self.member_change_ended(change.slot as u32, ok);
             self.act(Action::VolumeChanged {
                 slot: change.slot as u32,
                 ok,
@@ -284,6 +293,7 @@ impl Store {
                     what: VolumeChange::Resize { blocks, .. },
                     slot: changed,
                     cut: true,
+                    ..
                 }) if changed == slot && blocks > volume.blocks => Some(blocks),
                 _ => None,
             };

@@ -91,6 +91,16 @@ const NAMES: &[(u32, &str)] = &[
     ),
     (144, "a block that was read in vain is kept for ever"),
     (150, "ranges with as many blocks pass for equal"),
+    (151, "a change of volumes is not alone in its epoch"),
+    (
+        152,
+        "what comes behind a change of volumes is staged before that is made",
+    ),
+    (
+        153,
+        "what comes behind a full compare is staged before the switch",
+    ),
+    (154, "a full compare does not tell of all volumes"),
     (230, "a compare that was lost begins again at once"),
     (231, "a block is LOST when its first read fails"),
     (232, "a block that can't be read is tried for ever"),

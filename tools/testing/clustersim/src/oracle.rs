@@ -4,7 +4,7 @@
 //! follows from them for each durable change. Numbers are those of the invariants in the protocol
 //! document.
 
-use crate::store::{Image, BAD};
+use crate::store::{volumes, Image, BAD};
 use ddup_engine::engine::replication::types::{Id, Position};
 use std::collections::BTreeMap;
 
@@ -34,6 +34,8 @@ pub struct Oracle {
     acknowledged: Vec<Position>,
     /// Configurations and the one that each was made from.
     parents: BTreeMap<Id, Id>,
+    /// The volumes at the beginning.
+    pub first: Image,
     /// Blocks may be lost.
     pub rot: bool,
 }
@@ -81,7 +83,7 @@ impl Oracle {
     /// Invariants 3, 4, 7 and 10: a store is about to be in, or is in, the state at a position.
     pub fn state(&self, what: &str, position: &Position, image: &Image) -> Verdict {
         if *position == Position::ZERO {
-            return if image.iter().all(|c| *c == 0) {
+            return if *image == self.first {
                 Ok(())
             } else {
                 Err(format!("(4) {what}: not empty at the beginning"))
@@ -90,13 +92,23 @@ impl Oracle {
         let Some((expected, _)) = self.states.get(&key(position)) else {
             return Err(format!("(4) {what}: nobody sealed {}", short(position)));
         };
-        for (at, (here, there)) in image.iter().zip(expected).enumerate() {
-            let lost = self.rot && (*here == BAD || *there == BAD);
-            if here != there && !lost {
-                return Err(format!(
-                    "(3) {what} at {}: block {at} is {here}, not {there}",
-                    short(position)
-                ));
+        if volumes(image) != volumes(expected) {
+            return Err(format!(
+                "(3) {what} at {}: volumes are {:?}, not {:?}",
+                short(position),
+                volumes(image),
+                volumes(expected)
+            ));
+        }
+        for (number, blocks) in image {
+            for (at, (here, there)) in blocks.iter().zip(&expected[number]).enumerate() {
+                let lost = self.rot && (*here == BAD || *there == BAD);
+                if here != there && !lost {
+                    return Err(format!(
+                        "(3) {what} at {}: block {at} of volume {number} is {here}, not {there}",
+                        short(position)
+                    ));
+                }
             }
         }
         Ok(())

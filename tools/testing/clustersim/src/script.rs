@@ -29,7 +29,7 @@ pub struct Setup {
     pub window: u32,
     /// Different contents.
     pub contents: u64,
-    /// Blocks of each of the two volumes.
+    /// Blocks of each of the two volumes at the beginning, and of the largest.
     pub blocks: u64,
     /// The longest delay of a frame, in milliseconds.
     pub delay: u64,
@@ -78,6 +78,8 @@ pub enum Op {
     Forbidden(u64),
     /// The power fails at the next action of a store.
     CrashAtAction(u64),
+    /// A volume is created, gets another size, or goes.
+    Change(u64),
 }
 
 /// One step.
@@ -131,7 +133,7 @@ pub fn generate(seed: u64, steps: u32) -> Script {
         tranquility: rng.pick(&[0, 1, 1000]),
         lease: rng.pick(&[0, 0, 0, 250, 1000]),
     };
-    let mut weights = [300, 60, 8, 20, 12, 6, 3, 10, 60, 12, 6];
+    let mut weights = [300, 60, 8, 20, 12, 6, 3, 10, 60, 12, 6, 20];
     // Some histories are calm, some hit one thing hard.
     for weight in &mut weights[2..] {
         *weight *= rng.below(4) as u32;
@@ -154,7 +156,8 @@ pub fn generate(seed: u64, steps: u32) -> Script {
             7 => Op::Heal,
             8 => Op::Operate(draw),
             9 => Op::Forbidden(draw),
-            _ => Op::CrashAtAction(draw),
+            10 => Op::CrashAtAction(draw),
+            _ => Op::Change(draw),
         };
         Step {
             gap: rng.below(gap * 2),

@@ -3,7 +3,7 @@
 //! The naive store below the engine: volumes are lists of contents, an epoch is applied by doing its
 //! entries. It is right where it is slow, so that what fails is the protocol.
 
-use ddup_engine::engine::replication::types::{Entry, Op, Position};
+use ddup_engine::engine::replication::types::{Entry, Op, Position, Volume};
 use ddup_engine::engine::{BlockContent, Check, Name};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,11 +13,33 @@ pub type Content = u32;
 /// A block that nobody has a good copy of.
 pub const BAD: Content = u32::MAX;
 
-/// Volumes of a set.
+/// Volumes that a set begins with.
 pub const VOLUMES: u8 = 2;
+/// The most volumes that it gets.
+pub const VOLUMES_MAX: u8 = 5;
 
-/// The blocks of all volumes.
-pub type Image = Vec<Content>;
+/// The blocks of each volume, by its number, which is each byte of its UUID.
+pub type Image = BTreeMap<u8, Vec<Content>>;
+
+/// Empty volumes.
+pub fn empty(volumes: &[Volume]) -> Image {
+    let blocks = |v: &Volume| (v.uuid[0], vec![0; v.blocks as usize]);
+    volumes.iter().map(blocks).collect()
+}
+
+/// The volumes of an image.
+pub fn volumes(image: &Image) -> Vec<Volume> {
+    let volume = |(number, blocks): (&u8, &Vec<Content>)| Volume {
+        uuid: [*number; 16],
+        blocks: blocks.len() as u64,
+    };
+    image.iter().map(volume).collect()
+}
+
+/// All blocks.
+pub fn contents(image: &Image) -> impl Iterator<Item = Content> + '_ {
+    image.values().flatten().copied()
+}
 
 /// The digest of a content.
 pub fn digest(content: Content) -> [u8; 24] {
@@ -45,16 +67,37 @@ pub fn described(content: Content) -> BlockContent {
     }
 }
 
-/// What an entry makes of a block's place in an image.
-pub fn apply(image: &mut Image, entry: &Entry, content: Content) {
-    let blocks = image.len() as u64 / u64::from(VOLUMES);
-    let first = u64::from(entry.volume[0] - 1) * blocks + entry.lbn;
-    for at in first..first + entry.count {
-        image[at as usize] = match entry.op {
-            Op::Write => content,
-            Op::Zero => 0,
-        };
+/// Whether an entry can be applied to an image.
+pub fn fits(image: &Image, entry: &Entry) -> bool {
+    let volume = image.get(&entry.volume[0]);
+    match entry.op {
+        Op::Create => volume.is_none(),
+        Op::Resize => volume.is_some(),
+        Op::Remove => volume.is_some() && image.len() > 1,
+        Op::Write | Op::Zero => {
+            volume.is_some_and(|blocks| entry.lbn + entry.count <= blocks.len() as u64)
+        }
     }
+}
+
+/// What an entry that fits makes of an image.
+pub fn apply(image: &mut Image, entry: &Entry, content: Content) -> Result<(), String> {
+    if !fits(image, entry) {
+        return Err(format!(
+            "(3) {:?} {:?} does not fit",
+            entry.op, entry.volume[0]
+        ));
+    }
+    let (number, count) = (entry.volume[0], entry.count as usize);
+    let blocks = image.entry(number).or_default();
+    let range = entry.lbn as usize..entry.lbn as usize + count;
+    match entry.op {
+        Op::Write => blocks[range].fill(content),
+        Op::Zero => blocks[range].fill(0),
+        Op::Create | Op::Resize => blocks.resize(count, 0),
+        Op::Remove => drop(image.remove(&number)),
+    }
+    Ok(())
 }
 
 /// What a store was asked to make durable, in order.
@@ -87,12 +130,15 @@ pub struct Store {
     pub staged: BTreeMap<u64, (Entry, Content)>,
     /// Frozen states.
     pub scans: BTreeMap<u64, Image>,
+    /// The volumes of the full compare that goes on, empty.
+    pub compare: Image,
 }
 
 impl Store {
     /// An empty store.
     pub fn new(blocks: u64) -> Self {
-        let image = vec![0; (blocks * u64::from(VOLUMES)) as usize];
+        let volume = |number| (number, vec![0; blocks as usize]);
+        let image: Image = (1..=VOLUMES).map(volume).collect();
         Store {
             durable: image.clone(),
             live: image,
@@ -102,13 +148,14 @@ impl Store {
 
     /// Whether some good copy of a content is here.
     pub fn holds(&self, content: Content) -> bool {
+        let has = |image: &Image| contents(image).any(|c| c == content);
         content == 0
-            || self.durable.contains(&content)
-            || self.live.contains(&content)
-            || self.pending.iter().any(|p| p.image.contains(&content))
+            || has(&self.durable)
+            || has(&self.live)
+            || self.pending.iter().any(|p| has(&p.image))
             || self.pins.values().any(|p| p.contains(&content))
             || self.staged.values().any(|s| s.1 == content)
-            || self.scans.values().any(|s| s.contains(&content))
+            || self.scans.values().any(has)
     }
 
     /// The newest state that was asked for, durable or not.
@@ -137,5 +184,6 @@ impl Store {
         self.pins.clear();
         self.staged.clear();
         self.scans.clear();
+        self.compare.clear();
     }
 }

@@ -6,7 +6,7 @@ use crate::net::{Connection, Packet};
 use crate::operator::{Authority, Purpose};
 use crate::oracle::{short, Oracle, Verdict};
 use crate::script::{Class, Op, Script, Setup};
-use crate::store::{self, Content, Image, Pending, Store, BAD, VOLUMES};
+use crate::store::{self, Content, Image, Pending, Store, BAD, VOLUMES_MAX};
 use ddup_engine::engine::replication::action::{Action, Block, Outgoing, Params};
 use ddup_engine::engine::replication::action::{Event as Told, Reply, Shown, Source, StageResult};
 use ddup_engine::engine::replication::config::{Config, Member, MemberState};
@@ -135,6 +135,8 @@ pub struct Totals {
     pub reads: u64,
     /// Writes.
     pub writes: u64,
+    /// Changes of volumes.
+    pub changes: u64,
     /// FLUSHes that were acknowledged.
     pub flushes: u64,
     /// FLUSHes that failed, as they may.
@@ -167,10 +169,11 @@ pub struct Totals {
 
 impl Totals {
     /// Counters and their names.
-    pub fn rows(&self) -> [(&'static str, u64); 16] {
+    pub fn rows(&self) -> [(&'static str, u64); 17] {
         [
             ("reads", self.reads),
             ("writes", self.writes),
+            ("changes of volumes", self.changes),
             ("FLUSHes acknowledged", self.flushes),
             ("FLUSHes failed", self.flushes_failed),
             ("crashes", self.crashes),
@@ -234,6 +237,22 @@ fn entry(op: EntryOp, volume: u8, lbn: u64, count: u64, content: Content, fresh:
     }
 }
 
+/// Adds the mapped blocks of a volume from `at` on to `entries`.
+fn mapped(
+    volume: u8,
+    blocks: &[Content],
+    at: u64,
+    end: u64,
+    mut entries: KVec<Entry>,
+) -> Result<KVec<Entry>, String> {
+    for lbn in (at..end).filter(|at| blocks[*at as usize] != 0) {
+        let content = blocks[lbn as usize];
+        let entry = entry(EntryOp::Write, volume, lbn, 1, content, false);
+        entries.push(entry, GFP_KERNEL).map_err(|_| "memory")?;
+    }
+    Ok(entries)
+}
+
 impl World {
     fn new(setup: &Setup, verbose: bool) -> Result<Self, String> {
         let mut rng = Rng::new(setup.seed);
@@ -282,6 +301,7 @@ impl World {
             verbose,
         };
         world.oracle.rot = setup.rot;
+        world.oracle.first = Store::new(setup.blocks).durable;
         for n in 0..setup.nodes {
             let id = [n as u8 + 1; 16];
             let record = Record {
@@ -820,9 +840,20 @@ impl World {
                     ));
                 }
             }
-            Frame::Entries { epoch, resync, .. } => {
+            Frame::Entries {
+                epoch,
+                resync,
+                first,
+                entries,
+            } => {
                 if fenced {
                     return Err(format!("(5) node {n} sends entries though it was fenced"));
+                }
+                let changes = entries.iter().any(|e| e.op.changes_volumes());
+                if changes && (*resync || *first > 0 || entries.len() > 1) {
+                    return Err(format!(
+                        "(3) node {n} sends a change of volumes among others"
+                    ));
                 }
                 self.check_async(n, peer, *epoch, *resync)?;
             }
@@ -888,7 +919,7 @@ impl World {
                         .partition(|(epoch, _)| *epoch == position.epoch);
                 node.store.open = later;
                 for (_, entry) in now {
-                    store::apply(&mut image, &entry, store::content(&entry.digest));
+                    store::apply(&mut image, &entry, store::content(&entry.digest))?;
                 }
                 let last = self.nodes[n].store.newest_position();
                 let forced = self.setup.class == Class::Force;
@@ -901,9 +932,13 @@ impl World {
                 token,
                 entry,
                 source,
-                ..
-            } => self.stage(n, token, entry, source)?,
-            Action::Void => self.nodes[n].store.staged.clear(),
+                resync,
+            } => self.stage(n, token, entry, source, resync)?,
+            Action::Void => {
+                let store = &mut self.nodes[n].store;
+                store.staged.clear();
+                store.compare.clear();
+            }
             Action::Apply {
                 position,
                 token,
@@ -917,7 +952,7 @@ impl World {
                     let Some((entry, content)) = node.store.staged.remove(&token) else {
                         return Err(format!("(7) node {n} applies what is not staged"));
                     };
-                    store::apply(&mut image, &entry, content);
+                    store::apply(&mut image, &entry, content)?;
                     let pins = node.store.pins.entry(position.epoch).or_default();
                     pins.insert(content);
                 }
@@ -926,6 +961,9 @@ impl World {
                 self.nodes[n].store.live = image.clone();
                 self.pend(n, position, image, false);
             }
+            Action::Compare { volumes } => {
+                self.nodes[n].store.compare = store::empty(&volumes);
+            }
             Action::Switch {
                 position,
                 token,
@@ -933,12 +971,12 @@ impl World {
                 ..
             } => {
                 let node = &mut self.nodes[n];
-                let mut image = vec![0; node.store.durable.len()];
+                let mut image = std::mem::take(&mut node.store.compare);
                 for token in token..token + u64::from(count) {
                     let Some((entry, content)) = node.store.staged.remove(&token) else {
                         return Err(format!("(7) node {n} switches to what is not staged"));
                     };
-                    store::apply(&mut image, &entry, content);
+                    store::apply(&mut image, &entry, content)?;
                 }
                 self.oracle
                     .state(&format!("node {n}, compared,"), &position, &image)?;
@@ -993,7 +1031,10 @@ impl World {
                 let content = store::content(&digest);
                 let store = &self.nodes[n].store;
                 let keeps = |content: Content| match scan {
-                    Some(scan) => store.scans.get(&scan).is_some_and(|s| s.contains(&content)),
+                    Some(scan) => {
+                        let is_there = |image: &Image| store::contents(image).any(|c| c == content);
+                        store.scans.get(&scan).is_some_and(is_there)
+                    }
                     None => store.pins.values().any(|p| p.contains(&content)),
                 };
                 // This store itself was told that it is lost.
@@ -1092,13 +1133,30 @@ impl World {
         self.at(time, Event::Complete(n, life));
     }
 
-    fn stage(&mut self, n: usize, token: u64, entry: Entry, source: Source) -> Verdict {
+    fn stage(
+        &mut self,
+        n: usize,
+        token: u64,
+        entry: Entry,
+        source: Source,
+        resync: bool,
+    ) -> Verdict {
         let life = self.nodes[n].life;
         let wanted = store::content(&entry.digest);
         let failed = !self.calm && self.rng.chance(1, 4000);
         let node = &mut self.nodes[n];
+        let fits = match resync {
+            true => store::fits(&node.store.compare, &entry),
+            false => store::fits(&node.store.newest(), &entry),
+        };
+        if !fits {
+            return Err(format!(
+                "(7) node {n} stages {:?} of {} blocks for volume {}, which is not so",
+                entry.op, entry.count, entry.volume[0]
+            ));
+        }
         let found = match source {
-            Source::Held if entry.op == EntryOp::Zero => Some(0),
+            Source::Held if entry.op != EntryOp::Write => Some(0),
             Source::Held => (wanted != BAD && node.store.holds(wanted)).then_some(wanted),
             Source::Data(handle) => {
                 let Some(content) = node.blocks.remove(&handle) else {
@@ -1120,7 +1178,8 @@ impl World {
             }
             None => StageResult::Lacks,
         };
-        if node.store.staged.len() > self.setup.entries as usize + self.setup.blocks as usize * 2 {
+        let blocks = self.setup.blocks as usize * usize::from(VOLUMES_MAX);
+        if node.store.staged.len() > self.setup.entries as usize + blocks {
             return Err(format!(
                 "(11) node {n} has {} staged",
                 node.store.staged.len()
@@ -1181,8 +1240,8 @@ impl World {
     /// Some copy of a block is taken for bad: peers are asked.
     fn want(&mut self, n: usize, number: u64) {
         let node = &self.nodes[n];
-        let good = |c: &&Content| **c != 0 && **c != BAD;
-        let Some(content) = node.store.durable.iter().find(good).copied() else {
+        let good = |c: &Content| *c != 0 && *c != BAD;
+        let Some(content) = store::contents(&node.store.durable).find(good) else {
             return;
         };
         if number % 2 == 0 && !node.asks.contains_key(&number) {
@@ -1369,6 +1428,7 @@ impl World {
                 self.partition = 0;
                 Ok(())
             }
+            Op::Change(r) => self.change(r),
             Op::Operate(r) => self.operate(r),
             Op::Forbidden(r) => self.try_forbidden(r),
         }
@@ -1416,9 +1476,10 @@ impl World {
             if !self.nodes[n].set.as_ref().is_some_and(|s| s.serves()) {
                 continue;
             }
-            let blocks = self.setup.blocks;
+            let volumes = store::volumes(&self.nodes[n].store.live);
             for _ in 0..rng.skewed(4) {
-                let volume = 1 + rng.below(u64::from(VOLUMES)) as u8;
+                let at = rng.below(volumes.len() as u64) as usize;
+                let (volume, blocks) = (volumes[at].uuid[0], volumes[at].blocks);
                 let lbn = rng.below(blocks);
                 let entry = if rng.chance(1, 12) {
                     let count = rng.between(1, blocks - lbn);
@@ -1436,12 +1497,43 @@ impl World {
                 self.check_lease(n, "is written")?;
                 let node = &mut self.nodes[n];
                 let content = store::content(&entry.digest);
-                store::apply(&mut node.store.live, &entry, content);
+                store::apply(&mut node.store.live, &entry, content)?;
                 node.store.open.push((epoch, entry));
                 let pins = node.store.pins.entry(epoch).or_default();
                 pins.insert(content);
                 node.wrote = epoch;
             }
+            self.pump(n)?;
+        }
+        Ok(())
+    }
+
+    /// A volume of each primary is created, gets another size, or goes.
+    fn change(&mut self, r: u64) -> Verdict {
+        let mut rng = Rng::new(r);
+        for n in 0..self.nodes.len() {
+            if !self.nodes[n].set.as_ref().is_some_and(|s| s.serves()) {
+                continue;
+            }
+            let op = rng.pick(&[EntryOp::Create, EntryOp::Resize, EntryOp::Remove]);
+            let volume = 1 + rng.below(u64::from(VOLUMES_MAX)) as u8;
+            let count = match op {
+                EntryOp::Remove => 0,
+                _ => rng.between(1, self.setup.blocks),
+            };
+            let entry = entry(op, volume, 0, count, 0, false);
+            if !store::fits(&self.nodes[n].store.live, &entry) {
+                continue;
+            }
+            let Some(Ok(position)) = self.with(n, |set| set.change(entry)) else {
+                continue;
+            };
+            self.totals.changes += 1;
+            self.check_reconciled(n)?;
+            let node = &mut self.nodes[n];
+            store::apply(&mut node.store.live, &entry, 0)?;
+            node.store.open.push((position.epoch, entry));
+            node.wrote = position.epoch;
             self.pump(n)?;
         }
         Ok(())
@@ -1458,13 +1550,11 @@ impl World {
             .iter()
             .filter(|m| m.state == MemberState::InSync)
         {
-            let tip = &self.nodes[self.number_of(&member.store)].store.tip;
-            let agrees = self
-                .oracle
-                .path(tip)
-                .iter()
-                .any(|p| p.reign == config.reign);
-            if !agrees {
+            let node = &self.nodes[self.number_of(&member.store)];
+            let path = self.oracle.path(&node.store.tip);
+            let agrees = path.iter().any(|p| p.reign == config.reign);
+            // By a person's word it may have gone to another primary since.
+            if !agrees && !node.resolved {
                 return Err(format!(
                     "(6) node {n} takes a write before {:?} agrees",
                     member.store[0]
@@ -1581,10 +1671,11 @@ impl World {
             }
             Event::ScanOpened(n, life, scan) if alive(self, n, life) => {
                 let image = &self.nodes[n].store.durable;
-                let mapped = image.iter().filter(|c| **c != 0).count() as u64;
+                let volumes = store::volumes(image);
+                let mapped = store::contents(image).filter(|c| *c != 0).count() as u64;
                 let opened = self.with(n, |set| -> kernel::error::Result<bool> {
                     let history = set.history().try_clone()?;
-                    set.scan_opened(scan, Some(&history), mapped)
+                    set.scan_opened(scan, Some((&history, &volumes[..])), mapped)
                 });
                 match opened {
                     Some(Ok(true)) => {
@@ -1671,20 +1762,27 @@ impl World {
         if self.setup.thaws && !self.calm && self.rng.chance(1, 8) {
             return self.thaw(n, scan);
         }
-        let blocks = self.setup.blocks;
-        let volume = cursor / blocks;
-        let end = ((volume + 1) * blocks).min(image.len() as u64);
-        let (mut at, mut entries) = (cursor, KVec::new());
-        while at < end && entries.len() < max as usize {
-            entries = self.mapped(&image, at, at + 1, entries)?;
+        // The volume's place in the image, and the block.
+        let (place, first) = (cursor >> 32, cursor & u64::from(u32::MAX));
+        let Some((&volume, blocks)) = image.iter().nth(place as usize) else {
+            return Err(format!(
+                "node {n} is asked for what lies behind all volumes"
+            ));
+        };
+        let (mut at, mut entries) = (first, KVec::new());
+        while at < blocks.len() as u64 && entries.len() < max as usize {
+            entries = mapped(volume, blocks, at, at + 1, entries)?;
             at += 1;
         }
         let shown = Shown {
-            volume: [1 + volume as u8; 16],
-            range: (cursor % blocks, at - volume * blocks),
+            volume: [volume; 16],
+            range: (first, at),
             entries,
         };
-        let next = (at < image.len() as u64).then_some(at);
+        let next = match at < blocks.len() as u64 {
+            true => Some(place << 32 | at),
+            false => (place + 1 < image.len() as u64).then_some((place + 1) << 32),
+        };
         self.with(n, |set| set.scanned(scan, shown, next));
         self.pump(n)
     }
@@ -1707,31 +1805,15 @@ impl World {
         self.pump(n)
     }
 
-    /// Adds the mapped blocks from `at` on to `entries`.
-    fn mapped(
-        &self,
-        image: &Image,
-        at: u64,
-        end: u64,
-        mut entries: KVec<Entry>,
-    ) -> Result<KVec<Entry>, String> {
-        for at in (at..end).filter(|at| image[*at as usize] != 0) {
-            let volume = 1 + (at / self.setup.blocks) as u8;
-            let lbn = at % self.setup.blocks;
-            let entry = entry(EntryOp::Write, volume, lbn, 1, image[at as usize], false);
-            entries.push(entry, GFP_KERNEL).map_err(|_| "memory")?;
-        }
-        Ok(entries)
-    }
-
     /// What a store holds in a range, or now and then that it can't say.
     fn owned(&mut self, n: usize, token: u64, range: (Id, u64, u64), max: u32) -> Verdict {
         let (volume, first, end) = range;
-        let start = u64::from(volume[0] - 1) * self.setup.blocks;
-        let image = self.nodes[n].store.live.clone();
-        let mut entries = self.mapped(&image, start + first, start + end, KVec::new())?;
+        let blocks = self.nodes[n].store.live.get(&volume[0]);
+        let known = blocks.is_some() && (self.calm || !self.rng.chance(1, 20));
+        let blocks = blocks.map_or(&[][..], |blocks| blocks);
+        let end = end.min(blocks.len() as u64);
+        let mut entries = mapped(volume[0], blocks, first, end, KVec::new())?;
         entries.truncate(max as usize + 1);
-        let known = self.calm || !self.rng.chance(1, 20);
         self.with(n, |set| set.owned(token, known.then_some(&entries[..])));
         self.pump(n)
     }

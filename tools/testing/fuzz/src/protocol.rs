@@ -12,7 +12,7 @@ use ddup_engine::engine::replication::history::History;
 use ddup_engine::engine::replication::range::Range;
 use ddup_engine::engine::replication::record::{choose, Found, Record, Slots};
 use ddup_engine::engine::replication::set::Set;
-use ddup_engine::engine::replication::types::{Entry, Id, Limits, Op, Position};
+use ddup_engine::engine::replication::types::{Entry, Id, Limits, Op, Position, Volume};
 use ddup_engine::engine::replication::wire::{self, Envelope, Frame, Hello, Need};
 use ddup_engine::engine::{BlockContent, Check, Name};
 use ddup_sim::rng::Rng;
@@ -106,8 +106,41 @@ fn history(rng: &mut Rng, set: Option<&Set>) -> Fallible<History> {
     History::from_ends(ends).map_err(memory)
 }
 
+/// A change of volumes, mostly a sound one.
+fn change(rng: &mut Rng) -> Entry {
+    let op = rng.pick(&[Op::Create, Op::Resize, Op::Remove]);
+    Entry {
+        op,
+        volume: [1 + rng.below(3) as u8; 16],
+        count: match op {
+            Op::Remove => rng.below(20) / 19,
+            _ => rng.below(20),
+        },
+        ..Entry::default()
+    }
+}
+
+fn volumes(rng: &mut Rng) -> Fallible<KVec<Volume>> {
+    let mut volumes = KVec::new();
+    for n in 0..1 + rng.skewed(4) {
+        let volume = Volume {
+            uuid: [1 + n as u8; 16],
+            blocks: rng.pick(&[1, 20, 64]),
+        };
+        volumes.push(volume, GFP_KERNEL).map_err(memory)?;
+    }
+    Ok(volumes)
+}
+
 fn entries(rng: &mut Rng) -> Fallible<KVec<Entry>> {
     let mut entries = KVec::new();
+    // Alone, as it has to be, or among others.
+    if rng.chance(1, 10) {
+        entries.push(change(rng), GFP_KERNEL).map_err(memory)?;
+        if rng.chance(3, 4) {
+            return Ok(entries);
+        }
+    }
     for _ in 0..rng.skewed(5) {
         let entry = Entry {
             op: Op::Write,
@@ -239,6 +272,7 @@ fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallib
             Frame::Resync {
                 position: history.position(),
                 history,
+                volumes: volumes(rng)?,
             }
         }
     })
@@ -310,12 +344,14 @@ struct Honest {
     stream: u32,
     epoch: u64,
     index: u32,
+    /// The epoch is a change of volumes.
+    alone: bool,
 }
 
 impl Honest {
     /// The next frame of the stream.
     fn frame(&mut self, rng: &mut Rng, config: &Config) -> Fallible<Frame> {
-        if rng.chance(1, 3) || self.index > 4 {
+        if rng.chance(1, 3) || self.index > 4 || std::mem::take(&mut self.alone) {
             let position = Position {
                 term: config.term,
                 reign: config.reign,
@@ -332,6 +368,11 @@ impl Honest {
         }
         let mut entries = entries(rng)?;
         entries.truncate(4);
+        let changes = |e: &Entry| e.op.changes_volumes();
+        if self.index > 0 || entries.len() > 1 {
+            entries.retain(|e| !changes(e));
+        }
+        self.alone = entries.iter().any(changes);
         let first = self.index;
         self.index += entries.len() as u32;
         Ok(Frame::Entries {
@@ -412,7 +453,10 @@ pub fn session(rng: &mut Rng) -> Fallible<()> {
         }
         if set.serves() {
             for entry in &entries(rng)? {
-                let _ = set.write(*entry);
+                let _ = match entry.op.changes_volumes() {
+                    true => set.change(*entry).map(|_| ()),
+                    false => set.write(*entry).map(|_| ()),
+                };
             }
             let _ = set.flush(rng.draw());
         }
@@ -479,7 +523,9 @@ fn work(set: &mut Set, rng: &mut Rng, honest: &mut Honest) {
             }
             Action::ScanOpen { scan } => {
                 let history = set.history().try_clone().ok().filter(|_| rng.chance(9, 10));
-                let _ = set.scan_opened(scan, history.as_ref(), rng.below(100));
+                let volumes = volumes(rng).unwrap_or_default();
+                let frozen = history.as_ref().map(|history| (history, &volumes[..]));
+                let _ = set.scan_opened(scan, frozen, rng.below(100));
             }
             Action::Scan { scan, .. } => {
                 let first = rng.below(64);
@@ -515,7 +561,7 @@ fn send(set: &mut Set, honest: &mut Honest) {
             if let (0, Ok(Ok((_, Frame::Hello(hello))))) = (peer, decoded) {
                 honest.stream = hello.serial;
                 honest.epoch = hello.history.position().epoch + 1;
-                honest.index = 0;
+                (honest.index, honest.alone) = (0, false);
             }
         }
     }

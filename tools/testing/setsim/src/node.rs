@@ -21,10 +21,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Clusters of the disks: what one store takes in an epoch is too much for another.
 const CLUSTERS: [u64; 3] = [48 * 4096, 16 * 4096, 24 * 4096];
-/// Blocks of the volume.
+/// Blocks of the volume that every history has, at the least.
 pub const BLOCKS: u64 = 192;
+/// Its UUID. It has slot 0 everywhere.
+pub const VOLUME: Id = [8; 16];
+
+/// The blocks of all volumes of a store.
+pub type Volumes = BTreeMap<Id, Vec<Content>>;
 /// Tags of requests.
 pub const TAGS: u32 = 16;
+/// Blocks that are read at once.
+const READ_MAX: u64 = 256;
 
 /// How content is named and checked, the same everywhere.
 pub const FINGERPRINTS: Fingerprints = Fingerprints {
@@ -106,6 +113,8 @@ pub enum Io {
 pub struct Asked {
     /// What.
     pub kind: OpKind,
+    /// Slot of the volume.
+    pub slot: u32,
     /// First block.
     pub lbn: u64,
     /// Blocks.
@@ -133,6 +142,8 @@ pub enum Told {
     Close(u64),
     /// It takes requests, or does not any more.
     Role(bool),
+    /// A change of volumes was made, or will not be.
+    Changed(bool),
     /// It is attached.
     Started,
     /// It failed.
@@ -227,7 +238,7 @@ impl Node {
             journal_clusters: 0,
             volume_blocks: BLOCKS,
             uuid: store_id(number),
-            volume_uuid: [8; 16],
+            volume_uuid: VOLUME,
             label: [0; 64],
             fingerprint: FingerprintAlgorithm::Blake2b,
             name_key: 1,
@@ -490,7 +501,7 @@ impl Node {
         let request = Request {
             tag,
             kind: asked.kind,
-            volume: 0,
+            volume: asked.slot,
             lbn: Lbn(asked.lbn),
             count: asked.count,
             fua,
@@ -655,7 +666,7 @@ impl Node {
                 self.serves = serves;
                 Told::Role(serves)
             }
-            Action::VolumeChanged { .. } => return self.poll(now),
+            Action::VolumeChanged { ok, .. } => Told::Changed(ok),
             Action::Started => {
                 self.started = true;
                 Told::Started
@@ -687,10 +698,19 @@ impl Node {
             .collect()
     }
 
+    /// Slots, UUIDs and sizes of the volumes that it shows.
+    pub fn volumes(&self) -> Vec<(u32, Id, u64)> {
+        let Some(engine) = self.engine.as_ref() else {
+            return Vec::new();
+        };
+        let volume = |slot| engine.volume(slot).map(|v| (slot, v.uuid, v.blocks));
+        (0..engine.volume_slots()).filter_map(volume).collect()
+    }
+
     /// What is durable, if the machine fails now and its disk loses nothing more: the position, and
-    /// each block of the volume. The store's own check must find nothing. What rots counts as what it
+    /// each block of each volume. The store's own check must find nothing. What rots counts as what it
     /// was, and where blocks may be `lost` those are [`LOST`].
-    pub fn image(&self, seed: u64, lost: bool) -> Result<(Position, Vec<Content>), String> {
+    pub fn image(&self, seed: u64, lost: bool) -> Result<(Position, Volumes), String> {
         let mut findings = Vec::new();
         // A power cut may tear one copy; an attach mends it.
         let torn =
@@ -734,9 +754,11 @@ impl Node {
         engine.start(1);
         reader.engine = Some(engine);
         reader.settle(&mut rng)?;
-        let mut read = |lbn: u64, count: u64| {
+        let shown = reader.volumes();
+        let mut read = |slot: u32, lbn: u64, count: u64| {
             let asked = Asked {
                 kind: OpKind::Read,
+                slot,
                 lbn,
                 count,
                 contents: vec![ZERO; count as usize],
@@ -747,19 +769,27 @@ impl Node {
             reader.submit(1, 0, asked, false);
             reader.settle(&mut rng)
         };
-        let read = match read(0, BLOCKS) {
-            Err(what) if lost && what == format!("{:?}", Status::Medium) => {
-                let blocks = (0..BLOCKS).map(|lbn| match read(lbn, 1) {
-                    Err(_) => LOST,
-                    Ok(read) => read.map_or(LOST, |read| read[0]),
-                });
-                blocks.collect()
+        let mut image = Volumes::new();
+        for (slot, uuid, blocks) in shown {
+            let contents = image.entry(uuid).or_default();
+            for first in (0..blocks).step_by(READ_MAX as usize) {
+                let count = READ_MAX.min(blocks - first);
+                match read(slot, first, count) {
+                    Err(what) if lost && what == format!("{:?}", Status::Medium) => {
+                        contents.extend((first..first + count).map(|lbn| {
+                            match read(slot, lbn, 1) {
+                                Err(_) => LOST,
+                                Ok(read) => read.map_or(LOST, |read| read[0]),
+                            }
+                        }));
+                    }
+                    read => contents.extend(read?.ok_or("a read does not end")?),
+                }
             }
-            read => read?.ok_or("a read does not end")?,
-        };
+        }
         let engine = reader.engine.as_ref().ok_or("no engine")?;
         let position = engine.member_position().ok_or("it is no member")?;
-        Ok((position, read))
+        Ok((position, image))
     }
 
     /// Does all I/O at once until nothing is left to do; answers what was read.

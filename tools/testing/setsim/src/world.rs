@@ -3,13 +3,13 @@
 //! The world: machines, sessions between them, an authority that commits configurations, a workload.
 //! All of it follows from one seed.
 
-use crate::node::{described, store_id, Asked, Io, Node, Told, BLOCKS, LOST, TAGS};
-use crate::oracle::Oracle;
+use crate::node::{described, store_id, Asked, Io, Node, Told, BLOCKS, LOST, TAGS, VOLUME};
+use crate::oracle::{Oracle, Table};
 use ddup_engine::engine::replication::action::{Event as SetEvent, Reply};
 use ddup_engine::engine::replication::config::{Config, Member, MemberState};
 use ddup_engine::engine::replication::types::{Id, Position};
 use ddup_engine::engine::show::Object;
-use ddup_engine::engine::{OpKind, SendBlock, SetCommand, Status, Tag};
+use ddup_engine::engine::{OpKind, SendBlock, SetCommand, Status, Tag, VolumeChange};
 use ddup_sim::content::{Content, ZERO};
 use ddup_sim::rng::{mix, Rng};
 use kernel::prelude::{KBox, KVec, GFP_KERNEL};
@@ -29,6 +29,7 @@ pub type Verdict = Result<(), String>;
 #[derive(Clone, Default, Debug)]
 pub struct Totals {
     pub writes: u64,
+    pub volume_changes: u64,
     pub flushes: u64,
     pub flushes_failed: u64,
     pub reads: u64,
@@ -51,6 +52,7 @@ impl Totals {
     /// Adds those of another history.
     pub fn add(&mut self, other: &Totals) {
         self.writes += other.writes;
+        self.volume_changes += other.volume_changes;
         self.flushes += other.flushes;
         self.flushes_failed += other.flushes_failed;
         self.reads += other.reads;
@@ -109,6 +111,8 @@ pub struct World {
     /// The primary was told of this version, by this command, in this life.
     telling: Option<(u64, u64, u64)>,
     joining: BTreeSet<usize>,
+    /// A change of volumes that was begun: node, life, stamp.
+    changing: Option<(usize, u64, u64)>,
     /// Whether the reign's first look at the volume was taken.
     looked: bool,
     /// Looks that failed because nobody has a good copy of some block.
@@ -119,6 +123,8 @@ pub struct World {
     /// The newest version and promise that each store was seen to hold: they never fall.
     held: Vec<(u64, u64)>,
     fresh: Content,
+    /// Volumes change; all that is drawn for that and for those that come comes from here.
+    volumes: Option<Rng>,
     /// Draws what concerns scrubs, apart from everything else.
     scrubs: Rng,
     /// Clusters rot; all that is drawn for that comes from here.
@@ -195,6 +201,7 @@ impl World {
             latest,
             telling: None,
             joining: BTreeSet::new(),
+            changing: None,
             looked: false,
             lost_looks: 0,
             faults: true,
@@ -202,6 +209,8 @@ impl World {
             held: vec![(0, 0); count],
             fresh: 1000,
             rots: Some(Rng::new(mix(seed ^ 0x726f_7473))).filter(|_| mix(seed) % 2 == 0),
+            volumes: Some(Rng::new(mix(seed ^ 0x766f_6c75)))
+                .filter(|_| mix(seed ^ 0x6d65_7300) % 2 == 0),
             scrubs: Rng::new(mix(seed ^ 0x7363_7275)),
             changed_at: 0,
             totals: Totals::default(),
@@ -240,6 +249,13 @@ impl World {
                 let n = self.scrubs.below(self.nodes.len() as u64) as usize;
                 self.nodes[n].begin_scrub(self.now);
                 self.look_at(n)?;
+            }
+            if let Some(rng) = self.volumes.as_mut() {
+                match rng.weighted(&[12, 4, 70]) {
+                    Some(0) => self.write_elsewhere()?,
+                    Some(1) => self.change()?,
+                    _ => {}
+                }
             }
             if self.rots.as_mut().is_some_and(|rng| rng.chance(1, 40)) {
                 self.rot()?;
@@ -288,8 +304,9 @@ impl World {
     fn idle_range(&mut self, most: u64) -> Option<(u64, u64)> {
         let count = self.rng.between(1, most);
         let lbn = self.rng.below(BLOCKS - count + 1);
-        let busy =
-            |a: &Asked| a.kind != OpKind::Flush && a.lbn < lbn + count && lbn < a.lbn + a.count;
+        let busy = |a: &Asked| {
+            a.slot == 0 && a.kind != OpKind::Flush && a.lbn < lbn + count && lbn < a.lbn + a.count
+        };
         let n = self.primary();
         (!self.nodes[n].asked.values().any(busy)).then_some((lbn, count))
     }
@@ -312,6 +329,7 @@ impl World {
         };
         let asked = Asked {
             kind,
+            slot: 0,
             lbn,
             count: contents.len() as u64,
             contents,
@@ -357,6 +375,115 @@ impl World {
         self.submit(n, OpKind::Discard, lbn, vec![ZERO; count as usize], false)
     }
 
+    /// A write or discard of another volume, which only other stores are held against.
+    fn write_elsewhere(&mut self) -> Verdict {
+        let Some(n) = self.serving() else {
+            return Ok(());
+        };
+        let mut volumes = self.nodes[n].volumes();
+        volumes.retain(|(_, uuid, _)| *uuid != VOLUME);
+        let (Some(tag), false) = (self.tag(n), volumes.is_empty()) else {
+            return Ok(());
+        };
+        let Some(rng) = self.volumes.as_mut() else {
+            return Ok(());
+        };
+        let (slot, uuid, blocks) = rng.pick(&volumes);
+        let count = rng.between(1, blocks.min(8));
+        let lbn = rng.below(blocks - count + 1);
+        let (kind, count) = match rng.chance(1, 8) {
+            true => (OpKind::Discard, blocks - lbn),
+            false => (OpKind::Write, count),
+        };
+        let contents: Vec<Content> = (0..count).map(|_| rng.below(40)).collect();
+        let asked = Asked {
+            kind,
+            slot,
+            lbn,
+            count,
+            contents,
+            stamp: 0,
+            at: self.now,
+            raced: false,
+        };
+        self.say(|| {
+            format!(
+                "node {n} gets {tag} {kind:?} {lbn} +{count} of {:x}",
+                uuid[0]
+            )
+        });
+        let now = self.now;
+        self.nodes[n].submit(now, tag, asked, false);
+        self.pump(n)
+    }
+
+    /// A volume is created, gets another size, or goes.
+    fn change(&mut self) -> Verdict {
+        let (Some(n), None) = (self.serving(), self.changing) else {
+            return Ok(());
+        };
+        let volumes = self.nodes[n].volumes();
+        let mut table: Table = volumes.iter().map(|v| (v.1, v.2)).collect();
+        let sizes = [1, 9, 200, 252, 253, 700, 3000];
+        let Some(rng) = self.volumes.as_mut() else {
+            return Ok(());
+        };
+        let blocks = rng.pick(&sizes);
+        let (slot, uuid, _) = rng.pick(&volumes);
+        let what = match rng.below(4) {
+            0 | 1 if volumes.len() < 4 => {
+                let uuid = [0x80 + rng.below(5) as u8; 16];
+                if table.insert(uuid, blocks).is_some() {
+                    return Ok(());
+                }
+                VolumeChange::Create { uuid, blocks }
+            }
+            2 if uuid != VOLUME => {
+                table.remove(&uuid);
+                VolumeChange::Remove { slot }
+            }
+            _ => {
+                let blocks = match uuid == VOLUME {
+                    true => blocks.max(BLOCKS),
+                    false => blocks,
+                };
+                table.insert(uuid, blocks);
+                VolumeChange::Resize { slot, blocks }
+            }
+        };
+        let now = self.now;
+        let Some(engine) = self.nodes[n].engine.as_mut() else {
+            return Ok(());
+        };
+        let begun = engine.change_volume(now, what);
+        self.say(|| format!("node {n} is to change volumes: {what:x?}: {begun:?}"));
+        match begun {
+            Ok(_) => {
+                let stamp = self.oracle.change_begun(table);
+                self.changing = Some((n, self.nodes[n].life, stamp));
+            }
+            Err(error) if error == kernel::error::code::EBUSY => {}
+            Err(error) => return Err(format!("node {n} refuses {what:?}: {error:?}")),
+        }
+        self.pump(n)
+    }
+
+    /// A change of volumes ended, which may be one of those that replicas make by themselves.
+    fn changed(&mut self, n: usize, ok: bool) {
+        self.say(|| format!("volumes of node {n} changed: {ok}"));
+        let life = self.nodes[n].life;
+        if let Some((_, _, stamp)) = self.changing.filter(|c| (c.0, c.1) == (n, life)) {
+            self.changing = None;
+            self.totals.volume_changes += u64::from(ok);
+            self.oracle.change_ended(stamp, ok);
+        }
+    }
+
+    fn table(&self, n: usize) -> Table {
+        let volumes = self.nodes[n].volumes();
+        volumes.iter().map(|v| (v.1, v.2)).collect()
+    }
+
     fn flush(&mut self) -> Verdict {
         let Some(n) = self.serving() else {
             return Ok(());
@@ -374,6 +501,9 @@ impl World {
 
     fn ended(&mut self, n: usize, asked: Asked, status: Status) -> Verdict {
         self.say(|| format!("node {n} ends {:?} {} {status:?}", asked.kind, asked.lbn));
+        if asked.slot != 0 {
+            return Ok(());
+        }
         let first = n == self.primary() && asked.count == BLOCKS;
         match (asked.kind, status) {
             (OpKind::Write | OpKind::Discard | OpKind::WriteZeroes, Status::Ok) => {
@@ -388,6 +518,8 @@ impl World {
             (OpKind::Read, Status::Ok) if first && !self.looked => {
                 self.looked = true;
                 self.totals.reigns += 1;
+                let table = self.table(n);
+                self.oracle.reign_has(&table)?;
                 self.oracle.reign(&asked.contents)?;
             }
             // Who was replaced and does not know may show what is old: there is no lease.
@@ -399,7 +531,12 @@ impl World {
                 if self.rots.is_none() {
                     return Err(format!("block {} is lost", asked.lbn));
                 }
-                if let Some(peer) = self.good_peer(n, &asked)? {
+                // What was written meanwhile says nothing of what was read.
+                let peer = match asked.raced {
+                    true => None,
+                    false => self.good_peer(n, &asked)?,
+                };
+                if let Some(peer) = peer {
                     return Err(format!(
                         "block {} is lost to node {n}, and node {peer} has it",
                         asked.lbn
@@ -449,6 +586,7 @@ impl World {
             .map(|io| io.1)
             .collect();
         self.count_heals(n);
+        self.changing = self.changing.filter(|c| c.0 != n);
         self.nodes[n].crash(under_way, &mut self.rng);
         if n == self.primary() {
             self.looked = false;
@@ -506,6 +644,7 @@ impl World {
                 }
                 Told::Ended(_, asked, status) => self.ended(n, asked, status)?,
                 Told::Reply(command, reply) => self.replied(n, command, reply),
+                Told::Changed(ok) => self.changed(n, ok),
                 Told::Close(nonce) => {
                     self.say(|| format!("node {n} closes session {nonce}"));
                     if self
@@ -521,13 +660,17 @@ impl World {
                     if n == self.primary() {
                         self.looked = false;
                     }
-                    if serves && n != self.primary() {
+                    let set = self.nodes[n].engine.as_ref().and_then(|e| e.set());
+                    let version = set.map_or(0, |s| s.state().config.version);
+                    // It may not have heard yet that another one is to lead.
+                    let knows = version >= self.latest.version;
+                    if serves && n != self.primary() && knows {
                         return Err(format!("(2) node {n} serves, and is not primary"));
                     }
                     if let (1, true) = (self.nodes.len(), serves) {
                         self.learn()?;
                     }
-                    if serves {
+                    if serves && n == self.primary() {
                         self.submit(n, OpKind::Read, 0, vec![ZERO; BLOCKS as usize], false)?;
                     }
                 }
@@ -777,6 +920,7 @@ impl World {
         };
         let same = |at: usize| at == n || (self.is_up(at) && here(at) && epoch(at) == epoch(n));
         self.serving().is_some()
+            && self.changing.is_none()
             && self.nodes[n].asked.is_empty()
             && (0..self.nodes.len()).all(same)
     }
@@ -797,6 +941,7 @@ impl World {
         let unchanged = self.changed_at < at && n == self.primary();
         let range = asked.lbn as usize..(asked.lbn + asked.count) as usize;
         let (_, own) = self.nodes[n].image(self.seed, true)?;
+        let own = &own[&VOLUME];
         let rots = |node: usize, c: Content| self.nodes[node].rotten.values().any(|r| *r == c);
         // A block may have got lost before.
         if !unchanged || own[range.clone()].contains(&LOST) {
@@ -804,6 +949,7 @@ impl World {
         }
         for peer in (0..self.nodes.len()).filter(|peer| *peer != n && self.is_up(*peer)) {
             let (_, image) = self.nodes[peer].image(self.seed, true)?;
+            let image = &image[&VOLUME];
             let mut bad = range.clone().filter(|lbn| rots(n, own[*lbn]));
             if here(&peer) && bad.all(|lbn| image[lbn] == own[lbn] && !rots(peer, own[lbn])) {
                 return Ok(Some(peer));
@@ -1201,9 +1347,11 @@ impl World {
             if !all || !known || self.serving().is_none() {
                 continue;
             }
-            let idle = self.nodes.iter().all(|node| node.asked.is_empty());
+            let still = self.nodes.iter().all(|node| node.asked.is_empty());
+            let idle = still && self.changing.is_none();
             if !flushed {
                 if idle {
+                    self.change()?;
                     self.write()?;
                     self.flush()?;
                     flushed = true;

@@ -6,7 +6,7 @@ use super::super::types::NAME_BYTES;
 use super::config::Refusal;
 use super::heal::Wanted;
 use super::history::History;
-use super::types::{Entry, Id, Limits, Position};
+use super::types::{Entry, Id, Limits, Position, Volume};
 use kernel::prelude::*;
 
 /// Where a staged entry's content comes from.
@@ -50,7 +50,8 @@ pub enum Action {
     /// Make all of this primary's entries durable, with the end of their epoch.
     /// `Set::sealed`, in order.
     Seal(Position),
-    /// Resolve, hold and pin an entry's content. `Set::staged`.
+    /// Resolve, hold and pin an entry's content; of a change of volumes say whether it can be made.
+    /// `Set::staged`.
     Stage {
         /// Comes back; consecutive within an epoch.
         token: u64,
@@ -75,8 +76,14 @@ pub enum Action {
         /// Its entries.
         count: u32,
     },
+    /// A full compare begins: the state that is told has these volumes and no others.
+    Compare {
+        /// All of them.
+        volumes: KVec<Volume>,
+    },
     /// The state after a full compare takes the place of all volumes, at once or not at all, and
-    /// durably: these staged entries, and all else zeroes. `Set::applied`.
+    /// durably: the volumes of [`Action::Compare`] with these staged entries, and all else zeroes.
+    /// `Set::applied`.
     Switch {
         /// The state's position.
         position: Position,

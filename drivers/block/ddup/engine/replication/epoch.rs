@@ -56,6 +56,13 @@ pub struct Epoch {
     pub sealed_at: u64,
 }
 
+impl Epoch {
+    /// Whether it is a change of volumes, and so nothing else.
+    pub fn changes_volumes(&self) -> bool {
+        self.entries.first().is_some_and(|e| e.op.changes_volumes())
+    }
+}
+
 /// The newest epochs, for peers that are a little behind: the journal's tail.
 ///
 /// # Invariants

@@ -519,7 +519,9 @@ impl Set {
                 return Ok(());
             }
             let position = hello.history.position();
-            let (limits, known) = (hello.limits, self.knows(&position));
+            // Stores with an empty history may have been made with other volumes.
+            let known = position.epoch > 0 && self.knows(&position);
+            let limits = hello.limits;
             let best = self.peers.get(at).map_or(Position::ZERO, |p| p.best);
             if best != Position::ZERO && best.term == config.term && !hello.history.contains(&best)
             {

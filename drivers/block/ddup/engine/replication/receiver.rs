@@ -14,7 +14,7 @@ use super::epoch::{chain_entry, chain_seal, Epoch};
 use super::history::History;
 use super::range::Range;
 use super::set::Set;
-use super::types::{Entry, Limits, Op, Position, BATCH_MAX};
+use super::types::{Entry, Limits, Op, Position, Volume, BATCH_MAX};
 use super::wire::{Frame, Need};
 use kernel::prelude::*;
 
@@ -28,6 +28,16 @@ pub(super) enum Applying {
     Epoch(Epoch),
     /// The state after a full compare, with its history.
     Switch(History),
+}
+
+impl Applying {
+    /// Whether volumes may be others when it was applied.
+    fn changes_volumes(&self) -> bool {
+        match self {
+            Applying::Epoch(epoch) => epoch.changes_volumes() && !mutant!(152),
+            Applying::Switch(_) => !mutant!(153),
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,6 +100,8 @@ struct StagedEpoch {
     position: Option<Position>,
     /// It is a full compare, with this history.
     compare: Option<History>,
+    /// It is a change of volumes, and nothing else.
+    changes: bool,
 }
 
 impl StagedEpoch {
@@ -100,6 +112,14 @@ impl StagedEpoch {
     /// Token of the first entry that is kept.
     fn first(&self) -> u64 {
         self.token + u64::from(self.base)
+    }
+
+    /// Whether volumes may be others when it was applied: what comes behind it is staged then.
+    fn changes_volumes(&self) -> bool {
+        match self.compare {
+            Some(_) => !mutant!(153),
+            None => self.changes && !mutant!(152),
+        }
     }
 }
 
@@ -139,6 +159,10 @@ pub(super) struct Receiver {
     pub(super) granted: u64,
     told: u64,
     used: u64,
+    /// Epochs and compares after which volumes may be others.
+    changes: usize,
+    /// Volumes of the compare that begins, of which the store is to be told.
+    volumes: Option<KVec<Volume>>,
     /// States `New`, `Lacks` and `Needed`.
     fresh: usize,
     lacking: usize,
@@ -172,6 +196,8 @@ impl Receiver {
             granted: credit,
             told: credit,
             used: 0,
+            changes: 0,
+            volumes: None,
             fresh: 0,
             lacking: 0,
             needed: 0,
@@ -195,7 +221,7 @@ impl Receiver {
 
     fn open(&mut self, number: u64, token: u64, compare: Option<History>) -> Result {
         self.epochs.reserve(1)?;
-        let _ = self.epochs.push(StagedEpoch {
+        let epoch = StagedEpoch {
             number,
             token,
             base: 0,
@@ -203,7 +229,10 @@ impl Receiver {
             lacking: 0,
             position: None,
             compare,
-        });
+            changes: false,
+        };
+        self.changes += usize::from(epoch.changes_volumes());
+        let _ = self.epochs.push(epoch);
         Ok(())
     }
 
@@ -358,6 +387,7 @@ impl Receiver {
         self.same.clear(0);
         self.keeps.clear();
         (self.sums, self.own) = (None, None);
+        (self.changes, self.volumes) = (0, None);
         (self.fresh, self.lacking, self.needed) = (0, 0, 0);
     }
 
@@ -395,10 +425,15 @@ impl Receiver {
         let fresh = entries.iter().filter(|e| e.fresh);
         // A frame has as many blocks as fresh entries.
         let is_meant = fresh.zip(blocks).all(|(e, b)| is_content(e, b));
+        // A change of volumes is alone in its epoch.
+        let changes = entries.iter().any(|e| e.op.changes_volumes());
+        let is_alone = epoch.count() == 0 && entries.len() == 1 && !resync;
+        let is_apart = !epoch.changes && (!changes || is_alone);
         if epoch.number != number
             || epoch.count() != first
             || epoch.compare.is_some() != resync
             || !fits
+            || !is_apart
             || !(is_meant || mutant!(142))
             || epoch.count() > u32::MAX / 4
         {
@@ -406,6 +441,10 @@ impl Receiver {
         }
         epoch.entries.reserve(entries.len())?;
         self.same.reserve(self.same.len() + entries.len())?;
+        if let Some(epoch) = self.epochs.last_mut().filter(|_| changes) {
+            epoch.changes = true;
+            self.changes += usize::from(epoch.changes_volumes());
+        }
         let mut handle = first_block;
         for entry in entries {
             let source = if entry.fresh {
@@ -666,8 +705,14 @@ impl Receiver {
         let is_new = |_, s: &Staged| matches!(s.state, State::New(_));
         let (token, staged) = self.find(self.stage_from, is_new)?;
         let (entry, state) = (staged.entry, staged.state);
-        let epoch = self.place(token).and_then(|(e, _)| self.epochs.get(e))?;
-        let resync = epoch.compare.is_some();
+        let (at, _) = self.place(token)?;
+        // Its volume may be there, or have that size, only when those before it were applied.
+        let before = || self.epochs.iter().take(at);
+        if self.changes > 0 && before().any(StagedEpoch::changes_volumes) {
+            mark!(replication_stage_waits_for_volumes);
+            return None;
+        }
+        let resync = self.epochs.get(at)?.compare.is_some();
         let State::New(source) = state else {
             return None;
         };
@@ -700,7 +745,7 @@ impl Receiver {
                 token: epoch.token,
                 count: epoch.count(),
             };
-            let _ = self.epochs.pop_front();
+            self.pop_epoch();
             return Ok(Some((action, Applying::Switch(kept))));
         }
         let mut entries = KVVec::with_capacity(epoch.entries.len(), GFP_KERNEL)?;
@@ -718,8 +763,14 @@ impl Receiver {
             position: Some(position),
             sealed_at: now,
         };
-        let _ = self.epochs.pop_front();
+        self.pop_epoch();
         Ok(Some((action, Applying::Epoch(whole))))
+    }
+
+    /// The store has the oldest epoch.
+    fn pop_epoch(&mut self) {
+        let epoch = self.epochs.pop_front();
+        self.changes -= usize::from(epoch.is_some_and(|e| e.changes_volumes()));
     }
 
     /// Whether the primary is to be asked for an entry's content.
@@ -877,7 +928,11 @@ impl Set {
                 }
                 Some(false)
             }
-            Frame::Resync { position, history } => {
+            Frame::Resync {
+                position,
+                history,
+                volumes,
+            } => {
                 // A state that we are already past is never gone back to.
                 let back = contains(&history) && position.epoch < own.epoch;
                 if back || position.term > term {
@@ -890,6 +945,7 @@ impl Set {
                 self.void = true;
                 receiver.last = position;
                 receiver.open(position.epoch, self.stage_token + 1, Some(history))?;
+                receiver.volumes = Some(volumes);
                 Some(false)
             }
             _ => None,
@@ -911,8 +967,13 @@ impl Set {
 
     pub(super) fn poll_receiver(&mut self) -> Option<Action> {
         let receiver = self.receiver.as_mut()?;
-        if let Some(action) = receiver.poll_stage() {
-            return Some(action);
+        if let Some(volumes) = receiver.volumes.take() {
+            return Some(Action::Compare { volumes });
+        }
+        if !self.applying.iter().any(Applying::changes_volumes) {
+            if let Some(action) = receiver.poll_stage() {
+                return Some(action);
+            }
         }
         // From then on until the compare ends nothing changes what this store holds.
         if self.applying.is_empty() {

@@ -8,13 +8,14 @@ use super::super::mutant::mutant;
 use super::super::types::NAME_BYTES;
 use super::super::Hash;
 use super::action::{Action, Block, Outgoing, Shown};
+use super::codec::copy;
 use super::epoch::Epoch;
 use super::history::History;
 use super::link::Link;
 use super::pace::{Backoff, Pace};
 use super::range::Range;
 use super::set::{Compared, Set};
-use super::types::{Entry, Id, Limits, Op, Position};
+use super::types::{Entry, Id, Limits, Op, Position, Volume};
 use super::types::{BATCH_MAX, BATCH_VOLUMES_MAX, BLOCKS_WAIT_MAX, RANGES_MAX, RANGE_BLOCKS_MAX};
 use super::wire::{encode, Envelope, Frame};
 use kernel::prelude::*;
@@ -115,6 +116,8 @@ pub(super) struct Compare {
     history: History,
     /// Mapped blocks of the state.
     blocks: u64,
+    /// All volumes of that state.
+    volumes: KVec<Volume>,
     /// When it began, by the store's clock.
     since: u64,
     pace: Pace,
@@ -261,7 +264,7 @@ pub(super) enum At {
     /// The store was asked for a frozen state, which is not older than this epoch.
     Opening { since: u64 },
     /// It is under way.
-    Compare(Compare),
+    Compare(KBox<Compare>),
 }
 
 /// A stream to a peer.
@@ -676,15 +679,16 @@ impl Set {
         }
     }
 
-    /// The end of an [`Action::ScanOpen`]: where the history of the frozen state ends, or `None` if
-    /// there is none, and how many blocks are mapped in it. False: it is not wanted any more.
+    /// The end of an [`Action::ScanOpen`]: the history of the frozen state and its volumes, or `None`
+    /// if there is none, and how many blocks are mapped in it. False: it is not wanted any more.
     /// `ENOMEM` changes nothing.
     pub fn scan_opened(
         &mut self,
         scan: u64,
-        history: Option<&History>,
+        frozen: Option<(&History, &[Volume])>,
         blocks: u64,
     ) -> Result<bool> {
+        let history = frozen.map(|(history, _)| history);
         let (first, now) = (self.window.first(), self.now);
         for at in 0..self.peers.len() {
             let Some(sender) = self.sender_mut(at) else {
@@ -697,7 +701,7 @@ impl Set {
             let next = history.map(|h| h.position().epoch + 1);
             let follows = next.filter(|next| first.is_some_and(|first| first <= *next));
             let follows = follows.filter(|next| *next > sender.least);
-            let (Some(history), Some(_)) = (history, follows) else {
+            let (Some((history, volumes)), Some(_)) = (frozen, follows) else {
                 // What comes behind it is forgotten already, or the peer is past it.
                 sender.scan = None;
                 sender.at = At::Behind;
@@ -706,6 +710,7 @@ impl Set {
                 return Ok(false);
             };
             let (position, history) = (history.position(), history.try_clone()?);
+            let volumes = copy(volumes)?;
             let mut parts = KVec::new();
             let walk = match sender.is_empty {
                 true => Walk::Plain,
@@ -714,11 +719,11 @@ impl Set {
                     Walk::Sums
                 }
             };
-            sender.scan = Some((scan, position));
-            sender.at = At::Compare(Compare {
+            let compare = Compare {
                 position,
                 history,
                 blocks,
+                volumes,
                 since: now,
                 pace: Pace::default(),
                 begun: false,
@@ -730,7 +735,10 @@ impl Set {
                 batch: KVec::new(),
                 asked: false,
                 ended: false,
-            });
+            };
+            let compare = KBox::new(compare, GFP_KERNEL)?;
+            sender.scan = Some((scan, position));
+            sender.at = At::Compare(compare);
             return Ok(true);
         }
         self.scans.retain(|s| *s != scan);
@@ -1043,8 +1051,16 @@ impl Set {
         };
         let kept = compare.kept(sender.credit.saturating_sub(sender.sent))?;
         let (frame, count) = if !compare.begun {
-            let history = compare.history.try_clone()?;
-            (Frame::Resync { position, history }, 0)
+            let mut volumes = copy(&compare.volumes)?;
+            if mutant!(154) && volumes.len() > 1 {
+                let _ = volumes.pop();
+            }
+            let frame = Frame::Resync {
+                position,
+                history: compare.history.try_clone()?,
+                volumes,
+            };
+            (frame, 0)
         } else if compare.walk == Walk::Ask {
             let mut ranges = KVec::with_capacity(compare.parts.len(), GFP_KERNEL)?;
             for part in &compare.parts {

@@ -410,14 +410,32 @@ impl Set {
             && self.window.entries() < self.params.window as usize
     }
 
-    /// Takes a change of a volume. Answers its epoch and index, `EAGAIN` if none may come now.
+    /// Takes a change of blocks. Answers its epoch and index, `EAGAIN` if none may come now.
     pub fn write(&mut self, entry: Entry) -> Result<(u64, u32)> {
-        if !self.serves() || !entry.is_sound() {
+        if !self.serves() || !entry.is_sound() || entry.op.changes_volumes() {
             return Err(EAGAIN);
         }
         self.make_room(1)?;
         self.seal_if_full();
         self.record(entry).ok_or(EAGAIN)
+    }
+
+    /// Takes a change of volumes: it is alone in its epoch, which is sealed, and so is what came
+    /// before. Answers the end of its epoch, `EAGAIN` if none may come now. Before its epoch is
+    /// durable the store takes no change that comes behind it.
+    pub fn change(&mut self, entry: Entry) -> Result<Position> {
+        if !self.serves() || !entry.is_sound() || !entry.op.changes_volumes() {
+            return Err(EAGAIN);
+        }
+        self.window.reserve(2)?;
+        self.make_room(1)?;
+        if !mutant!(151) {
+            self.seal_now();
+        }
+        self.record(entry).ok_or(EAGAIN)?;
+        self.seal_now();
+        mark!(replication_volumes_change);
+        self.rule.as_ref().map(|r| r.sealed).ok_or(EAGAIN)
     }
 
     /// Makes room for `count` entries in all that are on their way to [`Set::record`].

@@ -2,7 +2,7 @@
 
 //! Ids, positions and limits of a replica set. Everything here is `Copy` and pure.
 
-use super::super::types::{CLUSTER_SIZE, LBN_LIMIT, NAME_BYTES};
+use super::super::types::{CLUSTER_SIZE, LBN_LIMIT, NAME_BYTES, VOLUMES_MAX};
 
 /// Names a store, a set, a volume, a configuration or a reign.
 pub type Id = [u8; 16];
@@ -27,6 +27,9 @@ pub const RANGES_MAX: usize = 64;
 pub const RANGE_BLOCKS_MAX: u32 = 128;
 /// The most volumes that the entries of one frame may belong to.
 pub const BATCH_VOLUMES_MAX: usize = 16;
+/// The most volumes of a set: a replica that is compared in full has a shadow beside each, and a frame
+/// has all of them.
+pub const SET_VOLUMES_MAX: usize = 256;
 
 /// A point of a set's history: the end of an epoch.
 ///
@@ -53,6 +56,24 @@ impl Position {
     };
 }
 
+/// A volume of a set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Volume {
+    /// Names it.
+    pub uuid: Id,
+    /// Its size.
+    pub blocks: u64,
+}
+
+/// Whether a set may have these volumes.
+pub fn are_volumes(volumes: &[Volume]) -> bool {
+    let is_sound = |(at, volume): (usize, &Volume)| {
+        let before = volumes.get(..at).unwrap_or(&[]);
+        (1..=LBN_LIMIT).contains(&volume.blocks) && before.iter().all(|v| v.uuid != volume.uuid)
+    };
+    (1..=SET_VOLUMES_MAX).contains(&volumes.len()) && volumes.iter().enumerate().all(is_sound)
+}
+
 /// What an entry does to its volume. Numbers are on the wire and in the chain: preserve them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(u8)]
@@ -62,9 +83,23 @@ pub enum Op {
     Write = 1,
     /// A range of blocks reads as zeroes.
     Zero = 2,
+    /// There is one more volume.
+    Create = 3,
+    /// It has another size.
+    Resize = 4,
+    /// It goes, and all that it holds.
+    Remove = 5,
 }
 
-/// One change of a volume, as it is replicated.
+impl Op {
+    /// Whether it changes which volumes there are, or their sizes: such an entry is alone in its
+    /// epoch.
+    pub fn changes_volumes(self) -> bool {
+        matches!(self, Op::Create | Op::Resize | Op::Remove)
+    }
+}
+
+/// One change, as it is replicated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Entry {
     /// What is done.
@@ -73,13 +108,13 @@ pub struct Entry {
     pub fresh: bool,
     /// The volume.
     pub volume: Id,
-    /// First block.
+    /// First block; 0 if the volume itself changes.
     pub lbn: u64,
-    /// Blocks; 1 for a write.
+    /// Blocks: 1 for a write, the new size if the volume itself changes, 0 if it goes.
     pub count: u64,
-    /// Check of the content, under the set's key; 0 for zeroes.
+    /// Check of the content, under the set's key; 0 without content.
     pub check: u64,
-    /// Cryptographic digest of the content; zeroes for zeroes.
+    /// Cryptographic digest of the content; zeroes without content.
     pub digest: [u8; NAME_BYTES],
 }
 
@@ -90,9 +125,12 @@ impl Entry {
             && self.count <= LBN_LIMIT
             && self.lbn < LBN_LIMIT
             && self.lbn + self.count <= LBN_LIMIT;
+        let no_content = !self.fresh && self.check == 0 && self.digest == [0; 24];
         match self.op {
             Op::Write => in_range && self.count == 1,
-            Op::Zero => in_range && !self.fresh && self.check == 0 && self.digest == [0; 24],
+            Op::Zero => in_range && no_content,
+            Op::Create | Op::Resize => in_range && no_content && self.lbn == 0,
+            Op::Remove => no_content && self.lbn == 0 && self.count == 0,
         }
     }
 
@@ -128,4 +166,6 @@ impl Limits {
 
 const _: () = {
     assert!(NAME_BYTES == 24);
+    // Twice as many while they are compared, and as many again that are still being released.
+    assert!(3 * SET_VOLUMES_MAX < VOLUMES_MAX);
 };

@@ -15,7 +15,8 @@ use super::config::Config;
 use super::heal::Wanted;
 use super::history::History;
 use super::range::{Range, RANGE_BYTES};
-use super::types::{Entry, Id, Limits, Op, Position, BATCH_MAX, BATCH_VOLUMES_MAX, RANGES_MAX};
+use super::types::{are_volumes, Entry, Id, Limits, Op, Position, Volume};
+use super::types::{BATCH_MAX, BATCH_VOLUMES_MAX, RANGES_MAX, SET_VOLUMES_MAX};
 use kernel::prelude::*;
 
 /// Bytes of a frame before its body.
@@ -29,11 +30,13 @@ pub const SEED: u64 = 0x6464_7570_7769_7265;
 const MAGIC: u64 = 0x7770_6464;
 const VERSION: u64 = 1;
 /// Features that a peer must know; a HELLO that asks for others ends the session.
-const FEATURES_KNOWN: u64 = FEATURE_HEAL | FEATURE_RANGES;
+const FEATURES_KNOWN: u64 = FEATURE_HEAL | FEATURE_RANGES | FEATURE_VOLUMES;
 /// The sender sends ASK, and answers it.
 const FEATURE_HEAL: u64 = 1;
 /// Full compares begin with sums of ranges.
 const FEATURE_RANGES: u64 = 2;
+/// Entries may change volumes, and full compares say which there are.
+const FEATURE_VOLUMES: u64 = 4;
 const FLAG_REIGNS: u64 = 1;
 const FLAG_RESYNC: u64 = 1;
 const FLAG_FRESH: u64 = 1;
@@ -43,6 +46,8 @@ pub const ENTRY_BYTES: usize = 6 + NAME_BYTES;
 /// Bytes that neighbours share.
 pub const RUN_BYTES: usize = 9;
 const RUN_MAX: usize = 64;
+/// Bytes of a volume in a full compare.
+pub const VOLUME_BYTES: usize = 16 + 6;
 /// Bytes of a block that is asked for.
 pub const NEED_BYTES: usize = 4 + 5 + 16 + NAME_BYTES;
 
@@ -161,6 +166,8 @@ pub enum Frame {
         position: Position,
         /// How it came about.
         history: History,
+        /// All of its volumes.
+        volumes: KVec<Volume>,
     },
     /// What is mapped in these ranges of the state that a full compare is of.
     Ranges {
@@ -312,9 +319,18 @@ pub fn encode(envelope: &Envelope, frame: &Frame, hash: Hash) -> Result<KVec<u8>
                 _ => PONG,
             }
         }
-        Frame::Resync { position, history } => {
+        Frame::Resync {
+            position,
+            history,
+            volumes,
+        } => {
             put_position(&mut out, position)?;
             history.write(&mut out)?;
+            put_uint::<2>(&mut out, volumes.len() as u64)?;
+            for volume in volumes {
+                put_id(&mut out, &volume.uuid)?;
+                put_uint::<6>(&mut out, volume.blocks)?;
+            }
             RESYNC
         }
         Frame::Ranges {
@@ -387,7 +403,7 @@ fn put_list(out: &mut KVec<u8>, epoch: u64, count: usize, resync: bool) -> Resul
 
 fn put_hello(out: &mut KVec<u8>, hello: &Hello) -> Result {
     let heals = if hello.heals { FEATURE_HEAL } else { 0 };
-    put_uint::<8>(out, heals | FEATURE_RANGES)?;
+    put_uint::<8>(out, heals | FEATURE_RANGES | FEATURE_VOLUMES)?;
     put_id(out, &hello.store)?;
     put_uint::<8>(out, hello.incarnation)?;
     put_uint::<8>(out, hello.promise)?;
@@ -446,7 +462,7 @@ fn put_entries(out: &mut KVec<u8>, entries: &[Entry]) -> Result {
                 put_uint::<6>(out, entry.check & CHECK_MASK)?;
                 put(out, &entry.digest)?;
             }
-            Op::Zero => put_uint::<6>(out, entry.count)?,
+            Op::Zero | Op::Create | Op::Resize | Op::Remove => put_uint::<6>(out, entry.count)?,
         }
     }
     Ok(())
@@ -494,14 +510,7 @@ fn decode_body(kind: u64, body: &mut Reader<'_>) -> Result<Option<(Frame, usize)
         NEED => return Ok(read_needs(body)?.map(|frame| (frame, 0))),
         DATA | LOST => return read_blocks(body, kind == DATA),
         RANGES => return Ok(read_ranges(body)?.map(|frame| (frame, 0))),
-        RESYNC => {
-            let Some(position) = body.position() else {
-                return Ok(None);
-            };
-            let history = History::read(body)?;
-            let sound = history.filter(|h| h.position() == position);
-            return Ok(sound.map(|history| (Frame::Resync { position, history }, 0)));
-        }
+        RESYNC => return Ok(read_resync(body)?.map(|frame| (frame, 0))),
         SEAL => read_seal(body),
         EQUAL => read_equal(body),
         ACK => body.position().map(Frame::Ack),
@@ -526,6 +535,33 @@ fn read_seal(body: &mut Reader<'_>) -> Option<Frame> {
         entries,
         resync: flags & FLAG_RESYNC != 0,
     })
+}
+
+fn read_resync(body: &mut Reader<'_>) -> Result<Option<Frame>> {
+    let Some(position) = body.position() else {
+        return Ok(None);
+    };
+    let history = History::read(body)?.filter(|h| h.position() == position);
+    let count = body.uint::<2>().map(|count| count as usize);
+    let (Some(history), Some(count)) = (history, count.filter(|n| *n <= SET_VOLUMES_MAX)) else {
+        return Ok(None);
+    };
+    let mut volumes = KVec::with_capacity(count, GFP_KERNEL)?;
+    let parsed = (|| {
+        for _ in 0..count {
+            let volume = Volume {
+                uuid: body.array()?,
+                blocks: body.uint::<6>()?,
+            };
+            volumes.push_within_capacity(volume).ok()?;
+        }
+        are_volumes(&volumes).then_some(())
+    })();
+    Ok(parsed.map(|()| Frame::Resync {
+        position,
+        history,
+        volumes,
+    }))
 }
 
 fn read_equal(body: &mut Reader<'_>) -> Option<Frame> {
@@ -706,6 +742,9 @@ fn read_run(body: &mut Reader<'_>, volumes: &[u8], entries: &mut KVec<Entry>) ->
     let op = match op {
         1 => Op::Write,
         2 if count == 1 => Op::Zero,
+        3 if count == 1 => Op::Create,
+        4 if count == 1 => Op::Resize,
+        5 if count == 1 => Op::Remove,
         _ => return None,
     };
     if flags & !FLAG_FRESH != 0 || !(1..=RUN_MAX as u64).contains(&count) {
@@ -725,7 +764,7 @@ fn read_run(body: &mut Reader<'_>, volumes: &[u8], entries: &mut KVec<Entry>) ->
                 entry.check = body.uint::<6>()?;
                 entry.digest = body.array()?;
             }
-            Op::Zero => entry.count = body.uint::<6>()?,
+            Op::Zero | Op::Create | Op::Resize | Op::Remove => entry.count = body.uint::<6>()?,
         }
         if !entry.is_sound() || entries.len() >= BATCH_MAX {
             return None;
@@ -765,6 +804,10 @@ const _: () = {
     assert!(HEADER_BYTES + 12 + BATCH_MAX * NEED_BYTES <= META_BYTES_MAX);
     assert!(HEADER_BYTES + 16 + RANGES_MAX * RANGE_BYTES <= META_BYTES_MAX);
     assert!(RANGES_MAX <= 64);
+    assert!(
+        HEADER_BYTES + 40 + 2 + 40 * super::types::REIGNS_MAX + 2 + SET_VOLUMES_MAX * VOLUME_BYTES
+            <= META_BYTES_MAX
+    );
     assert!(
         HEADER_BYTES + 16 + BATCH_VOLUMES_MAX * 16 + BATCH_MAX * (RUN_BYTES + ENTRY_BYTES)
             <= META_BYTES_MAX
@@ -857,7 +900,22 @@ pub(super) mod tests {
             history: history.try_clone().unwrap(),
         };
         round(&Frame::Hello(KBox::new(hello, GFP_KERNEL).unwrap()));
-        round(&Frame::Resync { position, history });
+        let resync = |volumes: &[Volume]| Frame::Resync {
+            position,
+            history: history.try_clone().unwrap(),
+            volumes: super::super::codec::copy(volumes).unwrap(),
+        };
+        let many: [Volume; SET_VOLUMES_MAX] = core::array::from_fn(|n| Volume {
+            uuid: (n as u128).to_le_bytes(),
+            blocks: 1 << 40,
+        });
+        round(&resync(&many[..1]));
+        round(&resync(&many));
+        let none = Volume::default();
+        for bad in [&[][..], &[many[0], many[0]], &[many[1], none]] {
+            let meta = encode(&ENVELOPE, &resync(bad), sum).unwrap();
+            assert!(decode(&meta, 0, sum).unwrap().is_err(), "{bad:?}");
+        }
         round(&Frame::Ack(position));
         round(&Frame::Seal {
             position,
@@ -931,6 +989,39 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_change_of_a_volume_says_nothing_but_its_size() {
+        let good = Entry {
+            op: Op::Resize,
+            volume: [7; 16],
+            count: 9,
+            ..Entry::default()
+        };
+        let bad = [
+            Entry { count: 0, ..good },
+            Entry { lbn: 1, ..good },
+            Entry {
+                op: Op::Create,
+                count: 0,
+                ..good
+            },
+            Entry {
+                op: Op::Create,
+                count: (1 << 40) + 1,
+                ..good
+            },
+            Entry {
+                op: Op::Remove,
+                ..good
+            },
+        ];
+        round(&batch(&[good]));
+        for bad in bad {
+            let meta = encode(&ENVELOPE, &batch(&[bad]), sum).unwrap();
+            assert!(decode(&meta, 0, sum).unwrap().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
     fn entries_keep_their_order_and_duplicates_are_short() {
         let zero = Entry {
             op: Op::Zero,
@@ -939,12 +1030,21 @@ pub(super) mod tests {
             count: 1 << 30,
             ..Entry::default()
         };
+        let change = |op, count| Entry {
+            op,
+            volume: [7; 16],
+            count,
+            ..Entry::default()
+        };
         let entries = [
             write(1, 4, true),
             write(1, 5, true),
             write(1, 6, false),
             zero,
             write(2, 7, false),
+            change(Op::Create, 1 << 40),
+            change(Op::Resize, 5),
+            change(Op::Remove, 0),
         ];
         match round(&batch(&entries)) {
             Frame::Entries { entries: again, .. } => assert_eq!(again[..], entries),
