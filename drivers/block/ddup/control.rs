@@ -13,15 +13,18 @@
 //! A store has a device for each of its volumes, and they are attached and detached together. While
 //! a volume is created, resized or removed, its store is noted in the list: it is not detached then.
 //!
-//! What concerns scrubs is in [`scrub`][], and replica sets in [`set`][].
+//! What concerns scrubs is in [`scrub`][], replica sets in [`set`][], and devices of volumes that a peer
+//! has changed in [`follow`][].
 //!
 //! Lock: [`LIST`] alone. Below it are the engines' locks. It is not held while a device is made or
 //! removed, nor while a command of a set is carried out.
 
+mod follow;
 mod scrub;
 mod set;
 
 pub(crate) use self::{
+    follow::volumes_changed,
     scrub::{put_report, scrub_found, scrubbed},
     set::{event_lost, role_changed, set_changed},
 };
@@ -362,11 +365,15 @@ impl Control {
                     _ => None,
                 });
 
-                first.map(|index| list.take_group(index))
+                match list.changing.is_empty() {
+                    true => first.map(|index| list.take_group(index)),
+                    // Whoever changes a volume may put a device back.
+                    false => Some(Err(EBUSY)),
+                }
             };
             match taken {
                 Some(Ok(taken)) => detach_taken(taken, false),
-                // So little memory is never out for long.
+                // So little memory is never out for long, nor does a change last.
                 Some(Err(_)) => fsleep(Delta::from_millis(10)),
                 None => break,
             }
@@ -692,9 +699,14 @@ fn refuse_change(error: Error, index: u32, store: &Store) -> Refusal {
         ),
         ENOSPC => refuse!(error, attr, "the store of ddup{index} has no room for that"),
         EPERM => refuse!(
+            EROFS,
+            attr,
+            "ddup{index} is not primary: change volumes on the primary of its replica set"
+        ),
+        EAGAIN => refuse!(
             error,
             attr,
-            "the store is in a replica set, whose volumes do not change yet"
+            "the replica set takes no changes just now, since writes wait: try again"
         ),
         EIO => match store.failure() {
             Some(reason) => refuse!(error, attr, "the store failed: {reason}"),
@@ -726,6 +738,9 @@ impl Changing {
         if device.is_read_only() {
             return Err(refuse_change(EROFS, index, &family.store));
         }
+        if !family.store.serves() {
+            return Err(refuse_change(EPERM, index, &family.store));
+        }
         if list.is_changing(&family.store) {
             return Err(refuse_change(EBUSY, index, &family.store));
         }
@@ -733,7 +748,30 @@ impl Changing {
         Ok(Changing(family))
     }
 
-    /// Makes the change. May sleep for as long as two checkpoints take.
+    /// That the devices of a store may be made those of its volumes, if they are not. If a volume is
+    /// being changed by command the store is told to have it looked for later.
+    fn follow(store: &Store) -> Option<Changing> {
+        let mut list = LIST.lock();
+        let family = set::devices_of(&list, store).next()?.family().ok()?;
+
+        follow::difference(&list, store)?;
+        if list.closed {
+            return None;
+        }
+        if list.is_changing(&family.store) {
+            store.follow_later();
+            return None;
+        }
+        list.changing.push(family.store.clone(), GFP_KERNEL).ok()?;
+        Some(Changing(family))
+    }
+
+    fn family(&self) -> &Family {
+        &self.0
+    }
+
+    /// Makes the change. May sleep for as long as three checkpoints take, and some seconds more in a
+    /// replica set whose writes wait.
     fn make(&self, index: u32, change: VolumeChange) -> Result<u32, Refusal> {
         let store = &self.0.store;
 
@@ -749,6 +787,7 @@ impl Drop for Changing {
 
         list.changing
             .retain(|store| !Arc::ptr_eq(store, &self.0.store));
+        self.0.store.follow_now();
     }
 }
 

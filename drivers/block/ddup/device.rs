@@ -21,7 +21,10 @@ use core::fmt::Write;
 use kernel::{
     prelude::*,
     str::{CStr, CString},
-    sync::Arc,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        Arc,
+    },
 };
 use kstage::{
     block::{
@@ -89,6 +92,8 @@ struct Attached {
     /// Number of the volume.
     volume: u32,
     volume_uuid: [u8; 16],
+    /// Size of the disk.
+    bytes: Atomic<u64>,
     cache_bytes: u64,
     index_bytes: u64,
 }
@@ -166,6 +171,7 @@ impl Family {
                 slot,
                 volume: volume.id,
                 volume_uuid: volume.uuid,
+                bytes: Atomic::new(volume.blocks * u64::from(BLOCK_SIZE)),
                 cache_bytes: self.cache_bytes,
                 index_bytes: self.index_bytes,
             }),
@@ -264,9 +270,20 @@ impl Device {
         }
     }
 
+    /// Slot and number of the volume that it was made for, and its own size in bytes.
+    pub(crate) fn shows(&self) -> Option<(u32, u32, u64)> {
+        match &self.kind {
+            Kind::Passthrough(_) => None,
+            Kind::Store(attached) => {
+                Some((attached.slot, attached.volume, attached.bytes.load(Relaxed)))
+            }
+        }
+    }
+
     /// Changes the size of the block device. May sleep.
     pub(crate) fn set_size(&self, bytes: u64) {
         if let Kind::Store(attached) = &self.kind {
+            attached.bytes.store(bytes, Relaxed);
             attached.disk.set_capacity_bytes(bytes);
         }
     }
@@ -500,6 +517,7 @@ fn attach_store(
                 slot,
                 volume: volume.id,
                 volume_uuid: volume.uuid,
+                bytes: Atomic::new(volume.blocks * u64::from(BLOCK_SIZE)),
                 cache_bytes,
                 index_bytes,
             })

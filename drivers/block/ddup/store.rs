@@ -441,7 +441,8 @@ impl Store {
     }
 
     /// Changes the volumes, and waits until that is durable. Returns the slot of the volume. Errors
-    /// are those of `Engine::change_volume`, and `EIO` if the store failed. May sleep.
+    /// are those of `Engine::change_volume`, `EIO` if the store failed, and `EAGAIN` if its replica set
+    /// takes no changes for too long. May sleep.
     pub(crate) fn change_volume(&self, change: VolumeChange) -> Result<u32> {
         let waiter = Arc::pin_init(
             pin_init!(Waiter {
@@ -461,7 +462,9 @@ impl Store {
         };
         waiter.done.wait_for_completion();
         match waiter.ok.load(Relaxed) {
-            0 => Err(EIO),
+            0 if self.failure().is_some() => Err(EIO),
+            0 if self.serves() => Err(EAGAIN),
+            0 => Err(EPERM),
             _ => Ok(slot),
         }
     }
@@ -1179,9 +1182,13 @@ impl Store {
                 }
             }
             Action::VolumeChanged { ok, .. } => {
-                if let Some(waiter) = inner.change.take() {
-                    waiter.ok.store(i32::from(ok), Relaxed);
-                    waiter.done.complete_all();
+                match inner.change.take() {
+                    Some(waiter) => {
+                        waiter.ok.store(i32::from(ok), Relaxed);
+                        waiter.done.complete_all();
+                    }
+                    // The primary of its set has made it, or a compare with that.
+                    None => inner.member.volumes_changed(),
                 }
                 Ok(())
             }
@@ -1330,13 +1337,22 @@ impl Inner {
             Op::WriteZeroes => OpKind::WriteZeroes,
             Op::Other(_) => return queue::complete(request, Err(block::Status::NOTSUPP)),
         };
+        let (volume, number) = {
+            let data = request.queue_data();
+
+            (data.slot, data.number)
+        };
+        // A peer may have removed it, and another one may have its slot by now.
+        if !self.engine.is_volume(volume, number) {
+            return queue::complete(request, Err(block::Status::IOERR));
+        }
         let Some(tag) = self.free.pop() else {
             return queue::complete(request, Err(block::Status::RESOURCE));
         };
         let described = engine::Request {
             tag,
             kind,
-            volume: request.queue_data().slot,
+            volume,
             lbn: Lbn(request.sector() >> CLUSTER_SECTOR_SHIFT),
             count: u64::from(request.bytes() / BLOCK_SIZE),
             fua: request.flags().contains(OpFlags::FUA) && !cfg!(ddup_no_flush),

@@ -721,6 +721,8 @@ pub(crate) fn event_lost() {
 /// The volumes of a store take requests from here on, or do not any more: users of the devices look
 /// again. That it does is told by the engine. May sleep.
 pub(crate) fn role_changed(store: &Store, serves: bool) {
+    super::volumes_changed(store);
+
     let mut list = LIST.lock();
 
     devices_of(&list, store).for_each(Device::announce_change);

@@ -157,6 +157,10 @@ pub(super) struct Membership {
     events_lost: bool,
     /// Whether the volumes take requests has changed.
     role_changed: bool,
+    /// Volumes have changed, and nobody here asked for it.
+    volumes_changed: bool,
+    /// Devices are to follow them when a change by command has ended.
+    follows_later: bool,
     /// A frame could not be made for want of memory.
     retries: bool,
     /// Some chore is to be done.
@@ -172,6 +176,7 @@ enum Chore {
     Tell(Event),
     Lost,
     Role(bool),
+    Volumes,
     Failed,
     ScrubFound(u32, Lbn),
     Scrubbed,
@@ -197,6 +202,8 @@ impl Membership {
             events: KVec::with_capacity(EVENTS_MAX, GFP_KERNEL)?,
             events_lost: false,
             role_changed: false,
+            volumes_changed: false,
+            follows_later: false,
             retries: false,
             chores: false,
             leaving: false,
@@ -258,6 +265,12 @@ impl Membership {
 
     /// Some chore is to be done.
     pub(super) fn want_chores(&mut self) {
+        self.chores = true;
+    }
+
+    /// Volumes have changed, and nobody here asked for it.
+    pub(super) fn volumes_changed(&mut self) {
+        self.volumes_changed = true;
         self.chores = true;
     }
 
@@ -667,6 +680,28 @@ impl Store {
         found
     }
 
+    /// Devices are to follow the volumes, but not now: a change by command is under way. May sleep.
+    pub(crate) fn follow_later(&self) {
+        self.inner.lock().member.follows_later = true;
+        self.look_again();
+    }
+
+    /// A change by command has ended. May sleep.
+    pub(crate) fn follow_now(&self) {
+        let follows = {
+            let member = &mut self.inner.lock().member;
+            let follows = core::mem::take(&mut member.follows_later);
+
+            member.volumes_changed |= follows;
+            follows
+        };
+
+        if follows {
+            self.worker.tell();
+        }
+        self.look_again();
+    }
+
     /// What FLUSHes wait for, if some wait. May sleep.
     pub(crate) fn waiting(&self) -> Option<Waiting> {
         self.with_set(|set| {
@@ -900,6 +935,7 @@ impl Store {
                 Chore::Tell(event) => crate::control::set_changed(self, event),
                 Chore::Lost => crate::control::event_lost(),
                 Chore::Role(serves) => crate::control::role_changed(self, serves),
+                Chore::Volumes => crate::control::volumes_changed(self),
                 Chore::Failed => crate::control::store_failed(self),
                 Chore::ScrubFound(slot, lbn) => crate::control::scrub_found(self, slot, lbn),
                 Chore::Scrubbed => crate::control::scrubbed(self),
@@ -938,6 +974,9 @@ impl Store {
         }
         if let Ok(event) = member.events.remove(0) {
             return Some(Chore::Tell(event));
+        }
+        if core::mem::take(&mut member.volumes_changed) {
+            return Some(Chore::Volumes);
         }
         if core::mem::take(&mut member.role_changed) {
             return Some(Chore::Role(serves));
