@@ -541,7 +541,8 @@ pub struct FenceArgs {
 /// Arguments of `ddup create`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
-All volumes of a store share its space, and are attached and detached together.")]
+All volumes of a store share its space, and are attached and detached together. The primary of a \
+replica set creates, resizes and removes volumes for all members.")]
 pub struct CreateArgs {
     /// A device of the store: /dev/ddupN, ddupN, or the path of its backing device or file
     pub device: PathBuf,

@@ -30,7 +30,7 @@ pub struct Invitation {
     pub fingerprint: FingerprintAlgorithm,
     /// Key of the checks.
     pub check_key: u64,
-    /// The set's volumes.
+    /// Volumes of the set, as many as a store may begin with.
     pub volumes: Vec<Volume>,
 }
 

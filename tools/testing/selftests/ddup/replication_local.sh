@@ -100,6 +100,44 @@ stop_reading() {
 	! kill "$reader" 2>/dev/null || wait "$reader" 2>/dev/null || :
 }
 
+# UUIDs and sizes of the volumes of a store.
+volumes_of() { # number
+	ddup status --json | jq -r ".devices[] | select(.store_uuid == \"${uuid[$1]}\")
+		| \"\(.volume_uuid) \(.size)\"" | sort
+}
+
+volume_of() { # device
+	ddup status --json "$1" | jq -r '.devices[0].volume_uuid'
+}
+
+# The device of a volume in a store.
+device_of() { # number volume
+	ddup status --json | jq -r ".devices[]
+		| select(.store_uuid == \"${uuid[$1]}\" and .volume_uuid == \"$2\") | \"/dev/\" + .name"
+}
+
+have_same_volumes() { # number number
+	[ "$(volumes_of "$1")" = "$(volumes_of "$2")" ]
+}
+
+contents_of() { # number
+	local volume size
+	volumes_of "$1" | while read -r volume size; do
+		echo "$volume $size"
+		dd if="$(device_of "$1" "$volume")" bs=1M iflag=direct status=none | sha256sum
+	done
+}
+
+# Of a replica too, which is not opened.
+size_of() { # device
+	echo $(($(cat "/sys/class/block/${1#/dev/}/size") * 512))
+}
+
+fill() { # device MiB [first-MiB]
+	dd if=/dev/urandom of="$1" bs=1M count="$2" seek="${3:-0}" iflag=fullblock oflag=direct \
+		conv=notrunc status=none
+}
+
 milliseconds() {
 	date +%s%3N
 }
@@ -243,6 +281,87 @@ a_late_member_gets_all_and_three_are_equal() {
 	ddup peer join --timeout 60 "${dev[0]}" "${uuid[2]}"
 	hand_over 0 2
 	[ "$before" = "$(content_of 2)" ]
+	close_and_check
+}
+
+volumes_come_change_and_go_on_all_members() {
+	make_set in-sync
+	local second third there gone before
+	refused 1 'not primary' ddup create "${dev[1]}" --size 4M
+	refused 1 'not primary' ddup resize "${dev[1]}" 128M
+	second=$(ddup create "${dev[0]}" --size 20M)
+	third=$(ddup create "${dev[0]}" --size 8M)
+	fill "$second" 20
+	fill "$third" 8
+	sync "$second"
+	wait_for 10 have_same_volumes 0 1
+	[ "$(volumes_of 1 | wc -l)" = 3 ]
+	there=$(device_of 1 "$(volume_of "$second")")
+	gone=$(device_of 1 "$(volume_of "$third")")
+	[ "$(size_of "$there") $(size_of "$gone")" = "$((20 << 20)) $((8 << 20))" ]
+	refused 1 'Wrong medium type' dd if="$there" of=/dev/null bs=4096 count=1
+	refused 1 'not primary' ddup remove "$there"
+	# Behind the old end, where the map gets more levels; and back.
+	ddup resize "$second" 1G
+	fill "$second" 4 1000
+	sync "$second"
+	wait_for 10 have_same_volumes 0 1
+	[ "$(size_of "$there")" = $((1 << 30)) ]
+	ddup resize "$second" 12M
+	ddup remove "$third"
+	sync "$second"
+	wait_for 10 have_same_volumes 0 1
+	[ "$(size_of "$there")" = $((12 << 20)) ]
+	[ ! -e "$gone" ]
+	is_level 0 1
+	before=$(contents_of 0)
+	hand_over 0 1
+	[ "$before" = "$(contents_of 1)" ]
+	# And the other way round.
+	wait_for 30 is_linked 1 0
+	ddup remove "$there"
+	third=$(ddup create "${dev[1]}" --size 6M)
+	fill "$third" 6
+	sync "$third"
+	wait_for 10 have_same_volumes 1 0
+	[ ! -e "$second" ] || [ "$(volume_of "$second")" = "$(volume_of "$third")" ]
+	before=$(contents_of 1)
+	hand_over 1 0
+	[ "$before" = "$(contents_of 0)" ]
+	close_and_check
+}
+
+a_compare_ends_with_the_volumes_of_the_primary() {
+	make_set async
+	local stays goes comes before
+	stays=$(ddup create "${dev[0]}" --size 16M)
+	goes=$(ddup create "${dev[0]}" --size 4M)
+	fill "$stays" 16
+	fill "$goes" 4
+	sync "$stays"
+	wait_for 60 is_level 0 1
+	wait_for 10 have_same_volumes 0 1
+	ddup peer drop "${dev[0]}" "${uuid[1]}"
+	wait_for 10 is_cut 0 1
+	ddup resize "$stays" 5M
+	ddup remove "$goes"
+	comes=$(ddup create "${dev[0]}" --size 30M)
+	fill "$comes" 20 7
+	ddup resize "${dev[0]}" 128M
+	# More than is kept in memory for those who are behind.
+	scribble 0 0 10000
+	scribble 0 20000 160
+	sync "${dev[0]}"
+	[ "$(volumes_of 1)" != "$(volumes_of 0)" ]
+	connect 0 1
+	wait_for 600 is_level 0 1
+	wait_for 10 have_same_volumes 0 1
+	[ "$(volumes_of 1 | wc -l)" = 3 ]
+	[ "$(size_of "${dev[1]}")" = $((128 << 20)) ]
+	before=$(contents_of 0)
+	ddup peer join --timeout 60 "${dev[0]}" "${uuid[1]}"
+	hand_over 0 1
+	[ "$before" = "$(contents_of 1)" ]
 	close_and_check
 }
 
@@ -518,8 +637,6 @@ wrong_requests_are_refused_with_a_reason() {
 	refused 1 'No such' "$HOSTILE" silent 0 00000000-0000-4000-8000-000000000001
 	refused 1 'No such' "$HOSTILE" silent 9 "${uuid[1]}"
 	refused 1 'No such' "$HOSTILE" silent 8 "${uuid[1]}"
-	refused 6 'replica set' ddup create "${dev[0]}" --size 4M
-	refused 6 'replica set' ddup resize "${dev[0]}" 128M
 	ddup peer drop "${dev[0]}" "${uuid[1]}"
 	wait_for 10 is_cut 0 1
 	refused 3 'no connection' ddup peer drop "${dev[0]}" "${uuid[1]}"
@@ -546,6 +663,8 @@ mount -t debugfs none /sys/kernel/debug 2>/dev/null || true
 run_tests what_one_writes_the_other_has \
 	a_file_system_moves_from_one_to_the_other \
 	a_late_member_gets_all_and_three_are_equal \
+	volumes_come_change_and_go_on_all_members \
+	a_compare_ends_with_the_volumes_of_the_primary \
 	duplicates_cross_as_references \
 	a_primary_serves_no_longer_than_its_lease \
 	a_flush_waits_for_a_member_in_sync_until_it_is_back \

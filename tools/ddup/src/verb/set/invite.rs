@@ -11,7 +11,11 @@ use crate::{
     target,
     verb::{member::Member, print_json},
 };
-use ddup_engine::engine::{format::superblock::Superblock, mkfs::Volume, replication::types::Id};
+use ddup_engine::engine::{
+    format::superblock::Superblock,
+    mkfs::{Volume, VOLUMES_AT_FORMAT_MAX},
+    replication::types::Id,
+};
 use serde::Serialize;
 use std::{fs, path::PathBuf};
 
@@ -53,6 +57,8 @@ fn invite(args: &SetInviteArgs) -> Result<(String, String)> {
         .iter()
         .filter(|device| target::is_sibling(device, &member.device))
         .map(volume)
+        // The others come with all that is in them.
+        .take(VOLUMES_AT_FORMAT_MAX)
         .collect::<Option<Vec<_>>>()
         .ok_or_else(|| Error::new(Exit::Failed, "the driver told no UUID or size of a volume"))?;
     let config = base
