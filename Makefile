@@ -76,7 +76,7 @@ sim-cluster:	## play histories of a replica set: SEED=n, or SEEDS=n or SEEDS=fro
 
 sim-cluster-mutants:	## each deliberate error of the protocol engine has to be caught
 	@cd tools && ../qemu/enter cargo run -q --profile checked --locked -p ddup-clustersim -- \
-		--mutants --seeds 300
+		--mutants --seeds 2000
 
 sim-set:	## play histories of real stores in a replica set: SEED=n, or SEEDS=n or SEEDS=from..to; MUTANT=k, V=1
 	@cd tools && ../qemu/enter cargo run -q --profile checked --locked -p ddup-setsim -- \
@@ -104,6 +104,9 @@ bench-uml: tools	## the same in User-Mode Linux: native code without hardware vi
 
 profile: modules tools	## a flame graph of the guest while fio runs PATTERN="rw blocksize depth" on ddup
 	@tools/testing/bench/profile "$(PATTERN)"
+
+instructions: modules tools	## count the kernel's instructions for a request, by function: PATTERN="read|write|fdatasync size"
+	@tools/testing/bench/instructions $(if $(PATTERN),"$(PATTERN)")
 
 proof:		## the same at full numbers (hours; interrupted it goes on where it was)
 	@tools/testing/run --proof

@@ -8,7 +8,7 @@
 #	store[1] -> ddup[1], in sync                through lo, an end for each store
 #	store[2] -> ddup[2], in sync or not
 #
-# vm: disk=64M mem=2048 timeout=1500
+# vm: disk=64M mem=2048 timeout=3000
 
 # shellcheck source=tools/testing/selftests/ddup/members.sh
 . "${BASH_SOURCE[0]%/*}/members.sh"
