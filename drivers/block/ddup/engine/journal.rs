@@ -493,6 +493,13 @@ mod tests {
         hash: sum,
     };
 
+    const JOIN: Join = Join {
+        incarnation: 1,
+        sequence: 1,
+        offset: 0,
+        chain: 1,
+    };
+
     fn sum(bytes: &[u8], seed: u64) -> u64 {
         bytes.iter().fold(!seed, |sum, byte| {
             (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
@@ -516,14 +523,8 @@ mod tests {
 
     #[test]
     fn a_block_closed_early_is_clean_behind_its_records_and_takes_no_buffer_of_a_full_one() {
-        let join = Join {
-            incarnation: 1,
-            sequence: 1,
-            offset: 0,
-            chain: 1,
-        };
-        let mut journal = Journal::new(Cluster(100), 1 << 20, join, 0).unwrap();
-        let mut chain = join.chain;
+        let mut journal = Journal::new(Cluster(100), 1 << 20, JOIN, 0).unwrap();
+        let mut chain = JOIN.chain;
         let mut is_short = |bytes: usize| {
             let block = commit(&mut journal, bytes);
             let end = HEADER_BYTES + bytes;
@@ -544,13 +545,7 @@ mod tests {
 
     #[test]
     fn a_cut_beside_a_short_block_takes_another_buffer() {
-        let join = Join {
-            incarnation: 1,
-            sequence: 1,
-            offset: 0,
-            chain: 1,
-        };
-        let mut journal = Journal::new(Cluster(100), 1 << 20, join, 0).unwrap();
+        let mut journal = Journal::new(Cluster(100), 1 << 20, JOIN, 0).unwrap();
         let first = commit(&mut journal, 500);
         assert!(journal.reserve(60, false));
         journal
