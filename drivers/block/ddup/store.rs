@@ -95,6 +95,14 @@ const COMPARE_RESERVE: u16 = 32;
 /// Requests that one turn gives to the engine.
 const TURN_REQUESTS: u32 = 64;
 
+/// With so many requests under way a submitter leaves his to the worker: while that takes them, in
+/// batches whose neighbouring bios merge, he brings more. With fewer it would cost more to wake the
+/// worker than it helps: with 4, four random reads at a time lost two fifths of their speed.
+const CROWD: u32 = 8;
+
+/// So many bytes of reads and writes count as one request more.
+const CROWD_BYTES: u32 = 32 << 10;
+
 /// A submitter takes no turn if less of his stack is left, in bytes.
 const STACK_MIN: usize = 7 << 10;
 
@@ -129,8 +137,8 @@ struct Slot {
     part: Option<Part<Queue>>,
     /// Data bios of which the engine has not heard.
     bios: u32,
-    /// The slot has a request.
-    used: bool,
+    /// What it counts for in the crowd; 0: the slot has no request.
+    weight: u32,
 }
 
 /// Neighbouring blocks of a request that are to be read from neighbouring clusters.
@@ -169,6 +177,8 @@ struct Inner {
     engine: Engine,
     slots: KVec<Slot>,
     free: KVec<Tag>,
+    /// What the requests in slots count for.
+    crowd: u32,
     /// Requests that were taken from the inbox and have no slot yet.
     backlog: Option<Batch<Request<Queue>>>,
     /// Content to compare with.
@@ -210,6 +220,10 @@ pub(crate) struct Store {
     incoming: Inbox<Request<Queue>>,
     /// Requests must stay in the inbox: there is no slot, or an action is stalled.
     blocked: Atomic<i32>,
+    /// So many requests are under way that submitters leave theirs to the worker.
+    crowded: Atomic<i32>,
+    /// The worker will look at the inbox once more before it sleeps.
+    awake: Atomic<i32>,
     worker: Arc<Worker>,
     bios: BioSet<Io>,
     pages: PagePool,
@@ -302,7 +316,7 @@ impl Store {
                 Slot {
                     part: None,
                     bios: 0,
-                    used: false,
+                    weight: 0,
                 },
                 GFP_KERNEL,
             )?;
@@ -312,6 +326,7 @@ impl Store {
             engine,
             slots,
             free,
+            crowd: 0,
             backlog: None,
             compared: Compared::new()?,
             run: None,
@@ -341,6 +356,8 @@ impl Store {
                 inner <- new_mutex!(inner, "ddup::Store::inner"),
                 incoming: Inbox::new(),
                 blocked: Atomic::new(0),
+                crowded: Atomic::new(0),
+                awake: Atomic::new(0),
                 worker,
                 bios,
                 pages,
@@ -565,6 +582,7 @@ impl Store {
             writeln!(out, "phase: {:?}", inner.phase)?;
             writeln!(out, "slots: {}", inner.slots.len())?;
             writeln!(out, "slots_free: {}", inner.free.len())?;
+            writeln!(out, "crowd: {}", inner.crowd)?;
             writeln!(out, "inbox_empty: {}", flag(self.incoming.is_empty()))?;
             writeln!(out, "reports_empty: {}", flag(self.worker.inbox.is_empty()))?;
             writeln!(out, "backlog: {}", flag(inner.has_backlog()))?;
@@ -698,10 +716,15 @@ impl Store {
         }
     }
 
-    /// A turn of a submitter, unless somebody else has one. May sleep, but waits for no I/O of ours.
+    /// A turn of a submitter, unless somebody else has one or the worker is to take it. May sleep, but
+    /// waits for no I/O of ours.
     pub(crate) fn run(&self) {
-        if bio::stack_left() < STACK_MIN {
-            return self.worker.kick();
+        if self.crowded.load(Relaxed) != 0 || bio::stack_left() < STACK_MIN {
+            // Pushing was a full barrier: either it has yet to look, or we see that it sleeps.
+            if self.awake.load(Relaxed) == 0 {
+                self.worker.kick();
+            }
+            return;
         }
         let _noreclaim = NoReclaim::enter();
 
@@ -733,6 +756,7 @@ impl Store {
         let _noreclaim = is_live.then(NoReclaim::enter);
 
         for _ in 0..WORKER_TURNS {
+            self.awake.store(1, Relaxed);
             let mut bios = BioList::new();
             let mut inner = self.inner.lock();
 
@@ -758,6 +782,7 @@ impl Store {
             drop(inner);
             bios.submit();
 
+            self.awake.store(0, Relaxed);
             if !more && !self.has_work() {
                 return;
             }
@@ -836,6 +861,7 @@ impl Store {
         let blocked = stalled || inner.free.is_empty();
 
         self.blocked.store(i32::from(blocked), Relaxed);
+        self.crowded.store(i32::from(inner.crowd >= CROWD), Relaxed);
         self.worker.set_eager(blocked || inner.engine.is_eager());
 
         let mut deadline = inner.engine.next_deadline();
@@ -1320,8 +1346,10 @@ impl Inner {
             return;
         };
 
-        if slot.used && slot.part.is_none() && slot.bios == 0 {
-            slot.used = false;
+        if slot.weight > 0 && slot.part.is_none() && slot.bios == 0 {
+            let weight = core::mem::take(&mut slot.weight);
+
+            self.crowd -= weight;
             // There is room for all tags.
             let _ = self.free.push_within_capacity(tag);
         }
@@ -1357,11 +1385,17 @@ impl Inner {
             count: u64::from(request.bytes() / BLOCK_SIZE),
             fua: request.flags().contains(OpFlags::FUA) && !cfg!(ddup_no_flush),
         };
+        let moved = match kind {
+            OpKind::Read | OpKind::Write => request.bytes(),
+            _ => 0,
+        };
+
         if let Some(slot) = self.slots.get_mut(tag as usize) {
             let part = slot.part.insert(request.into_part());
 
             slot.bios = 0;
-            slot.used = true;
+            slot.weight = 1 + moved / CROWD_BYTES;
+            self.crowd += slot.weight;
             trace::ddup_request_submitted((&**part).into(), tag);
             self.engine.submit(now, described, &part.data().contents);
             if self.observed {
