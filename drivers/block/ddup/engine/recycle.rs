@@ -100,6 +100,11 @@ impl Recycler {
         self.stage != Stage::Idle || self.pressed
     }
 
+    /// Whether somebody waits for what it does.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.pressed
+    }
+
     /// What it shows of itself.
     pub(super) fn show(&self, out: &mut dyn fmt::Write) -> fmt::Result {
         lines!(out,

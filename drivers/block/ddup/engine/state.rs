@@ -783,7 +783,7 @@ impl Store {
         !self.admission.is_empty()
             || !self.space_wait.is_empty()
             || self.twins > 0
-            || self.recycler.is_busy()
+            || self.recycler.is_pressed()
             || !self.commit_wait.is_empty()
             || self.journal.has_sealed()
             || self.mode == Mode::Detaching
