@@ -97,7 +97,7 @@ const TURN_REQUESTS: u32 = 64;
 
 /// With so many requests under way a submitter leaves his to the worker: while that takes them, in
 /// batches whose neighbouring bios merge, he brings more. With fewer it would cost more to wake the
-/// worker than it helps: with 4, four random reads at a time lost two fifths of their speed.
+/// worker than it helps.
 const CROWD: u32 = 8;
 
 /// So many bytes of reads and writes count as one request more.
