@@ -3,6 +3,7 @@
 //! The tables of `Documentation/block/ddup-format.rst`, compared with what the code writes: every
 //! field of every table, where it lies, how long it is, and that nothing lies between.
 
+use ddup_engine::engine::births::{Births, Tick, BIRTHS_MAX};
 use ddup_engine::engine::format::index::{self, ChunkHeader, SavedIndex, CHUNK_BYTES};
 use ddup_engine::engine::format::journal::{self, BlockHeader, MapChange, Record};
 use ddup_engine::engine::format::layout::{Layout, JOURNAL_START};
@@ -140,6 +141,10 @@ fn the_superblock_is_as_documented() {
     let mut select = [Pointer::NULL; 28];
     select[0] = pointer(0x5100);
     select[27] = pointer(0x5200);
+    let ticks: [Tick; BIRTHS_MAX] = std::array::from_fn(|n| Tick {
+        generation: Generation(0xe1e2_e300 + n as u32),
+        epoch: 0xe4e5_e6e7_e8e9_ea00 + n as u64,
+    });
     let mut superblock = Superblock {
         uuid: UUID,
         label: [0x61; 64],
@@ -176,6 +181,7 @@ fn the_superblock_is_as_documented() {
         member: true,
         history: ends,
         history_count: 24,
+        births: Births::of(&ticks).unwrap(),
     };
     let mut block = vec![0; CLUSTER_SIZE];
     superblock.write(&mut block, xxh64);
@@ -206,6 +212,16 @@ fn the_superblock_is_as_documented() {
     );
     let history = block[history_at..history_at + 960].to_vec();
     assert_eq!(history[952], 0xd1);
+    let births_at = table.rows.iter().find(|row| row.2 == "births").unwrap().0;
+    Table::read("End of a generation").compare(
+        &block[births_at..births_at + 12],
+        &[
+            ("epoch", n(0xe4e5_e6e7_e8e9_ea00)),
+            ("generation", n(0xe1e2_e300)),
+        ],
+    );
+    let births = block[births_at..births_at + 240].to_vec();
+    assert_eq!(births[228], 0x13);
     table.compare(
         &block,
         &[
@@ -250,6 +266,8 @@ fn the_superblock_is_as_documented() {
             ("counts", bytes_of(pointer(0x7200))),
             ("volumes", bytes_of(pointer(0x7300))),
             ("punches", bytes_of(pointer(0x7400))),
+            ("birth_count", n(20)),
+            ("births", births),
             ("select", select),
             ("join_count", n(32)),
             ("joins", joins),
@@ -262,6 +280,9 @@ fn the_superblock_is_as_documented() {
     superblock.member = false;
     superblock.write(&mut block, xxh64);
     assert_eq!(block[40], 0);
+    assert!(block[births_at - 8..births_at + 240]
+        .iter()
+        .all(|byte| *byte == 0));
     assert!(block[history_at - 8..].iter().all(|byte| *byte == 0));
 }
 

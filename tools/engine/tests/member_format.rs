@@ -5,6 +5,7 @@
 
 mod memory;
 
+use ddup_engine::engine::births::{Births, Tick, BIRTHS_MAX};
 use ddup_engine::engine::check::Finding;
 use ddup_engine::engine::format::layout::Layout;
 use ddup_engine::engine::format::superblock::{Superblock, SuperblockError};
@@ -12,6 +13,7 @@ use ddup_engine::engine::mkfs::{self, MemberParams, MkfsError, Params, Volume};
 use ddup_engine::engine::replication::config::{Config, Member, MemberState};
 use ddup_engine::engine::replication::record::{self, Record, Slots};
 use ddup_engine::engine::replication::types::{Position, NO_ID, REIGNS_MAX};
+use ddup_engine::engine::types::Generation;
 use ddup_engine::engine::{Cluster, FingerprintAlgorithm, Status};
 use kernel::prelude::{KVec, GFP_KERNEL};
 use memory::{hash, params, Disk, Shell, PAGE};
@@ -237,19 +239,66 @@ fn ends(count: u64) -> Vec<Position> {
     (1..=count).map(end).collect()
 }
 
+/// A superblock as it is read again, once it was changed.
+fn written(
+    superblock: &Superblock,
+    change: &dyn Fn(&mut [u8]),
+) -> Result<Superblock, SuperblockError> {
+    let mut page = vec![0; PAGE];
+    superblock.write(&mut page, hash);
+    change(&mut page);
+    let sum = hash(&page[16..], 0x6464_7570_7375_7065);
+    page[8..16].copy_from_slice(&sum.to_le_bytes());
+    Superblock::read(&page, hash)
+}
+
+#[test]
+fn a_superblock_keeps_which_generations_ended_where_and_refuses_what_is_not_so() {
+    let mut superblock = newest(&disk_with(&[]));
+    assert_eq!(superblock.births, Births::default());
+    superblock.set_history(&ends(24));
+    superblock.checkpoint.generation = Generation(90);
+    for n in 1..=BIRTHS_MAX as u32 {
+        superblock.births.note(Tick {
+            generation: Generation(4 * n),
+            epoch: 12 * u64::from(n),
+        });
+    }
+    let read = written(&superblock, &|_| ()).unwrap();
+    assert_eq!(read.births.ticks(), superblock.births.ticks());
+    assert_eq!(read.births.ticks().len(), BIRTHS_MAX);
+    let last = 776 + 12 * (BIRTHS_MAX - 1);
+    for change in [
+        // More than there is room for; epochs and generations that do not ascend.
+        &|page: &mut [u8]| page[768] = 21,
+        &|page: &mut [u8]| page[769] = 1,
+        &|page: &mut [u8]| page[776] = 0,
+        &|page: &mut [u8]| page[776 + 12] = 12,
+        &|page: &mut [u8]| page[776 + 8] = 8,
+        // Behind the end of the history, or of a generation that has not ended.
+        &|page: &mut [u8]| page[last] = 241,
+        &|page: &mut [u8]| page[last + 8] = 90,
+    ] as [&dyn Fn(&mut [u8]); 7]
+    {
+        let error = written(&superblock, change).unwrap_err();
+        assert_eq!(error, SuperblockError::Field);
+    }
+    // A version that does not know them leaves zeroes.
+    let read = written(&superblock, &|page| page[768..1024].fill(0)).unwrap();
+    assert_eq!(read.births, Births::default());
+    // In a store that is in no set nobody looks.
+    let read = written(&superblock, &|page| {
+        page[40] = 0;
+        page[768] = 21;
+    });
+    assert!(!read.unwrap().member);
+}
+
 #[test]
 fn a_superblock_keeps_the_newest_reigns_and_refuses_what_is_no_history() {
     let mut superblock = newest(&disk_with(&[]));
     superblock.set_history(&ends(30));
     assert_eq!(superblock.history_count, REIGNS_MAX);
-    let written = |superblock: &Superblock, change: &dyn Fn(&mut [u8])| {
-        let mut page = vec![0; PAGE];
-        superblock.write(&mut page, hash);
-        change(&mut page);
-        let sum = hash(&page[16..], 0x6464_7570_7375_7065);
-        page[8..16].copy_from_slice(&sum.to_le_bytes());
-        Superblock::read(&page, hash)
-    };
     let read = written(&superblock, &|_| ()).unwrap();
     assert_eq!(read.history().unwrap().ends(), &ends(30)[6..]);
     for change in [

@@ -20,6 +20,7 @@
 //! Every page goes to a cluster that the last durable checkpoint does not use, so a crash before 5
 //! finds that one whole.
 
+use super::births::{Births, Tick};
 use super::buf::zeroed;
 use super::cache::{SlotId, SlotState, Tree};
 use super::event::{Event, Life, LifeRun};
@@ -108,6 +109,8 @@ pub struct Checkpointer {
     punches: KVec<(u64, u64)>,
     /// Where a member's history ends at the cut.
     history: KVec<Position>,
+    /// Which generations had ended there at the cut.
+    births: Births,
     next: Option<KBox<Superblock>>,
     /// The final checkpoint of a detach is durable.
     final_done: bool,
@@ -136,6 +139,7 @@ impl Checkpointer {
             places,
             punches: KVec::new(),
             history: KVec::with_capacity(REIGNS_MAX + 1, GFP_KERNEL)?,
+            births: Births::default(),
             next: None,
             final_done: false,
         })
@@ -317,12 +321,22 @@ impl Store {
         self.checkpointer.history = history;
         self.scans_at_cut();
         let now = self.now;
+        let (before, mut births) = (self.superblock.position(), self.births_at_cut());
         let c = &mut self.checkpointer;
         let birth = c.generation;
-        if now >= c.ticked + TICK_INTERVAL {
+        let end = c.history.last().copied().unwrap_or_default();
+        // A reign begins or a member is detached: what follows is told apart.
+        let apart = end.reign != before.reign || (clean && end.epoch > 0);
+        let ticks = apart || now >= c.ticked + TICK_INTERVAL;
+        if ticks {
             c.generation = Generation(birth.0 + 1);
             c.ticked = now;
+            births.note(Tick {
+                generation: birth,
+                epoch: if mutant!(264) { before } else { end }.epoch,
+            });
         }
+        c.births = births;
         c.cut = Some(Cut {
             join,
             head,
@@ -963,6 +977,7 @@ impl Store {
         next.clean = cut.clean;
         if self.member.is_some() {
             next.set_history(&self.checkpointer.history);
+            next.births = self.checkpointer.births;
         }
         next.joins = [Join::default(); JOINS_MAX];
         next.joins[0] = cut.join;

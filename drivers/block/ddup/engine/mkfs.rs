@@ -2,6 +2,7 @@
 
 //! Making a store: the blocks of an empty one, with its volumes.
 
+use super::births::Births;
 use super::buf::zeroed;
 use super::format::index::SavedIndex;
 use super::format::layout::{Layout, SELECT_PAGES_MAX, STORE_CLUSTERS_MIN};
@@ -252,6 +253,7 @@ pub fn format<E>(
         member: params.member.is_some(),
         history: [Position::ZERO; REIGNS_MAX],
         history_count: 0,
+        births: Births::default(),
     };
     if let Some(member) = params.member {
         // As of the superblocks: an intact generation in each slot.

@@ -42,6 +42,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod births;
 pub mod cache;
 #[cfg(not(MODULE))]
 pub mod check;

@@ -10,6 +10,7 @@
 //! compare left are removed before the next one begins: what was in them is junk then, and found again
 //! by its digest.
 
+use super::births::Births;
 use super::mark::mark;
 use super::member::End;
 use super::mutant::mutant;
@@ -233,6 +234,19 @@ impl Store {
         match &member.changing {
             Some(history) if self.change_waits() && !mutant!(83) => Some(history),
             _ => Some(&member.appended),
+        }
+    }
+
+    /// The ends of generations that go with it. What a compare has made was born in it, whenever it
+    /// came into the history.
+    pub(super) fn births_at_cut(&self) -> Births {
+        let switches = self
+            .member
+            .as_ref()
+            .is_some_and(|m| matches!(m.resync.shadows, Shadows::Switching));
+        match switches && self.change_waits() && !mutant!(262) {
+            true => Births::default(),
+            false => self.superblock.births,
         }
     }
 }

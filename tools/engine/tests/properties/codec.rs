@@ -3,6 +3,7 @@
 //! Pages and superblocks: what is written is read, what is damaged is refused.
 
 use super::{hash, Random};
+use ddup_engine::engine::births::{Births, Tick};
 use ddup_engine::engine::format::index::{read_entries, write_buckets, ChunkHeader, SavedIndex};
 use ddup_engine::engine::format::index::{CHUNK_BYTES, CHUNK_CLUSTERS, WAYS};
 use ddup_engine::engine::format::layout::Layout;
@@ -344,6 +345,16 @@ fn superblock(random: &mut Random) -> Superblock {
             };
         }
     }
+    let mut births = Births::default();
+    let end = history[..history_count].last().map_or(0, |end| end.epoch);
+    let generation = 100 + random.below(1 << 30) as u32;
+    for n in 1..random.below(40).min(end) {
+        let generation = Generation(n as u32);
+        births.note(Tick {
+            generation,
+            epoch: n * (end / 40).max(1),
+        });
+    }
     Superblock {
         uuid: random.bytes(),
         label: random.bytes(),
@@ -357,7 +368,7 @@ fn superblock(random: &mut Random) -> Superblock {
         read_only_features: 0,
         checkpoint: Checkpoint {
             number: random.below(1 << 50),
-            generation: Generation(random.below(1 << 30) as u32),
+            generation: Generation(generation),
             attached_seconds: random.below(1 << 38),
             next_volume: random.draw() as u32,
             punch_count: random.below(1 << 14),
@@ -380,6 +391,7 @@ fn superblock(random: &mut Random) -> Superblock {
         member,
         history,
         history_count,
+        births,
     }
 }
 
@@ -436,6 +448,9 @@ fn a_superblock_with_a_right_checksum_and_wrong_values_is_refused() {
             Ok(read) => {
                 assert!(read.layout.is_sound());
                 assert!((1..=JOINS_MAX).contains(&read.joins().len()));
+                let newest = read.births.ticks().last().copied().unwrap_or_default();
+                assert!(newest.epoch <= read.position().epoch);
+                assert!(newest.generation <= read.checkpoint.generation);
                 assert!(read.checkpoint.names.place.0 < read.layout.clusters);
                 assert!(read
                     .joins()

@@ -7,6 +7,7 @@
 //! power cuts leave at least one intact copy in each slot, and a slot without one was damaged
 //! otherwise.
 
+use super::super::births::{Births, Tick, BIRTHS_MAX};
 use super::super::replication::history::{self, History};
 use super::super::replication::types::{Position, REIGNS_MAX};
 use super::super::types::{Cluster, FingerprintAlgorithm, Generation};
@@ -53,6 +54,8 @@ const AT_ENCRYPTION: usize = 232;
 const AT_CHECKPOINT: usize = 512;
 const AT_INDEX: usize = 560;
 const AT_ROOTS: usize = 640;
+const AT_BIRTHS: usize = 768;
+const TICK_BYTES: usize = 12;
 const AT_SELECT: usize = 1024;
 const AT_JOINS: usize = 2048;
 const JOIN_BYTES: usize = 32;
@@ -154,6 +157,8 @@ pub struct Superblock {
     pub history: [Position; REIGNS_MAX],
     /// How many of `history` are in use.
     pub history_count: usize,
+    /// Of a member: which generations had ended where in that history.
+    pub births: Births,
 }
 
 impl Superblock {
@@ -169,6 +174,11 @@ impl Superblock {
 
     fn history_ends(&self) -> &[Position] {
         self.history.get(..self.history_count).unwrap_or(&[])
+    }
+
+    /// Of a member: where the history of its checkpoint ends.
+    pub fn position(&self) -> Position {
+        self.history_ends().last().copied().unwrap_or_default()
     }
 
     /// Of a member: the history of its checkpoint.
@@ -250,6 +260,7 @@ impl Superblock {
             for (i, end) in self.history_ends().iter().enumerate() {
                 write_position(block, AT_HISTORY + 8 + i * POSITION_BYTES, end);
             }
+            self.write_births(block);
         }
         let sum = hash(block.get(16..).unwrap_or(&[]), SEED);
         le::put_uint::<8>(block, AT_SUM, sum);
@@ -310,6 +321,10 @@ impl Superblock {
                 *end = read_position(block, AT_HISTORY + 8 + i * POSITION_BYTES);
             }
         }
+        let births = match member {
+            true => read_births(block).ok_or(SuperblockError::Field)?,
+            false => Births::default(),
+        };
         let superblock = Superblock {
             uuid: le::bytes(block, AT_UUID),
             label: le::bytes(block, AT_LABEL),
@@ -346,6 +361,7 @@ impl Superblock {
             member,
             history,
             history_count,
+            births,
         };
         if superblock.is_sound() {
             Ok(superblock)
@@ -392,6 +408,24 @@ impl Superblock {
         self.fingerprint.is_cryptographic()
             && self.history_count <= REIGNS_MAX
             && history::are_ends(self.history_ends())
+            && self.are_sound_births()
+    }
+
+    /// All of them had ended at the checkpoint's cut.
+    fn are_sound_births(&self) -> bool {
+        let (end, now) = (self.position().epoch, self.checkpoint.generation);
+        let newest = self.births.ticks().last();
+        newest.is_none_or(|tick| tick.epoch <= end && tick.generation < now)
+    }
+
+    fn write_births(&self, block: &mut [u8]) {
+        let ticks = self.births.ticks();
+        le::put_uint::<8>(block, AT_BIRTHS, ticks.len() as u64);
+        for (i, tick) in ticks.iter().enumerate() {
+            let at = AT_BIRTHS + 8 + i * TICK_BYTES;
+            le::put_uint::<8>(block, at, tick.epoch);
+            le::put_uint::<4>(block, at + 8, tick.generation.0.into());
+        }
     }
 
     /// Where generation `self.generation` is written: the first and the distant copy.
@@ -402,6 +436,20 @@ impl Superblock {
             Layout::superblock(slot, Some(&self.layout)),
         ]
     }
+}
+
+/// The table of births; `None` if no writer writes that.
+fn read_births(block: &[u8]) -> Option<Births> {
+    let mut ticks = [Tick::default(); BIRTHS_MAX];
+    let count = le::uint::<8>(block, AT_BIRTHS).min(BIRTHS_MAX as u64 + 1) as usize;
+    for (i, tick) in ticks.get_mut(..count)?.iter_mut().enumerate() {
+        let at = AT_BIRTHS + 8 + i * TICK_BYTES;
+        *tick = Tick {
+            epoch: le::uint::<8>(block, at),
+            generation: Generation(le::uint::<4>(block, at + 8) as u32),
+        };
+    }
+    Births::of(ticks.get(..count)?)
 }
 
 fn write_position(block: &mut [u8], at: usize, position: &Position) {
@@ -424,7 +472,8 @@ const _: () = {
     assert!(AT_HISTORY == AT_JOINS + 8 + JOINS_MAX * JOIN_BYTES);
     assert!(AT_HISTORY + 8 + REIGNS_MAX * POSITION_BYTES <= CLUSTER_SIZE);
     assert!(AT_SELECT + SELECT_PAGES_MAX * POINTER_BYTES <= AT_JOINS);
-    assert!(AT_ROOTS + 4 * POINTER_BYTES <= AT_SELECT);
+    assert!(AT_ROOTS + 4 * POINTER_BYTES <= AT_BIRTHS);
+    assert!(AT_BIRTHS + 8 + BIRTHS_MAX * TICK_BYTES <= AT_SELECT);
     assert!(AT_ENCRYPTION + 64 <= AT_CHECKPOINT);
     assert!(AT_INDEX + 4 * 8 <= AT_ROOTS);
 };
