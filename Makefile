@@ -85,7 +85,7 @@ sim-set:	## play histories of real stores in a replica set: SEED=n, or SEEDS=n o
 
 sim-set-mutants:	## each deliberate error of what joins a set to its store has to be caught
 	@cd tools && ../qemu/enter cargo run -q --profile checked --locked -p ddup-setsim -- \
-		--seeds $(or $(SEEDS),400) --mutants
+		--seeds $(or $(SEEDS),2000) --mutants
 
 fuzz:		## damaged bytes for every parser of disk format and protocol: T=seconds, TARGET=, ONLY=iteration
 	@cd tools && ../qemu/enter cargo run -q --profile checked --locked -p ddup-fuzz -- \

@@ -5,6 +5,8 @@
 
 mod memory;
 
+use ddup_engine::engine::births::Births;
+use ddup_engine::engine::format::superblock::Superblock;
 use ddup_engine::engine::mkfs::{MemberParams, Params};
 use ddup_engine::engine::replication::action::{Event, Reply};
 use ddup_engine::engine::replication::config::{Config, Member, MemberState, Refusal};
@@ -15,7 +17,7 @@ use ddup_engine::engine::VolumeChange::{self, Create, Remove, Resize};
 use ddup_engine::engine::{Knobs, SendBlock, SetCommand, Status};
 use kernel::error::code::{EEXIST, EINVAL, ENOENT, EPERM};
 use kernel::prelude::{KBox, KVec, GFP_KERNEL};
-use memory::{check_disk, content, params, Disk, Shell};
+use memory::{check_disk, content, hash, params, Disk, Shell};
 
 const SET: Id = [0x5e; 16];
 const CLUSTERS: u64 = 16 * 4096;
@@ -500,6 +502,150 @@ fn until_level(net: &mut Net, requests: bool) -> u64 {
     panic!("it does not become level: {:?}", compare(net));
 }
 
+/// Zeroes the table of births in each superblock, as a version that does not know it would.
+fn forget_births(disk: &mut Disk) {
+    let slots = disk.pages.clone();
+    for (place, page) in slots {
+        let Ok(mut superblock) = Superblock::read(&page, hash) else {
+            continue;
+        };
+        superblock.births = Births::default();
+        let mut page = vec![0; page.len()];
+        superblock.write(&mut page, hash);
+        disk.pages.insert(place, page.into());
+    }
+}
+
+/// A primary and an asynchronous member with the same volume, full of different content; then the
+/// member is away, something is changed, and the primary is attached anew.
+fn attached_anew(births: bool, change: impl Fn(&mut Net)) -> Net {
+    let config = config(1, &[insync(0), member(1, MemberState::Async)]);
+    let shells: Vec<_> = (0..2).map(|n| attach(format(n, &config))).collect();
+    let mut net = Net::new(shells);
+    net.run(10);
+    begin_reign(&mut net);
+    net.connect(0, 1);
+    for lbn in (0..BLOCKS).step_by(64) {
+        let ids: Vec<_> = (lbn..lbn + 64).map(|id| 1 + id).collect();
+        net.write(0, lbn, &ids);
+    }
+    // A generation ends with a checkpoint, and lasts for a second at least.
+    net.run(1500);
+    net.write(0, 0, &[1]);
+    assert_eq!(net.flush(0), Status::Ok);
+    until_level(&mut net, false);
+    net.run(31_000);
+    net.assert_same();
+    net.disconnect(0, 1);
+    change(&mut net);
+    assert_eq!(net.flush(0), Status::Ok);
+    let mut disk = net.shells.remove(0).detach();
+    if !births {
+        forget_births(&mut disk);
+    }
+    // Few points: what a discard releases takes several checkpoints.
+    let attached = Shell::attach_with(disk, CLUSTERS, |config| config.points_max = 1024);
+    net.shells.insert(0, attached);
+    net.run(20);
+    begin_reign(&mut net);
+    assert!(net.shells[0].serves);
+    net
+}
+
+#[test]
+fn after_an_attach_of_the_primary_a_peer_is_told_what_changed_and_no_more() {
+    let [diff, full] = [true, false].map(|births| {
+        let mut net = attached_anew(births, |net| {
+            net.write(0, 2, &[9001]);
+            net.write(0, 2000, &[9002, 9003]);
+            net.shells[0].discard(7, 30);
+        });
+        let (bytes, pages) = (net.bytes, net.shells[0].frozen_pages);
+        net.connect(0, 1);
+        let since = std::iter::from_fn(|| {
+            let compare = compare(&net);
+            net.run(1);
+            compare
+        });
+        let shown: Vec<_> = since.filter(|c| c.of_blocks.is_some()).collect();
+        assert!(
+            shown.iter().all(|c| c.since.is_some() == births),
+            "{shown:?}"
+        );
+        until_level(&mut net, false);
+        net.assert_same();
+        assert_eq!(
+            volumes_on(&net.shells[1].disk)[0].2[..8],
+            [1, 2, 9001, 4, 5, 6, 7, 0]
+        );
+        let pages = net.shells[0].frozen_pages - pages;
+        (net.bytes - bytes, pages)
+    });
+    println!("bytes and pages of a diff {diff:?}, of a full compare {full:?}");
+    // Three blocks with their data, and HELLOs. Of 17 leaves two have changed; the path to a leaf is
+    // read for the walk, and for the blocks that are asked for.
+    assert!(diff.0 < 3 * 4096 + 3000 && full.0 > 3 * diff.0);
+    assert!(diff.1 <= 6 && full.1 >= 18);
+}
+
+#[test]
+fn a_diff_keeps_nothing_that_a_discard_has_still_to_take_away() {
+    let mut net = attached_anew(true, |net| net.shells[0].discard(BLOCKS - 1, 1));
+    // The maps are not read yet: what is discarded there is still to be released.
+    net.shells[0].hold_pages = true;
+    net.shells[0].discard(1, BLOCKS - 2);
+    assert_eq!(net.flush(0), Status::Ok);
+    net.connect(0, 1);
+    until_level(&mut net, false);
+    assert!(!net.shells[0].held_pages.is_empty());
+    assert_eq!(volumes_on(&net.shells[1].disk)[0].2[..3], [1, 0, 0]);
+    net.shells[0].let_pages_go();
+    net.assert_same();
+}
+
+#[test]
+fn a_store_that_was_compared_tells_others_what_changed_since() {
+    let mut net = attached_anew(false, |net| net.write(0, 3, &[9001]));
+    net.connect(0, 1);
+    until_level(&mut net, false);
+    // Store 1 has switched to that, and becomes primary.
+    let fence = net.command(1, SetCommand::Fence { term: 9 });
+    assert!(matches!(fence, Reply::Fenced { .. }), "{fence:?}");
+    net.disconnect(0, 1);
+    let mut next = net.next(1);
+    next.primary = store(1);
+    next.term = 10;
+    next.reign = [0xcc; 16];
+    next.forced = 1;
+    next.members = KVec::new();
+    let members = [member(0, MemberState::Async), insync(1)];
+    next.members
+        .extend_from_slice(&members, GFP_KERNEL)
+        .unwrap();
+    assert_eq!(net.set_config(1, &next), Reply::Done);
+    net.run(50);
+    net.write(1, 1000, &[9002]);
+    assert_eq!(net.flush(1), Status::Ok);
+    let disk = net.shells.remove(1).detach();
+    net.shells.push(attach(disk));
+    net.run(20);
+    let mut again = net.next(1);
+    (again.term, again.reign) = (11, [0xcd; 16]);
+    assert_eq!(net.set_config(1, &again), Reply::Done);
+    let (bytes, pages) = (net.bytes, net.shells[1].frozen_pages);
+    net.connect(0, 1);
+    for _ in 0..5000 {
+        net.run(1);
+        if net.position(0) == net.position(1) {
+            break;
+        }
+    }
+    net.assert_same();
+    let told = (net.bytes - bytes, net.shells[1].frozen_pages - pages);
+    println!("bytes and pages {told:?}");
+    assert!(told.0 < 4096 + 5000 && told.1 <= 6, "{told:?}");
+}
+
 /// Steps of the compare of a store that has nothing: 64 blocks each.
 const STEPS: u64 = BLOCKS / 64;
 
@@ -886,7 +1032,7 @@ fn a_power_cut_finds_a_change_and_its_epoch_or_neither() {
 }
 
 #[test]
-fn a_full_compare_ends_with_the_volumes_of_the_primary() {
+fn a_compare_ends_with_the_volumes_of_the_primary() {
     let mut net = pair();
     let [grows, goes, shrinks, comes] = [0x71, 0x72, 0x73, 0x74].map(|n| [n; 16]);
     let blocks = 400;

@@ -226,6 +226,7 @@ fn frames_are_as_documented() {
         serial: 0x73,
         reigns: true,
         heals: true,
+        diffs: true,
         promise: 0x74,
         limits: Limits {
             entries: 0x75,
@@ -237,7 +238,7 @@ fn frames_are_as_documented() {
     };
     let frame = framed(&Frame::Hello(KBox::new(hello, GFP_KERNEL).unwrap()));
     let fields: [(&str, &[u8]); 9] = [
-        ("features", &[7]),
+        ("features", &[23]),
         ("store", &[0x71; 16]),
         ("incarnation", &[0x72]),
         ("promise", &[0x74]),
@@ -347,6 +348,7 @@ fn frames_are_as_documented() {
         position: POSITION,
         history,
         volumes,
+        since: Some(3),
     });
     assert_eq!(frame[20], 11);
     assert_eq!(frame[56..96], position_bytes());
@@ -356,7 +358,7 @@ fn frames_are_as_documented() {
     assert_eq!(frame[138..140], [2, 0]);
     assert_eq!(frame[140..156], [0xa0; 16]);
     assert_eq!(frame[156..162], [6, 5, 4, 3, 2, 1]);
-    assert_eq!(frame.len(), 140 + 2 * 22);
+    assert_eq!(frame[140 + 2 * 22..], [3, 0, 0, 0, 0, 0, 0, 0]);
     let frame = framed(&Frame::Equal {
         compare: 0x97,
         first: 0x98,

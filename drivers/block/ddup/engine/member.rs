@@ -14,6 +14,7 @@ use super::format::journal::{self as codec, Record, SEAL_RECORD_MAX};
 use super::format::layout::Layout;
 use super::format::superblock::Superblock;
 use super::heal::Heals;
+use super::keep::Keep;
 use super::mark::mark;
 use super::mutant::mutant;
 use super::op::{BlockContent, BlockState, OpKind, Phase, WaitList};
@@ -146,6 +147,7 @@ pub struct Member {
     pub(super) resync: Resync,
     pub(super) scans: Scans,
     pub(super) own: Option<OwnRange>,
+    pub(super) keeps: Ring<Keep>,
     /// There is more of a compare to look at than was done at once.
     more: bool,
     /// What the shell was told.
@@ -191,6 +193,7 @@ impl Member {
                 resync: Resync::new(),
                 scans: Scans::new(),
                 own: None,
+                keeps: Ring::new(),
                 more: false,
                 told: false,
             },
@@ -705,7 +708,7 @@ impl Store {
             self.resync_step();
             // What they find may be what the set waits for.
             let shown = self.frozen_step();
-            more = self.own_step() || shown;
+            more = self.own_step() | self.keep_step() | shown;
             rounds += 1;
         }
         if let Some(member) = self.member.as_mut() {
@@ -849,9 +852,19 @@ impl Store {
                     return Err(SetAction::ScanOpen { scan });
                 }
             }
-            SetAction::Scan { scan, cursor, max } => {
-                if !self.scan(scan, cursor, max) {
-                    return Err(SetAction::Scan { scan, cursor, max });
+            SetAction::Scan {
+                scan,
+                cursor,
+                max,
+                since,
+            } => {
+                if !self.scan(scan, cursor, max, since) {
+                    return Err(SetAction::Scan {
+                        scan,
+                        cursor,
+                        max,
+                        since,
+                    });
                 }
             }
             SetAction::ScanClose(scan) => self.close_scan(scan),
@@ -1122,7 +1135,8 @@ impl Store {
             || !member.flushes.is_empty()
             || member.is_changing()
             || self.volumes_wait()
-            || member.own.is_some();
+            || member.own.is_some()
+            || !member.keeps.is_empty();
         let soon = waits.then_some(self.now + super::state::RETRY_INTERVAL);
         let now = member.more.then_some(self.now);
         [now, soon, member.set.next_deadline()]
@@ -1162,6 +1176,7 @@ impl Store {
             "persisting": u8::from(member.persist.is_some()),
             "seals_promised": member.seals,
             "pins": member.pins.0.len(),
+            "ranges_kept": member.keeps.len(),
             "scans_wanted": member.scans.wanted(),
             "scans_shown": member.scans.shown(),
             "scans_that_wish": member.scans.wishes(),

@@ -68,6 +68,7 @@ mod discard;
 mod flush;
 mod heal;
 mod journal;
+mod keep;
 mod member;
 mod mutant;
 mod op;

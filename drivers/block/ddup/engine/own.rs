@@ -16,7 +16,7 @@ use super::types::{Lbn, Millis};
 use kernel::prelude::*;
 
 /// How long pages of a range are waited for.
-const PATIENCE: Millis = 10_000;
+pub(super) const PATIENCE: Millis = 10_000;
 
 /// A range that is being looked at.
 pub(super) struct OwnRange {

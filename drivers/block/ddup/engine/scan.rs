@@ -10,26 +10,35 @@
 //! its name. So the maps are read from the pinned pages, beside the cache, which knows only the
 //! newest ones, and names from the trees as they are.
 //!
+//! A peer whose position is known is shown a *diff*: what may have changed since a generation that had
+//! ended there. Of a subtree that is not younger only the range is told, so its pages are not read. In
+//! younger ones each block that is not younger is part of such a range, too. An empty slot in a page
+//! that changed says nothing of when it became empty: it is in no range, and so empty at the peer.
+//!
 //! Nobody waits for a frozen state: it ends when space or room for metadata is short, and the
 //! compare begins anew.
 
+use super::births::Births;
 use super::buf::zeroed;
 use super::cache::Tree;
 use super::format::page::{self, name_read, MapEntry, Pointer, FANOUT, MAP_LEAF, NAME_LEAF};
 use super::mark::mark;
 use super::mutant::mutant;
 use super::overlay::{key, key_parts};
-use super::replication::action::Shown;
+use super::replication::action::{FrozenState, Shown};
 use super::replication::codec::copy;
 use super::replication::history::History;
 use super::replication::types::{Entry, Id, Op, Volume, MEMBERS_MAX, NO_ID};
 use super::ring::Ring;
 use super::state::{IoToken, Store};
 use super::tree::Page;
-use super::types::{Cluster, Lbn, Name, CLUSTER_SIZE, LEVELS_MAX};
+use super::types::{Cluster, Generation, Lbn, Name, CLUSTER_SIZE, LEVELS_MAX};
 use super::{Action, Buf};
 use kernel::prelude::*;
 
+/// Blocks that one entry of a diff keeps: a peer has work for a while with each, and says with credit
+/// how far it is.
+const KEEP_MAX: u64 = 1 << 13;
 /// Tries to read a page.
 const READ_TRIES: u8 = 3;
 
@@ -56,7 +65,45 @@ struct Wish {
     from: u64,
     cursor: u64,
     max: usize,
+    /// What is not younger than this is only said to be as it was.
+    since: Option<Generation>,
     entries: KVec<Entry>,
+}
+
+impl Wish {
+    /// What lies from the cursor to `end`, or the first part of that, is as it was.
+    fn keep(&mut self, volume: Id, end: u64) {
+        let (_, first) = key_parts(self.cursor);
+        let count = end.saturating_sub(first.0).min(KEEP_MAX);
+        self.cursor += count;
+        let follows = |e: &&mut Entry| {
+            e.op == Op::Keep && e.lbn + e.count == first.0 && e.count + count <= KEEP_MAX
+        };
+        match self.entries.last_mut().filter(follows) {
+            Some(last) => last.count += count,
+            None => {
+                let _ = self.entries.push_within_capacity(Entry {
+                    op: Op::Keep,
+                    volume,
+                    lbn: first.0,
+                    count,
+                    ..Entry::default()
+                });
+            }
+        }
+    }
+}
+
+/// What is known of the path to a block.
+enum Path {
+    /// Its leaf is here.
+    Leaf,
+    /// Nothing is mapped before this block.
+    Nothing(u64),
+    /// Nothing has changed before this block.
+    Unchanged(u64),
+    /// A page is being read.
+    Wait,
 }
 
 /// Who is shown a frozen state.
@@ -85,6 +132,7 @@ struct Frozen {
     cookie: u64,
     /// Where it is in the set's history, and how many blocks it maps.
     history: History,
+    births: Births,
     blocks: u64,
     viewers: KVec<Viewer>,
     /// Which of them is shown something now.
@@ -132,6 +180,11 @@ impl Scans {
         let viewers = self.frozen.iter().flat_map(|f| &f.viewers);
         viewers.filter(|v| v.wish.is_some()).count()
     }
+}
+
+/// Whether what was born then is as it was when a generation ended.
+fn is_old(birth: Generation, since: Option<Generation>) -> bool {
+    since.is_some_and(|since| birth <= since || mutant!(260) && birth.0 <= since.0 + 1)
 }
 
 impl Store {
@@ -259,7 +312,7 @@ impl Store {
             let (Ok(history), Ok(volumes)) = copies else {
                 return;
             };
-            let blocks = frozen.blocks;
+            let (births, blocks) = (frozen.births, frozen.blocks);
             let viewer = Viewer { scan, wish: None };
             let Some(frozen) = member.scans.frozen.as_mut() else {
                 return;
@@ -268,8 +321,13 @@ impl Store {
                 return;
             }
             let _ = frozen.viewers.push_within_capacity(viewer);
-            let shown = (&history, &volumes[..]);
-            match member.set_mut().scan_opened(scan, Some(shown), blocks) {
+            let shown = FrozenState {
+                history: &history,
+                volumes: &volumes,
+                births: &births,
+                blocks,
+            };
+            match member.set_mut().scan_opened(scan, Some(shown)) {
                 Ok(true) => {
                     mark!(member_frozen_is_shared);
                 }
@@ -301,11 +359,13 @@ impl Store {
         let Some(member) = self.member.as_mut() else {
             return;
         };
-        let shown = (&frozen.history, &frozen.volumes[..]);
-        match member
-            .set_mut()
-            .scan_opened(scan, Some(shown), frozen.blocks)
-        {
+        let shown = FrozenState {
+            history: &frozen.history,
+            volumes: &frozen.volumes,
+            births: &frozen.births,
+            blocks: frozen.blocks,
+        };
+        match member.set_mut().scan_opened(scan, Some(shown)) {
             Ok(true) => {
                 mark!(member_frozen);
                 let _ = member.scans.wanted.remove(0);
@@ -349,6 +409,7 @@ impl Store {
         let frozen = Frozen {
             cookie: 0,
             history: self.superblock.history().ok()?,
+            births: self.superblock.births,
             blocks: self.superblock.checkpoint.owner_count,
             viewers,
             turn: 0,
@@ -363,7 +424,13 @@ impl Store {
     }
 
     /// The next mapped blocks are wanted. False: not now.
-    pub(super) fn scan(&mut self, scan: u64, cursor: u64, max: u32) -> bool {
+    pub(super) fn scan(
+        &mut self,
+        scan: u64,
+        cursor: u64,
+        max: u32,
+        since: Option<Generation>,
+    ) -> bool {
         let Ok(entries) = KVec::with_capacity(max as usize, GFP_KERNEL) else {
             return false;
         };
@@ -374,6 +441,7 @@ impl Store {
                 from: cursor,
                 cursor,
                 max: max as usize,
+                since,
                 entries,
             });
         }
@@ -404,7 +472,7 @@ impl Store {
             let Some(wish) = viewer.and_then(|v| v.wish.as_ref()) else {
                 return shown;
             };
-            let (slot, lbn) = key_parts(wish.cursor);
+            let (since, (slot, lbn)) = (wish.since, key_parts(wish.cursor));
             let Some(&(tree, uuid, size)) = frozen.maps.get(slot) else {
                 self.shown_all(true);
                 shown = true;
@@ -419,13 +487,18 @@ impl Store {
                 self.go_on(key(slot + 1, Lbn(0)));
                 continue;
             }
-            match self.frozen_leaf(SHOW_PATH, &tree, lbn.0) {
-                Ok(()) => {}
-                Err(Some(until)) => {
+            match self.frozen_leaf(SHOW_PATH, &tree, lbn.0, since) {
+                Path::Leaf => {}
+                Path::Nothing(until) => {
                     self.go_on(key(slot, Lbn(0)) + until.min(size));
                     continue;
                 }
-                Err(None) => return shown,
+                Path::Unchanged(until) => {
+                    mark!(member_subtree_unchanged);
+                    self.keep(uuid, until.min(size));
+                    continue;
+                }
+                Path::Wait => return shown,
             }
             if !self.show_block(uuid, slot, lbn) {
                 return shown;
@@ -446,13 +519,13 @@ impl Store {
             return false;
         };
         let place = match frozen.maps.get(asked.map).copied() {
-            Some((tree, _, _)) => match self.frozen_leaf(ASK_PATH, &tree, asked.lbn) {
-                Ok(()) => {
+            Some((tree, _, _)) => match self.frozen_leaf(ASK_PATH, &tree, asked.lbn, None) {
+                Path::Leaf => {
                     let entry = self.frozen_entry(ASK_PATH, asked.lbn);
                     entry.is_mapped().then_some((entry.cluster, entry.check))
                 }
-                Err(Some(_)) => None,
-                Err(None) => return false,
+                Path::Nothing(_) | Path::Unchanged(_) => None,
+                Path::Wait => return false,
             },
             None => None,
         };
@@ -476,23 +549,60 @@ impl Store {
         }
     }
 
-    /// Sees to it that the leaf of a block is in the path. `Err(Some(n))`: nothing is mapped before
-    /// block `n`; `Err(None)`: it is being read.
-    fn frozen_leaf(&mut self, path: usize, tree: &Tree, entry: u64) -> Result<(), Option<u64>> {
+    /// What lies before `end` is as it was, but for what a discard has still to take away.
+    fn keep(&mut self, volume: Id, end: u64) {
+        let Some(frozen) = self.scans().and_then(|s| s.frozen.as_mut()) else {
+            return;
+        };
+        let Frozen {
+            viewers,
+            punches,
+            turn,
+            ..
+        } = &mut **frozen;
+        let viewer = viewers.get_mut(*turn);
+        let Some(wish) = viewer.and_then(|v| v.wish.as_mut()) else {
+            return;
+        };
+        let volume_at = key(key_parts(wish.cursor).0, Lbn(0));
+        let end = volume_at + end;
+        let within = |p: &&(u64, u64)| p.0 <= wish.cursor && wish.cursor < p.1;
+        if let Some(punch) = punches.iter().find(within) {
+            wish.cursor = punch.1.min(end);
+            return;
+        }
+        let behind = punches.iter().filter(|p| p.0 > wish.cursor);
+        let end = behind.map(|p| p.0).fold(end, u64::min);
+        wish.keep(volume, end - volume_at);
+    }
+
+    /// Sees to it that the leaf of a block is in the path, unless it is not younger than `since`.
+    fn frozen_leaf(
+        &mut self,
+        path: usize,
+        tree: &Tree,
+        entry: u64,
+        since: Option<Generation>,
+    ) -> Path {
         let mut pointer = tree.root;
         for level in (0..tree.levels).rev() {
             if pointer.is_null() {
-                return Err(Some(tree.end_of(entry, level)));
+                return Path::Nothing(tree.end_of(entry, level));
+            }
+            if is_old(pointer.birth, since) {
+                return Path::Unchanged(tree.end_of(entry, level));
             }
             let at = usize::from(level);
-            let frozen = self.scans().and_then(|s| s.frozen.as_mut()).ok_or(None)?;
+            let Some(frozen) = self.scans().and_then(|s| s.frozen.as_mut()) else {
+                return Path::Wait;
+            };
             let known = frozen
                 .paths
                 .get(path)
                 .and_then(|path| path.get(at)?.as_ref());
             let Some(known) = known.filter(|p| p.place == pointer.place) else {
                 let Ok(buf) = zeroed(CLUSTER_SIZE) else {
-                    return Err(None);
+                    return Path::Wait;
                 };
                 frozen.reading = Some(Reading {
                     path,
@@ -507,14 +617,14 @@ impl Store {
                     cluster: pointer.place,
                     buf,
                 });
-                return Err(None);
+                return Path::Wait;
             };
             if level > 0 {
                 let child = tree.page_at(entry, level - 1).index % FANOUT;
                 pointer = Pointer::of_child(&known.buf, child);
             }
         }
-        Ok(())
+        Path::Leaf
     }
 
     /// A page of the frozen state came.
@@ -564,8 +674,14 @@ impl Store {
         let place = key(slot, lbn);
         let punched = frozen.punches.iter().any(|p| p.0 <= place && place < p.1);
         let entry = self.frozen_entry(SHOW_PATH, lbn.0);
-        if !entry.is_mapped() || (punched && !mutant!(89)) {
+        let since = self.viewer().and_then(|v| v.wish.as_ref()?.since);
+        let shows = entry.is_mapped() || (since.is_some() && mutant!(261));
+        if !shows || (punched && !mutant!(89)) {
             self.go_on(place + 1);
+            return true;
+        }
+        if is_old(entry.birth, since) {
+            self.keep(volume, lbn.0 + 1);
             return true;
         }
         let Some(name) = self.name_now(entry.cluster) else {

@@ -9,7 +9,7 @@
 //! its fresh clusters are available after a crash.
 //!
 //! Blocks of a full compare go on at once: they are written to the shadow of their volume, which
-//! nobody reads before the switch (`resync.rs`).
+//! nobody reads before the switch (`resync.rs`). A range that a diff keeps is many of them (`keep.rs`).
 
 use super::mark::mark;
 use super::member::Member;
@@ -36,6 +36,8 @@ enum Kind {
     Entry,
     /// It is of a full compare: its record is appended at once.
     Compare,
+    /// So is this, and the content is what the volume holds there (`keep.rs`).
+    Keep,
     /// It heals a block: its record is local (`heal.rs`).
     Heal,
 }
@@ -57,16 +59,36 @@ pub struct StageOp {
     pub(super) void: bool,
 }
 
+/// Begins the keys of ops that are one of many of their entry; tokens are lower.
+const KEYS_OF_KEPT: u64 = 1 << 63;
+
 impl StageOp {
-    /// That of a heal.
-    pub(super) fn heal(number: u64) -> Self {
+    fn new(token: u64, kind: Kind) -> Self {
         StageOp {
-            token: number,
+            token,
             handle: None,
-            kind: Kind::Heal,
+            kind,
             lost: false,
             lacks: false,
             void: false,
+        }
+    }
+
+    /// That of a heal.
+    pub(super) fn heal(number: u64) -> Self {
+        Self::new(number, Kind::Heal)
+    }
+
+    /// That of a block of a range that is kept.
+    pub(super) fn keep(token: u64) -> Self {
+        Self::new(token, Kind::Keep)
+    }
+
+    /// What finds the op, which has this tag.
+    fn key(&self, tag: Tag) -> u64 {
+        match self.kind {
+            Kind::Keep => KEYS_OF_KEPT | u64::from(tag),
+            Kind::Entry | Kind::Compare | Kind::Heal => self.token,
         }
     }
 
@@ -90,7 +112,7 @@ impl StageOp {
 /// What is staged.
 pub(super) struct Staging {
     free: KVec<Tag>,
-    /// By token.
+    /// By key.
     tags: SortedMap<Tag>,
     /// Clusters that were written for staged entries and are in no record.
     fresh: SortedMap<()>,
@@ -137,6 +159,9 @@ impl Store {
             self.stage_change(token, entry);
             return true;
         }
+        if entry.op == Op::Keep {
+            return self.begin_keep(token, entry);
+        }
         let is_it = |v: &super::format::page::VolumeEntry| v.uuid == entry.volume && v.is_shown();
         let slot = match resync {
             true => match self.shadow_of(&entry.volume) {
@@ -170,11 +195,8 @@ impl Store {
             self.wake(tag);
             return true;
         }
-        let Some(tag) = self.staging().and_then(|s| s.free.pop()) else {
-            return false;
-        };
         let request = Request {
-            tag,
+            tag: 0,
             kind: match entry.op {
                 Op::Write => OpKind::Write,
                 _ => OpKind::WriteZeroes,
@@ -198,26 +220,38 @@ impl Store {
         } else {
             &[]
         };
-        if !self.prepare_op(request, contents) {
+        let kind = match resync {
+            true => Kind::Compare,
+            false => Kind::Entry,
+        };
+        let stage = StageOp {
+            handle,
+            lost,
+            ..StageOp::new(token, kind)
+        };
+        self.begin_stage_op(stage, request, contents)
+    }
+
+    /// Lets an op begin, with a tag that is free. False: not now.
+    pub(super) fn begin_stage_op(
+        &mut self,
+        stage: StageOp,
+        request: Request,
+        contents: &[BlockContent],
+    ) -> bool {
+        let Some(tag) = self.staging().and_then(|s| s.free.pop()) else {
+            return false;
+        };
+        if !self.prepare_op(Request { tag, ..request }, contents) {
             let _ = self.staging().map(|s| s.free.push_within_capacity(tag));
             return false;
         }
         if let Some(op) = self.ops.get_mut(tag) {
-            op.stage = Some(StageOp {
-                token,
-                handle,
-                kind: match resync {
-                    true => Kind::Compare,
-                    false => Kind::Entry,
-                },
-                lost,
-                lacks: false,
-                void: false,
-            });
+            op.stage = Some(stage);
         }
         if let Some(staging) = self.staging() {
             // There is room for all tags.
-            let _ = staging.tags.insert(token, tag);
+            let _ = staging.tags.insert(stage.key(tag), tag);
         }
         self.ops.in_flight += 1;
         self.ops.park(&mut self.admission, tag);
@@ -229,10 +263,20 @@ impl Store {
         self.stage_of(tag).is_some_and(|s| s.lost)
     }
 
+    /// Whether this op takes what its volume holds, whatever that is called.
+    pub(super) fn takes_own(&self, tag: Tag) -> bool {
+        self.stage_of(tag)
+            .is_some_and(|s| s.lost || s.kind == Kind::Keep)
+    }
+
     /// Where a block of a full compare lies in the volume that the shadow is to replace, if it has the
     /// same check there. `None`: the op waits for a page.
     pub(super) fn own_copy(&mut self, tag: Tag) -> Option<Cluster> {
-        let compares = |s: StageOp| s.kind == Kind::Compare && !mutant!(98);
+        let compares = |s: StageOp| match s.kind {
+            Kind::Compare => !mutant!(98),
+            Kind::Keep => true,
+            Kind::Entry | Kind::Heal => false,
+        };
         let Some(op) = self
             .ops
             .get(tag)
@@ -301,7 +345,9 @@ impl Store {
         let token = stage.token;
         match stage.kind {
             Kind::Heal => self.ask_for_heal(tag),
-            Kind::Entry | Kind::Compare => self.report_stage(token, StageResult::Lacks),
+            Kind::Entry | Kind::Compare | Kind::Keep => {
+                self.report_stage(token, StageResult::Lacks)
+            }
         }
         true
     }
@@ -412,6 +458,10 @@ impl Store {
         };
         if op.todo == 0 && stage.kind == Kind::Heal {
             self.end_heal(tag);
+        } else if op.todo == 0 && stage.kind == Kind::Keep {
+            let status = op.status;
+            self.drop_stage(tag);
+            self.kept(stage.token, status);
         } else if op.todo == 0 {
             let result = match op.status {
                 Status::Ok => StageResult::Held,
@@ -451,6 +501,9 @@ impl Store {
             } else if op.phase == Phase::Running && op.io == 0 {
                 self.wake(tag);
             }
+        }
+        if let Some(member) = self.member.as_mut() {
+            member.keeps.clear();
         }
         self.void_resync();
     }
@@ -559,7 +612,7 @@ impl Store {
         };
         if stage.kind != Kind::Heal {
             if let Some(staging) = self.staging() {
-                staging.tags.remove(stage.token);
+                staging.tags.remove(stage.key(tag));
                 let _ = staging.free.push_within_capacity(tag);
             }
         }

@@ -100,7 +100,7 @@ impl Store {
             let same = match own {
                 Cluster::NONE => Confirmed::Other,
                 // Nobody else has a good copy, for all that the primary knows.
-                _ if self.is_lost(tag) => Confirmed::Same,
+                _ if self.takes_own(tag) => Confirmed::Same,
                 _ => self.confirm(tag, &name, own),
             };
             match same {

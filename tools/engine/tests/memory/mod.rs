@@ -10,8 +10,8 @@ use ddup_engine::engine::check::{check, Finding, PageSource, Summary};
 use ddup_engine::engine::mkfs::{self, Params, Step};
 use ddup_engine::engine::replication::{action::Reply, types::Id};
 use ddup_engine::engine::{
-    Action, BlockContent, Check, Cluster, Config, DataResult, Engine, FailReason,
-    FingerprintAlgorithm, Knobs, Lbn, Name, OpKind, Request, Status, VolumeChange,
+    Action, BlockContent, Buf, Check, Cluster, Config, DataResult, Engine, FailReason,
+    FingerprintAlgorithm, IoToken, Knobs, Lbn, Name, OpKind, Request, Status, VolumeChange,
 };
 use kernel::prelude::{KVVec, Result, GFP_KERNEL};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -87,6 +87,11 @@ pub struct Shell {
     pub scrubs: u32,
     /// How long the disk takes to read metadata, in milliseconds.
     pub page_time: u64,
+    /// Pages of trees are not read before they are let go.
+    pub hold_pages: bool,
+    pub held_pages: Vec<(IoToken, Cluster, Buf)>,
+    /// Pages of frozen states that were read.
+    pub frozen_pages: u64,
     /// Contents that can't be read for peers, and how often.
     pub unread: HashMap<u64, u32>,
     /// What scrubs read is not there before it is let go.
@@ -212,6 +217,9 @@ impl Shell {
             found: Vec::new(),
             scrubs: 0,
             page_time: 0,
+            hold_pages: false,
+            held_pages: Vec::new(),
+            frozen_pages: 0,
             unread: HashMap::new(),
             hold_scrubs: false,
             held: Vec::new(),
@@ -324,6 +332,10 @@ impl Shell {
                 mut buf,
             } => {
                 self.now += self.page_time;
+                self.frozen_pages += u64::from(token == IoToken::FrozenPage);
+                if self.hold_pages && matches!(token, IoToken::PageRead(_)) {
+                    return self.held_pages.push((token, cluster, buf));
+                }
                 for (i, page) in buf.chunks_mut(PAGE).enumerate() {
                     match self.disk.pages.get(&(cluster.0 + i as u64)) {
                         Some(stored) => page.copy_from_slice(stored),
@@ -535,6 +547,20 @@ impl Shell {
     pub fn begin_scrub(&mut self) -> Result {
         let words = KVVec::from_elem(0, self.engine.scrub_words(), GFP_KERNEL)?;
         self.engine.begin_scrub(self.now, words)
+    }
+
+    /// Pages of trees are read.
+    pub fn let_pages_go(&mut self) {
+        self.hold_pages = false;
+        for (token, cluster, buf) in std::mem::take(&mut self.held_pages) {
+            let action = Action::ReadMeta {
+                token,
+                cluster,
+                buf,
+            };
+            self.carry_out(action, &mut Late::new());
+        }
+        self.turn();
     }
 
     /// What scrubs read is there.

@@ -108,6 +108,7 @@ const NAMES: &[(u32, &str)] = &[
     (240, "14: a lease for an earlier version is taken"),
     (241, "14: a lease outlives its configuration"),
     (242, "14: the end of a lease is not looked at"),
+    (267, "a diff begins behind what the peer has"),
 ];
 
 /// Chooses the deliberate error from now on; 0 is none.

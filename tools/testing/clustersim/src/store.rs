@@ -3,7 +3,9 @@
 //! The naive store below the engine: volumes are lists of contents, an epoch is applied by doing its
 //! entries. It is right where it is slow, so that what fails is the protocol.
 
+use ddup_engine::engine::births::{Births, Tick};
 use ddup_engine::engine::replication::types::{Entry, Op, Position, Volume};
+use ddup_engine::engine::types::Generation;
 use ddup_engine::engine::{BlockContent, Check, Name};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +22,29 @@ pub const VOLUMES_MAX: u8 = 5;
 
 /// The blocks of each volume, by its number, which is each byte of its UUID.
 pub type Image = BTreeMap<u8, Vec<Content>>;
+
+/// The epoch in which each block of each volume got its content, or lost it.
+pub type Dates = BTreeMap<u8, Vec<u64>>;
+
+/// Notes what entries of an epoch change.
+pub fn date(dates: &mut Dates, entries: &[Entry], epoch: u64) {
+    for entry in entries {
+        let (number, count) = (entry.volume[0], entry.count as usize);
+        let blocks = dates.entry(number).or_default();
+        match entry.op {
+            Op::Write | Op::Zero => blocks[entry.lbn as usize..][..count].fill(epoch),
+            Op::Create | Op::Resize => blocks.resize(count, epoch),
+            Op::Remove => drop(dates.remove(&number)),
+            Op::Keep => {}
+        }
+    }
+}
+
+/// All blocks of an image have the content that an epoch gave them.
+pub fn dated(image: &Image, epoch: u64) -> Dates {
+    let blocks = |(number, blocks): (&u8, &Vec<Content>)| (*number, vec![epoch; blocks.len()]);
+    image.iter().map(blocks).collect()
+}
 
 /// Empty volumes.
 pub fn empty(volumes: &[Volume]) -> Image {
@@ -74,7 +99,7 @@ pub fn fits(image: &Image, entry: &Entry) -> bool {
         Op::Create => volume.is_none(),
         Op::Resize => volume.is_some(),
         Op::Remove => volume.is_some() && image.len() > 1,
-        Op::Write | Op::Zero => {
+        Op::Write | Op::Zero | Op::Keep => {
             volume.is_some_and(|blocks| entry.lbn + entry.count <= blocks.len() as u64)
         }
     }
@@ -96,6 +121,8 @@ pub fn apply(image: &mut Image, entry: &Entry, content: Content) -> Result<(), S
         Op::Zero => blocks[range].fill(0),
         Op::Create | Op::Resize => blocks.resize(count, 0),
         Op::Remove => drop(image.remove(&number)),
+        // The blocks came when it was staged.
+        Op::Keep => {}
     }
     Ok(())
 }
@@ -107,8 +134,32 @@ pub struct Pending {
     pub position: Position,
     /// The state then.
     pub image: Image,
+    /// When its blocks changed.
+    pub dates: Dates,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// What a store is asked to make durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
     /// A primary's own epoch.
-    pub seal: bool,
+    Seal,
+    /// An epoch of a primary's stream.
+    Apply,
+    /// The state that a compare leads to.
+    Switch,
+}
+
+/// A frozen state.
+#[derive(Clone, Debug)]
+pub struct Frozen {
+    /// Its blocks.
+    pub image: Image,
+    /// When they changed.
+    pub dates: Dates,
+    /// Which generations had ended where.
+    pub births: Births,
 }
 
 /// A store.
@@ -118,6 +169,10 @@ pub struct Store {
     pub durable: Image,
     /// Its position.
     pub tip: Position,
+    /// When its blocks changed.
+    pub dates: Dates,
+    /// Which generations ended where.
+    pub births: Births,
     /// What readers see.
     pub live: Image,
     /// Entries of the open epoch and of those that are not asked to be sealed.
@@ -129,8 +184,8 @@ pub struct Store {
     /// Contents of staged entries by token.
     pub staged: BTreeMap<u64, (Entry, Content)>,
     /// Frozen states.
-    pub scans: BTreeMap<u64, Image>,
-    /// The volumes of the full compare that goes on, empty.
+    pub scans: BTreeMap<u64, Frozen>,
+    /// The volumes of the compare that goes on, and what it keeps.
     pub compare: Image,
 }
 
@@ -141,6 +196,7 @@ impl Store {
         let image: Image = (1..=VOLUMES).map(volume).collect();
         Store {
             durable: image.clone(),
+            dates: dated(&image, 0),
             live: image,
             ..Store::default()
         }
@@ -155,13 +211,19 @@ impl Store {
             || self.pending.iter().any(|p| has(&p.image))
             || self.pins.values().any(|p| p.contains(&content))
             || self.staged.values().any(|s| s.1 == content)
-            || self.scans.values().any(has)
+            || self.scans.values().any(|frozen| has(&frozen.image))
     }
 
     /// The newest state that was asked for, durable or not.
     pub fn newest(&self) -> Image {
         let last = self.pending.last();
         last.map_or_else(|| self.durable.clone(), |p| p.image.clone())
+    }
+
+    /// When the blocks of that changed.
+    pub fn newest_dates(&self) -> Dates {
+        let last = self.pending.last();
+        last.map_or_else(|| self.dates.clone(), |p| p.dates.clone())
     }
 
     /// The newest position that was asked for, durable or not.
@@ -173,7 +235,28 @@ impl Store {
     pub fn complete(&mut self) {
         let pending = self.pending.remove(0);
         self.durable = pending.image;
+        self.dates = pending.dates;
         self.tip = pending.position;
+        if pending.kind == Kind::Switch {
+            self.births = Births::default();
+        }
+    }
+
+    /// A generation ends. They are numbered by the epochs at which they do.
+    pub fn tick(&mut self) {
+        self.births.note(Tick {
+            generation: Generation(self.tip.epoch as u32),
+            epoch: self.tip.epoch,
+        });
+    }
+
+    /// The durable state, frozen.
+    pub fn frozen(&self) -> Frozen {
+        Frozen {
+            image: self.durable.clone(),
+            dates: self.dates.clone(),
+            births: self.births,
+        }
     }
 
     /// The power fails.

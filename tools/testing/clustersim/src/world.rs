@@ -6,7 +6,8 @@ use crate::net::{Connection, Packet};
 use crate::operator::{Authority, Purpose};
 use crate::oracle::{short, Oracle, Verdict};
 use crate::script::{Class, Op, Script, Setup};
-use crate::store::{self, Content, Image, Pending, Store, BAD, VOLUMES_MAX};
+use crate::store::{self, Content, Kind, Pending, Store, BAD, VOLUMES_MAX};
+use ddup_engine::engine::replication::action::FrozenState;
 use ddup_engine::engine::replication::action::{Action, Block, Outgoing, Params};
 use ddup_engine::engine::replication::action::{Event as Told, Reply, Shown, Source, StageResult};
 use ddup_engine::engine::replication::config::{Config, Member, MemberState};
@@ -17,6 +18,7 @@ use ddup_engine::engine::replication::set::Set;
 use ddup_engine::engine::replication::types::ANCESTORS_MAX;
 use ddup_engine::engine::replication::types::{Entry, Id, Limits, Op as EntryOp, Position};
 use ddup_engine::engine::replication::wire::{self, Frame};
+use ddup_engine::engine::types::Generation;
 use ddup_sim::rng::Rng;
 use ddup_sim::xxh64::xxh64;
 use kernel::fail_alloc;
@@ -123,7 +125,8 @@ enum Event {
     Thaw(usize, u64, u64),
     /// Node, life, token, volume with the first block and the end, and how many are wanted.
     Owned(usize, u64, u64, (Id, u64, u64), u32),
-    Scanned(usize, u64, u64, u64, u32),
+    /// Node, life, scan, cursor, and how many blocks are wanted that are younger than what.
+    Scanned(usize, u64, u64, u64, (u32, Option<Generation>)),
     Tick(usize, u64),
     Manage,
 }
@@ -149,8 +152,10 @@ pub struct Totals {
     pub reigns: u64,
     /// Positions.
     pub epochs: u64,
-    /// Full compares that ended.
+    /// Compares that ended.
     pub switches: u64,
+    /// Ranges that were kept in diffs.
+    pub kept: u64,
     /// Frames.
     pub frames: u64,
     /// Blocks that went over the wire.
@@ -169,7 +174,7 @@ pub struct Totals {
 
 impl Totals {
     /// Counters and their names.
-    pub fn rows(&self) -> [(&'static str, u64); 17] {
+    pub fn rows(&self) -> [(&'static str, u64); 18] {
         [
             ("reads", self.reads),
             ("writes", self.writes),
@@ -180,7 +185,8 @@ impl Totals {
             ("sessions", self.sessions),
             ("reigns", self.reigns),
             ("epochs sealed", self.epochs),
-            ("full compares", self.switches),
+            ("compares", self.switches),
+            ("ranges kept", self.kept),
             ("frames", self.frames),
             ("blocks sent", self.blocks),
             ("blocks found", self.blocks_found),
@@ -249,6 +255,18 @@ fn mapped(
         let content = blocks[lbn as usize];
         let entry = entry(EntryOp::Write, volume, lbn, 1, content, false);
         entries.push(entry, GFP_KERNEL).map_err(|_| "memory")?;
+    }
+    Ok(entries)
+}
+
+/// A block that is as it was.
+fn keep(volume: u8, at: u64, mut entries: KVec<Entry>) -> Result<KVec<Entry>, String> {
+    match entries.last_mut() {
+        Some(last) if last.op == EntryOp::Keep && last.lbn + last.count == at => last.count += 1,
+        _ => {
+            let entry = entry(EntryOp::Keep, volume, at, 1, 0, false);
+            entries.push(entry, GFP_KERNEL).map_err(|_| "memory")?;
+        }
     }
     Ok(entries)
 }
@@ -918,15 +936,20 @@ impl World {
                         .into_iter()
                         .partition(|(epoch, _)| *epoch == position.epoch);
                 node.store.open = later;
-                for (_, entry) in now {
-                    store::apply(&mut image, &entry, store::content(&entry.digest))?;
+                let (entries, mut dates): (std::vec::Vec<_>, _) = (
+                    now.into_iter().map(|(_, entry)| entry).collect(),
+                    node.store.newest_dates(),
+                );
+                for entry in &entries {
+                    store::apply(&mut image, entry, store::content(&entry.digest))?;
                 }
+                store::date(&mut dates, &entries, position.epoch);
                 let last = self.nodes[n].store.newest_position();
                 let forced = self.setup.class == Class::Force;
                 self.oracle
                     .seal((n, life), &position, &last, &image, forced)?;
                 self.totals.epochs += 1;
-                self.pend(n, position, image, true);
+                self.pend(n, position, image, dates, Kind::Seal);
             }
             Action::Stage {
                 token,
@@ -947,19 +970,20 @@ impl World {
                 let last = self.nodes[n].store.newest_position();
                 self.oracle.follows(&position, &last)?;
                 let node = &mut self.nodes[n];
-                let mut image = node.store.newest();
+                let (mut image, mut dates) = (node.store.newest(), node.store.newest_dates());
                 for token in token..token + u64::from(count) {
                     let Some((entry, content)) = node.store.staged.remove(&token) else {
                         return Err(format!("(7) node {n} applies what is not staged"));
                     };
                     store::apply(&mut image, &entry, content)?;
+                    store::date(&mut dates, &[entry], position.epoch);
                     let pins = node.store.pins.entry(position.epoch).or_default();
                     pins.insert(content);
                 }
                 self.oracle.state(&format!("node {n}"), &position, &image)?;
                 self.check_stated(n)?;
                 self.nodes[n].store.live = image.clone();
-                self.pend(n, position, image, false);
+                self.pend(n, position, image, dates, Kind::Apply);
             }
             Action::Compare { volumes } => {
                 self.nodes[n].store.compare = store::empty(&volumes);
@@ -989,7 +1013,8 @@ impl World {
                 self.totals.switches += 1;
                 self.nodes[n].wrote = 0;
                 self.nodes[n].store.live = image.clone();
-                self.pend(n, position, image, false);
+                let dates = store::dated(&image, position.epoch);
+                self.pend(n, position, image, dates, Kind::Switch);
             }
             Action::Release(epoch) => {
                 self.nodes[n].store.pins.retain(|e, _| *e > epoch);
@@ -998,9 +1023,14 @@ impl World {
                 let time = self.disk_time();
                 self.at(time, Event::ScanOpened(n, life, scan));
             }
-            Action::Scan { scan, cursor, max } => {
+            Action::Scan {
+                scan,
+                cursor,
+                max,
+                since,
+            } => {
                 let time = self.disk_time();
-                self.at(time, Event::Scanned(n, life, scan, cursor, max));
+                self.at(time, Event::Scanned(n, life, scan, cursor, (max, since)));
             }
             Action::ScanClose(scan) => {
                 self.nodes[n].store.scans.remove(&scan);
@@ -1032,8 +1062,8 @@ impl World {
                 let store = &self.nodes[n].store;
                 let keeps = |content: Content| match scan {
                     Some(scan) => {
-                        let is_there = |image: &Image| store::contents(image).any(|c| c == content);
-                        store.scans.get(&scan).is_some_and(is_there)
+                        let frozen = store.scans.get(&scan);
+                        frozen.is_some_and(|f| store::contents(&f.image).any(|c| c == content))
                     }
                     None => store.pins.values().any(|p| p.contains(&content)),
                 };
@@ -1122,12 +1152,20 @@ impl World {
         }
     }
 
-    fn pend(&mut self, n: usize, position: Position, image: store::Image, seal: bool) {
+    fn pend(
+        &mut self,
+        n: usize,
+        position: Position,
+        image: store::Image,
+        dates: store::Dates,
+        kind: Kind,
+    ) {
         let life = self.nodes[n].life;
         self.nodes[n].store.pending.push(Pending {
             position,
             image,
-            seal,
+            dates,
+            kind,
         });
         let time = self.disk_time();
         self.at(time, Event::Complete(n, life));
@@ -1156,6 +1194,20 @@ impl World {
             ));
         }
         let found = match source {
+            // Now and then some of it can't be read.
+            Source::Held if entry.op == EntryOp::Keep => {
+                let range = entry.lbn as usize..(entry.lbn + entry.count) as usize;
+                let own = node.store.newest();
+                let own = own.get(&entry.volume[0]);
+                let known = own.is_some() && (self.calm || !self.rng.chance(1, 40));
+                let shadow = node.store.compare.get_mut(&entry.volume[0]);
+                if let (Some(own), Some(shadow)) = (own, shadow) {
+                    let range = range.start.min(own.len())..range.end.min(own.len());
+                    shadow[range.clone()].copy_from_slice(&own[range]);
+                }
+                self.totals.kept += u64::from(known);
+                known.then_some(0)
+            }
             Source::Held if entry.op != EntryOp::Write => Some(0),
             Source::Held => (wanted != BAD && node.store.holds(wanted)).then_some(wanted),
             Source::Data(handle) => {
@@ -1626,7 +1678,8 @@ impl World {
             Event::Persist(n, life) if alive(self, n, life) => return self.persist_step(n, life),
             Event::Complete(n, life) if alive(self, n, life) && self.breaks(n) => {
                 self.say(|| format!("the disk of node {n} fails"));
-                let seal = self.nodes[n].store.pending.first().is_some_and(|p| p.seal);
+                let first = self.nodes[n].store.pending.first();
+                let seal = first.is_some_and(|p| p.kind == Kind::Seal);
                 self.with(n, |set| {
                     if seal {
                         set.sealed(false)
@@ -1638,8 +1691,12 @@ impl World {
             }
             Event::Complete(n, life) if alive(self, n, life) => {
                 let store = &mut self.nodes[n].store;
-                let sealing = store.pending.first().is_some_and(|p| p.seal);
+                let first = store.pending.first();
+                let sealing = first.is_some_and(|p| p.kind == Kind::Seal);
                 store.complete();
+                if self.rng.chance(1, 3) {
+                    store.tick();
+                }
                 self.say(|| format!("node {n} is at {}", short(&self.nodes[n].store.tip)));
                 self.with(n, |set| {
                     if sealing {
@@ -1670,17 +1727,22 @@ impl World {
                 return self.pump(n);
             }
             Event::ScanOpened(n, life, scan) if alive(self, n, life) => {
-                let image = &self.nodes[n].store.durable;
-                let volumes = store::volumes(image);
-                let mapped = store::contents(image).filter(|c| *c != 0).count() as u64;
+                let frozen = self.nodes[n].store.frozen();
+                let volumes = store::volumes(&frozen.image);
+                let mapped = store::contents(&frozen.image).filter(|c| *c != 0).count() as u64;
                 let opened = self.with(n, |set| -> kernel::error::Result<bool> {
                     let history = set.history().try_clone()?;
-                    set.scan_opened(scan, Some((&history, &volumes[..])), mapped)
+                    let state = FrozenState {
+                        history: &history,
+                        volumes: &volumes,
+                        births: &frozen.births,
+                        blocks: mapped,
+                    };
+                    set.scan_opened(scan, Some(state))
                 });
                 match opened {
                     Some(Ok(true)) => {
-                        let store = &mut self.nodes[n].store;
-                        store.scans.insert(scan, store.durable.clone());
+                        self.nodes[n].store.scans.insert(scan, frozen);
                         if self.setup.thaws {
                             let time = self.rng.below(400);
                             self.at(time, Event::Thaw(n, life, scan));
@@ -1699,8 +1761,8 @@ impl World {
                     return self.thaw(n, scan);
                 }
             }
-            Event::Scanned(n, life, scan, cursor, max) if alive(self, n, life) => {
-                return self.scanned(n, scan, cursor, max);
+            Event::Scanned(n, life, scan, cursor, wish) if alive(self, n, life) => {
+                return self.scanned(n, scan, cursor, wish);
             }
             Event::Owned(n, life, token, range, max) if alive(self, n, life) => {
                 return self.owned(n, token, range, max);
@@ -1755,13 +1817,20 @@ impl World {
         self.pump(n)
     }
 
-    fn scanned(&mut self, n: usize, scan: u64, cursor: u64, max: u32) -> Verdict {
-        let Some(image) = self.nodes[n].store.scans.get(&scan).cloned() else {
+    fn scanned(
+        &mut self,
+        n: usize,
+        scan: u64,
+        cursor: u64,
+        (max, since): (u32, Option<Generation>),
+    ) -> Verdict {
+        let Some(frozen) = self.nodes[n].store.scans.get(&scan).cloned() else {
             return Ok(());
         };
         if self.setup.thaws && !self.calm && self.rng.chance(1, 8) {
             return self.thaw(n, scan);
         }
+        let image = &frozen.image;
         // The volume's place in the image, and the block.
         let (place, first) = (cursor >> 32, cursor & u64::from(u32::MAX));
         let Some((&volume, blocks)) = image.iter().nth(place as usize) else {
@@ -1771,7 +1840,13 @@ impl World {
         };
         let (mut at, mut entries) = (first, KVec::new());
         while at < blocks.len() as u64 && entries.len() < max as usize {
-            entries = mapped(volume, blocks, at, at + 1, entries)?;
+            let date = frozen.dates[&volume][at as usize];
+            let kept =
+                blocks[at as usize] != 0 && since.is_some_and(|since| date <= u64::from(since.0));
+            entries = match kept {
+                true => keep(volume, at, entries)?,
+                false => mapped(volume, blocks, at, at + 1, entries)?,
+            };
             at += 1;
         }
         let shown = Shown {

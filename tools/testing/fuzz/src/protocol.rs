@@ -5,7 +5,8 @@
 
 use crate::mutate::damage;
 use crate::target::blind;
-use ddup_engine::engine::replication::action::{Action, Params, Shown, StageResult};
+use ddup_engine::engine::births::{Births, Tick};
+use ddup_engine::engine::replication::action::{Action, FrozenState, Params, Shown, StageResult};
 use ddup_engine::engine::replication::config::{Config, Member, MemberState};
 use ddup_engine::engine::replication::heal::Wanted;
 use ddup_engine::engine::replication::history::History;
@@ -14,6 +15,7 @@ use ddup_engine::engine::replication::record::{choose, Found, Record, Slots};
 use ddup_engine::engine::replication::set::Set;
 use ddup_engine::engine::replication::types::{Entry, Id, Limits, Op, Position, Volume};
 use ddup_engine::engine::replication::wire::{self, Envelope, Frame, Hello, Need};
+use ddup_engine::engine::types::Generation;
 use ddup_engine::engine::{BlockContent, Check, Name};
 use ddup_sim::rng::Rng;
 use kernel::prelude::*;
@@ -142,6 +144,17 @@ fn entries(rng: &mut Rng) -> Fallible<KVec<Entry>> {
         }
     }
     for _ in 0..rng.skewed(5) {
+        if rng.chance(1, 10) {
+            let kept = Entry {
+                op: Op::Keep,
+                volume: [1 + rng.below(3) as u8; 16],
+                lbn: rng.below(64),
+                count: 1 + rng.below(64),
+                ..Entry::default()
+            };
+            entries.push(kept, GFP_KERNEL).map_err(memory)?;
+            continue;
+        }
         let entry = Entry {
             op: Op::Write,
             fresh: rng.chance(1, 3),
@@ -178,6 +191,7 @@ fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallib
                 serial: 1 + rng.below(6) as u32,
                 reigns: rng.chance(3, 4),
                 heals: rng.chance(3, 4),
+                diffs: rng.chance(3, 4),
                 promise: config.term + rng.below(3) / 2,
                 limits: LIMITS,
                 config: match rng.below(4) {
@@ -269,10 +283,12 @@ fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallib
         17 => Frame::Absent(rng.below(4)),
         _ => {
             let history = history(rng, set)?;
+            let position = history.position();
             Frame::Resync {
-                position: history.position(),
+                position,
                 history,
                 volumes: volumes(rng)?,
+                since: rng.pick(&[None, Some(1), Some(position.epoch)]),
             }
         }
     })
@@ -435,6 +451,7 @@ pub fn session(rng: &mut Rng) -> Fallible<()> {
                 serial: 1,
                 reigns: true,
                 heals: true,
+                diffs: true,
                 promise: current.term,
                 limits: LIMITS,
                 config: current.try_clone().map_err(memory)?,
@@ -524,8 +541,19 @@ fn work(set: &mut Set, rng: &mut Rng, honest: &mut Honest) {
             Action::ScanOpen { scan } => {
                 let history = set.history().try_clone().ok().filter(|_| rng.chance(9, 10));
                 let volumes = volumes(rng).unwrap_or_default();
-                let frozen = history.as_ref().map(|history| (history, &volumes[..]));
-                let _ = set.scan_opened(scan, frozen, rng.below(100));
+                let epoch = set.history().position().epoch;
+                let tick = Tick {
+                    generation: Generation(1 + rng.below(9) as u32),
+                    epoch: 1 + rng.below(epoch + 1),
+                };
+                let births = Births::of(&[tick]).unwrap_or_default();
+                let frozen = history.as_ref().map(|history| FrozenState {
+                    history,
+                    volumes: &volumes,
+                    births: &births,
+                    blocks: rng.below(100),
+                });
+                let _ = set.scan_opened(scan, frozen);
             }
             Action::Scan { scan, .. } => {
                 let first = rng.below(64);

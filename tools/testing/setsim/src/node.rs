@@ -2,7 +2,10 @@
 
 //! One machine: a disk that loses what was not flushed, and, while it is up, a store on it.
 
+use ddup_engine::engine::births::Births;
 use ddup_engine::engine::check::{check, Finding, PageSource};
+use ddup_engine::engine::format::layout::Layout;
+use ddup_engine::engine::format::superblock::Superblock;
 use ddup_engine::engine::mkfs::{self, MemberParams, Params, Step};
 use ddup_engine::engine::replication::action::Reply;
 use ddup_engine::engine::replication::config::Config as SetConfig;
@@ -275,6 +278,25 @@ impl Node {
             ios: BTreeMap::new(),
             handed: BTreeSet::new(),
             ended: VecDeque::new(),
+        }
+    }
+
+    /// Takes the births out of the superblocks, as a version does that knows none.
+    pub fn forget_births(&mut self) {
+        let mut layout = None;
+        for distant in [false, true] {
+            for slot in [0, 1] {
+                let place = Layout::superblock(slot, layout.as_ref().filter(|_| distant)).0;
+                let mut page = vec![0; CLUSTER];
+                self.disk.read(place).bytes(&mut page);
+                if let Ok(mut superblock) = Superblock::read(&page, xxh64) {
+                    layout = Some(superblock.layout);
+                    superblock.births = Births::default();
+                    page.fill(0);
+                    superblock.write(&mut page, xxh64);
+                    self.disk.write_durable(place, Image::meta(&page));
+                }
+            }
         }
     }
 

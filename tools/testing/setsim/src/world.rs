@@ -8,13 +8,17 @@ use crate::oracle::{Oracle, Table};
 use ddup_engine::engine::replication::action::{Event as SetEvent, Reply};
 use ddup_engine::engine::replication::config::{Config, Member, MemberState};
 use ddup_engine::engine::replication::types::{Id, Position};
+use ddup_engine::engine::replication::wire::{self, Frame};
 use ddup_engine::engine::show::Object;
 use ddup_engine::engine::{OpKind, SendBlock, SetCommand, Status, Tag, VolumeChange};
 use ddup_sim::content::{Content, ZERO};
 use ddup_sim::rng::{mix, Rng};
+use ddup_sim::xxh64::xxh64;
 use kernel::prelude::{KBox, KVec, GFP_KERNEL};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The type of a frame with which a compare begins.
+const RESYNC: u8 = 11;
 /// The type of a frame with a block that a peer has found.
 const FOUND: u8 = 15;
 
@@ -37,6 +41,8 @@ pub struct Totals {
     pub sessions: u64,
     pub frames: u64,
     pub blocks_sent: u64,
+    pub compares: u64,
+    pub diffs: u64,
     pub reigns: u64,
     pub configurations: u64,
     pub images_compared: u64,
@@ -60,6 +66,8 @@ impl Totals {
         self.sessions += other.sessions;
         self.frames += other.frames;
         self.blocks_sent += other.blocks_sent;
+        self.compares += other.compares;
+        self.diffs += other.diffs;
         self.reigns += other.reigns;
         self.configurations += other.configurations;
         self.images_compared += other.images_compared;
@@ -557,6 +565,10 @@ impl World {
         }
         let now = self.now;
         self.say(|| format!("node {n} is attached"));
+        // In half of the histories all compares behind an attach are full.
+        if mix(self.seed ^ 0x6269_7274) % 2 == 0 {
+            self.nodes[n].forget_births();
+        }
         self.nodes[n].attach(now, &mut self.rng);
         let life = self.nodes[n].life;
         self.at(5, Event::Tick(n, life));
@@ -767,6 +779,12 @@ impl World {
                             content
                         }
                     });
+                }
+                if frame.meta[20] == RESYNC {
+                    let decoded = wire::decode(&frame.meta, 0, xxh64).map_err(|_| "memory")?;
+                    let is_diff = |f: &Frame| matches!(f, Frame::Resync { since: Some(_), .. });
+                    self.totals.compares += 1;
+                    self.totals.diffs += u64::from(decoded.is_ok_and(|(_, f)| is_diff(&f)));
                 }
                 self.totals.frames += 1;
                 self.totals.blocks_sent += blocks.len() as u64;

@@ -2,7 +2,8 @@
 
 //! What a set asks of its shell, and what it tells.
 
-use super::super::types::NAME_BYTES;
+use super::super::births::Births;
+use super::super::types::{Generation, NAME_BYTES};
 use super::config::Refusal;
 use super::heal::Wanted;
 use super::history::History;
@@ -109,6 +110,8 @@ pub enum Action {
         cursor: u64,
         /// At most so many.
         max: u32,
+        /// Of what is not younger than this generation only give ranges, to be kept.
+        since: Option<Generation>,
     },
     /// Give the mapped blocks of a range as they are in this store, one more than `max` at most; it
     /// is a replica, and nothing is being applied. What was asked before is not wanted any more.
@@ -179,6 +182,19 @@ pub enum Action {
         /// The session.
         session: u64,
     },
+}
+
+/// A frozen state, which is the end of an epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct FrozenState<'a> {
+    /// The history up to there.
+    pub history: &'a History,
+    /// All volumes.
+    pub volumes: &'a [Volume],
+    /// Which generations had ended before.
+    pub births: &'a Births,
+    /// Blocks that are mapped.
+    pub blocks: u64,
 }
 
 /// Mapped blocks of a frozen state.

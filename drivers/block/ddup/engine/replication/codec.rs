@@ -51,6 +51,11 @@ impl<'a> Reader<'a> {
         self.bytes(N)?.iter().all(|b| *b == 0).then_some(())
     }
 
+    /// Whether nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Succeeds if all bytes were read.
     pub fn end(self) -> Option<()> {
         self.0.is_empty().then_some(())

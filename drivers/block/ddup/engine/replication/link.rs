@@ -521,7 +521,7 @@ impl Set {
             let position = hello.history.position();
             // Stores with an empty history may have been made with other volumes.
             let known = position.epoch > 0 && self.knows(&position);
-            let limits = hello.limits;
+            let (limits, diffs) = (hello.limits, hello.diffs);
             let best = self.peers.get(at).map_or(Position::ZERO, |p| p.best);
             if best != Position::ZERO && best.term == config.term && !hello.history.contains(&best)
             {
@@ -535,7 +535,8 @@ impl Set {
             if fresh == Some(serial) {
                 return Ok(());
             }
-            let sender = Sender::new(serial, limits, &position, known, self.window.first());
+            let first = self.window.first();
+            let sender = Sender::new(serial, limits, &position, known, diffs, first);
             if let Some(link) = self.link_mut(at) {
                 link.sender = Some(sender?);
             }
@@ -722,6 +723,7 @@ impl Set {
             serial,
             reigns: self.is_ruling(),
             heals: true,
+            diffs: !self.wants_all,
             promise: self.record.promise,
             limits: self.params.limits,
             config: self.record.config.try_clone()?,

@@ -31,6 +31,14 @@ pub(super) enum Applying {
 }
 
 impl Applying {
+    /// Where the history ends when it was applied.
+    fn end(&self) -> Option<Position> {
+        match self {
+            Applying::Epoch(epoch) => epoch.position,
+            Applying::Switch(history) => Some(history.position()),
+        }
+    }
+
     /// Whether volumes may be others when it was applied.
     fn changes_volumes(&self) -> bool {
         match self {
@@ -86,7 +94,24 @@ struct Same {
     lacking: u32,
 }
 
-/// An epoch, or a full compare, that is being received.
+/// What a compare is to make of this store.
+#[derive(Debug)]
+struct Target {
+    /// The history of the state.
+    history: History,
+    /// It is a diff since this epoch.
+    since: Option<u64>,
+}
+
+impl Target {
+    /// Whether a store whose history ends there holds all that has not changed since.
+    fn may_keep(&self, end: &Position) -> bool {
+        let has = |since| since <= end.epoch && self.history.contains(end);
+        self.since.is_none_or(has)
+    }
+}
+
+/// An epoch, or a compare, that is being received.
 #[derive(Debug)]
 struct StagedEpoch {
     number: u64,
@@ -98,8 +123,8 @@ struct StagedEpoch {
     /// Entries that are not held yet.
     lacking: usize,
     position: Option<Position>,
-    /// It is a full compare, with this history.
-    compare: Option<History>,
+    /// It is a compare.
+    compare: Option<Target>,
     /// It is a change of volumes, and nothing else.
     changes: bool,
 }
@@ -219,7 +244,7 @@ impl Receiver {
         (self.last.epoch > 0).then_some(self.last)
     }
 
-    fn open(&mut self, number: u64, token: u64, compare: Option<History>) -> Result {
+    fn open(&mut self, number: u64, token: u64, compare: Option<Target>) -> Result {
         self.epochs.reserve(1)?;
         let epoch = StagedEpoch {
             number,
@@ -429,11 +454,14 @@ impl Receiver {
         let changes = entries.iter().any(|e| e.op.changes_volumes());
         let is_alone = epoch.count() == 0 && entries.len() == 1 && !resync;
         let is_apart = !epoch.changes && (!changes || is_alone);
+        let keeps = entries.iter().any(|e| e.op == Op::Keep);
+        let is_diff = epoch.compare.as_ref().is_some_and(|c| c.since.is_some());
         if epoch.number != number
             || epoch.count() != first
             || epoch.compare.is_some() != resync
             || !fits
             || !is_apart
+            || (keeps && !is_diff)
             || !(is_meant || mutant!(142))
             || epoch.count() > u32::MAX / 4
         {
@@ -617,7 +645,7 @@ impl Receiver {
             return Ok(None);
         };
         let fits = match &epoch.compare {
-            Some(history) => history.position() == position,
+            Some(target) => target.history.position() == position,
             None => follows && chain == position.chain,
         };
         if epoch.count() != count
@@ -669,6 +697,11 @@ impl Receiver {
         Some(())
     }
 
+    /// Whether an entry says what is to be kept.
+    pub(super) fn is_kept(&self, token: u64) -> bool {
+        self.entry(token).is_some_and(|s| s.entry.op == Op::Keep)
+    }
+
     pub(super) fn staged(&mut self, token: u64, result: StageResult) {
         let Some(staged) = self.entry(token).filter(|s| s.state == State::Asked) else {
             return;
@@ -698,7 +731,8 @@ impl Receiver {
         }
     }
 
-    fn poll_stage(&mut self) -> Option<Action> {
+    /// What is to be staged next. `settled`: nothing is being applied.
+    fn poll_stage(&mut self, settled: bool) -> Option<Action> {
         if self.fresh == 0 {
             return None;
         }
@@ -710,6 +744,9 @@ impl Receiver {
         let before = || self.epochs.iter().take(at);
         if self.changes > 0 && before().any(StagedEpoch::changes_volumes) {
             mark!(replication_stage_waits_for_volumes);
+            return None;
+        }
+        if entry.op == Op::Keep && !settled {
             return None;
         }
         let resync = self.epochs.get(at)?.compare.is_some();
@@ -737,7 +774,7 @@ impl Receiver {
         if epoch.lacking > 0 && !mutant!(134) {
             return Ok(None);
         }
-        if let Some(history) = &epoch.compare {
+        if let Some(Target { history, .. }) = &epoch.compare {
             let (told, kept) = (history.try_clone()?, history.try_clone()?);
             let action = Action::Switch {
                 position,
@@ -932,11 +969,21 @@ impl Set {
                 position,
                 history,
                 volumes,
+                since,
             } => {
                 // A state that we are already past is never gone back to.
                 let back = contains(&history) && position.epoch < own.epoch;
                 if back || position.term > term {
                     return Ok(None);
+                }
+                let target = Target { history, since };
+                let end = self.applying.last().and_then(Applying::end);
+                if !target.may_keep(&end.unwrap_or(own)) {
+                    // This store was farther than the primary knew. It will hear of that.
+                    mark!(replication_diff_of_another_history);
+                    let nonce = receiver.nonce;
+                    self.drop_session(nonce);
+                    return Ok(Some(false));
                 }
                 mark!(replication_compare_begins);
                 let gone: usize = receiver.epochs.iter().map(|e| e.entries.len()).sum();
@@ -944,7 +991,7 @@ impl Set {
                 receiver.clear(&mut self.dropped);
                 self.void = true;
                 receiver.last = position;
-                receiver.open(position.epoch, self.stage_token + 1, Some(history))?;
+                receiver.open(position.epoch, self.stage_token + 1, Some(target))?;
                 receiver.volumes = Some(volumes);
                 Some(false)
             }
@@ -971,7 +1018,7 @@ impl Set {
             return Some(Action::Compare { volumes });
         }
         if !self.applying.iter().any(Applying::changes_volumes) {
-            if let Some(action) = receiver.poll_stage() {
+            if let Some(action) = receiver.poll_stage(self.applying.is_empty()) {
                 return Some(action);
             }
         }
@@ -1048,7 +1095,11 @@ mod tests {
                 timeout: 1,
             };
             let mut receiver = Receiver::new(NONCE, 1, Position::ZERO, &params).unwrap();
-            receiver.open(1, 1, Some(History::new().unwrap())).unwrap();
+            let target = Target {
+                history: History::new().unwrap(),
+                since: None,
+            };
+            receiver.open(1, 1, Some(target)).unwrap();
             Compare {
                 receiver,
                 state: seed,
@@ -1121,7 +1172,7 @@ mod tests {
                         entry,
                         source,
                         ..
-                    }) = self.receiver.poll_stage()
+                    }) = self.receiver.poll_stage(true)
                     {
                         self.asked.push((token, entry, source));
                     }
@@ -1173,6 +1224,61 @@ mod tests {
                     .receiver
                     .take_blocks((1, true), &indexes, data, &mut dropped);
                 assert_eq!((taken, dropped.len()), (Some(()), 0));
+            }
+        }
+    }
+
+    #[test]
+    fn only_who_is_between_both_ends_of_a_diff_may_keep_what_did_not_change() {
+        let at = |epoch| Position {
+            term: 1,
+            reign: [1; 16],
+            epoch,
+            chain: epoch,
+        };
+        let mut history = History::new().unwrap();
+        (1..=9).for_each(|epoch| history.append(at(epoch)));
+        let mut target = Target {
+            history,
+            since: Some(4),
+        };
+        assert!([4, 5, 9].iter().all(|end| target.may_keep(&at(*end))));
+        // Too old; not told of by this history; farther than it; nothing at all.
+        let other = Position {
+            reign: [2; 16],
+            ..at(6)
+        };
+        for end in [at(3), other, at(10), Position::ZERO] {
+            assert!(!target.may_keep(&end), "{end:?}");
+        }
+        target.since = None;
+        assert!(target.may_keep(&at(10)) && target.may_keep(&other));
+    }
+
+    #[test]
+    fn ranges_are_kept_in_a_diff_only() {
+        for (since, compares) in [(Some(1), true), (None, true), (None, false)] {
+            let mut compare = Compare::new(1);
+            let receiver = &mut compare.receiver;
+            receiver.clear(&mut KVec::new());
+            let history = History::new().unwrap();
+            let target = compares.then_some(Target { history, since });
+            receiver.open(1, 1, target).unwrap();
+            let kept = Entry {
+                op: Op::Keep,
+                volume: VOLUME,
+                count: 1 << 20,
+                ..Entry::default()
+            };
+            let at = (1, 0, compares);
+            let taken = receiver.take_entries(at, &[kept], (0, &[]), &mut 0, sum);
+            assert_eq!(taken, Ok(since.map(|_| ())));
+            if since.is_some() {
+                // Nothing is kept of a state that is still to change.
+                assert!(receiver.poll_stage(false).is_none());
+                let action = receiver.poll_stage(true);
+                assert!(matches!(action, Some(Action::Stage { token: 1, .. })));
+                assert!(receiver.is_kept(1));
             }
         }
     }

@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The primary's half of a stream: epochs from the window, as far as the peer's credit goes; a full
-//! compare for a peer that is too far behind or went another way; what the peer lacks.
+//! The primary's half of a stream: epochs from the window, as far as the peer's credit goes; a compare
+//! for a peer that is too far behind or went another way; what the peer lacks.
+//!
+//! A compare is a *diff* if it is known where the peer is, and which generation had ended here by then:
+//! what is not younger both hold, and goes without saying. The peer may be farther than it has
+//! acknowledged: as long as its history is a part of that of the state it is compared with, what is not
+//! younger has not changed there either. Else the compare is *full*.
 
+use super::super::births::{Births, Tick};
 use super::super::mark::mark;
 use super::super::mutant::mutant;
 use super::super::types::NAME_BYTES;
 use super::super::Hash;
-use super::action::{Action, Block, Outgoing, Shown};
+use super::action::{Action, Block, FrozenState, Outgoing, Shown};
 use super::codec::copy;
 use super::epoch::Epoch;
 use super::history::History;
@@ -93,8 +99,8 @@ struct Part {
     equal: bool,
 }
 
-/// How far a full compare is. Ranges are compared by their sums first, [`RANGES_MAX`] at a time; a
-/// peer that has nothing is told of all blocks.
+/// How far a compare is. In a full one ranges are compared by their sums first, [`RANGES_MAX`] at a
+/// time; a peer that has nothing is told of all blocks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Walk {
     /// All that the store shows is told.
@@ -109,17 +115,21 @@ enum Walk {
     Tell(usize),
 }
 
-/// A full compare under way.
+/// A compare under way.
 #[derive(Debug)]
 pub(super) struct Compare {
     position: Position,
     history: History,
-    /// Mapped blocks of the state.
+    /// It is a diff: only of what is younger than this it is told what it is.
+    since: Option<Tick>,
+    /// Mapped blocks of the state; of a diff, all that its volumes have.
     blocks: u64,
+    /// Blocks of a diff that were passed.
+    passed: u64,
     /// All volumes of that state.
     volumes: KVec<Volume>,
     /// When it began, by the store's clock.
-    since: u64,
+    begun_at: u64,
     pace: Pace,
     /// The peer was told that it has.
     begun: bool,
@@ -157,6 +167,8 @@ impl Compare {
     fn take_shown(&mut self, shown: Shown, next: Option<u64>, seed: u64, hash: Hash) {
         self.asked = false;
         let Walk::Sums = self.walk else {
+            let (first, end) = shown.range;
+            self.passed += end.saturating_sub(first);
             self.batch = shown.entries;
             if let Walk::Plain = self.walk {
                 self.go_on(next);
@@ -254,12 +266,17 @@ impl Compare {
     }
 }
 
+/// Blocks of which entries say what they are.
+fn writes(entries: &[Entry]) -> u64 {
+    entries.iter().filter(|e| e.op == Op::Write).count() as u64
+}
+
 /// Where a stream is.
 #[derive(Debug)]
 pub(super) enum At {
     /// The next entry.
     Epoch { number: u64, index: u32 },
-    /// A full compare is to begin.
+    /// A compare is to begin.
     Behind,
     /// The store was asked for a frozen state, which is not older than this epoch.
     Opening { since: u64 },
@@ -278,6 +295,8 @@ pub(super) struct Sender {
     range_blocks: u32,
     /// The peer has nothing yet.
     is_empty: bool,
+    /// It takes diffs.
+    diffs: bool,
     /// The peer is not compared with a state that ends before this epoch.
     least: u64,
     credit: u64,
@@ -292,11 +311,13 @@ pub(super) struct Sender {
 }
 
 impl Sender {
+    /// A stream to a peer at a position, which is `known` if it is in the history here.
     pub(super) fn new(
         stream: u32,
         limits: Limits,
         position: &Position,
         known: bool,
+        diffs: bool,
         first: Option<u64>,
     ) -> Result<Self> {
         let number = position.epoch + 1;
@@ -312,6 +333,7 @@ impl Sender {
             epoch_limit: limits.epoch as usize,
             range_blocks: (limits.entries / 2).clamp(1, RANGE_BLOCKS_MAX),
             is_empty: position.epoch == 0,
+            diffs,
             least: if known { position.epoch } else { 0 },
             credit: limits.entries.into(),
             sent: 0,
@@ -343,6 +365,13 @@ impl Sender {
     /// Whether the peer refuses an epoch for its size: it was begun when no such peer was there.
     fn takes_not(&self, epoch: &Epoch) -> bool {
         epoch.entries.len() > self.epoch_limit && !mutant!(140)
+    }
+
+    /// Where a diff begins for this peer, if it may get one: at the newest generation that had ended
+    /// by the epoch that it has acknowledged.
+    fn diff_since(&self, births: &Births) -> Option<Tick> {
+        let acked = if mutant!(267) { u64::MAX } else { self.acked };
+        births.at(acked).filter(|_| self.diffs)
     }
 
     /// What the next frame answers: the first fetch, and how many. Blocks wait for those that are
@@ -679,16 +708,10 @@ impl Set {
         }
     }
 
-    /// The end of an [`Action::ScanOpen`]: the history of the frozen state and its volumes, or `None`
-    /// if there is none, and how many blocks are mapped in it. False: it is not wanted any more.
-    /// `ENOMEM` changes nothing.
-    pub fn scan_opened(
-        &mut self,
-        scan: u64,
-        frozen: Option<(&History, &[Volume])>,
-        blocks: u64,
-    ) -> Result<bool> {
-        let history = frozen.map(|(history, _)| history);
+    /// The end of an [`Action::ScanOpen`]: the frozen state, or `None` if there is none. False: it is
+    /// not wanted any more. `ENOMEM` changes nothing.
+    pub fn scan_opened(&mut self, scan: u64, frozen: Option<FrozenState<'_>>) -> Result<bool> {
+        let history = frozen.map(|state| state.history);
         let (first, now) = (self.window.first(), self.now);
         for at in 0..self.peers.len() {
             let Some(sender) = self.sender_mut(at) else {
@@ -701,7 +724,7 @@ impl Set {
             let next = history.map(|h| h.position().epoch + 1);
             let follows = next.filter(|next| first.is_some_and(|first| first <= *next));
             let follows = follows.filter(|next| *next > sender.least);
-            let (Some((history, volumes)), Some(_)) = (frozen, follows) else {
+            let (Some(state), Some(_)) = (frozen, follows) else {
                 // What comes behind it is forgotten already, or the peer is past it.
                 sender.scan = None;
                 sender.at = At::Behind;
@@ -709,10 +732,14 @@ impl Set {
                 self.compare_lost(at);
                 return Ok(false);
             };
-            let (position, history) = (history.position(), history.try_clone()?);
-            let volumes = copy(volumes)?;
+            let (position, history) = (state.history.position(), state.history.try_clone()?);
+            let volumes = copy(state.volumes)?;
             let mut parts = KVec::new();
-            let walk = match sender.is_empty {
+            let since = sender.diff_since(state.births);
+            if since.is_some() {
+                mark!(replication_diff_sent);
+            }
+            let walk = match sender.is_empty || since.is_some() {
                 true => Walk::Plain,
                 false => {
                     parts.reserve(RANGES_MAX, GFP_KERNEL)?;
@@ -722,9 +749,14 @@ impl Set {
             let compare = Compare {
                 position,
                 history,
-                blocks,
+                since,
+                blocks: match since {
+                    Some(_) => state.volumes.iter().map(|v| v.blocks).sum(),
+                    None => state.blocks,
+                },
+                passed: 0,
                 volumes,
-                since: now,
+                begun_at: now,
                 pace: Pace::default(),
                 begun: false,
                 walk,
@@ -745,19 +777,24 @@ impl Set {
         Ok(false)
     }
 
-    /// How far a full compare with a peer is.
+    /// How far a compare with a peer is.
     pub(super) fn compared(&self, at: usize) -> Option<Compared> {
         match &self.sender_at(at)?.at {
             At::Epoch { .. } => None,
             At::Behind | At::Opening { .. } => Some(Compared {
+                since: None,
                 blocks: 0,
                 of_blocks: None,
                 ms: 0,
             }),
             At::Compare(compare) => Some(Compared {
-                blocks: compare.index.into(),
+                since: compare.since.map(|tick| tick.epoch),
+                blocks: match compare.since {
+                    Some(_) => compare.passed,
+                    None => compare.index.into(),
+                },
                 of_blocks: Some(compare.blocks),
-                ms: self.now.saturating_sub(compare.since),
+                ms: self.now.saturating_sub(compare.begun_at),
             }),
         }
     }
@@ -924,7 +961,12 @@ impl Set {
                     if let (Some((cursor, max)), Some((scan, _))) = (wish, sender.scan) {
                         compare.asked = true;
                         compare.pace.begin_step(now);
-                        return Some(Action::Scan { scan, cursor, max });
+                        return Some(Action::Scan {
+                            scan,
+                            cursor,
+                            max,
+                            since: compare.since.map(|tick| tick.generation),
+                        });
                     }
                 }
                 At::Behind | At::Epoch { .. } | At::Opening { .. } => {}
@@ -985,8 +1027,7 @@ impl Set {
                         mark!(replication_no_credit);
                         return Ok(None);
                     }
-                    let count = entries.len() as u32;
-                    let writes = entries.iter().filter(|e| e.op == Op::Write).count();
+                    let (count, told_now) = (entries.len() as u32, writes(&entries));
                     let mut blocks = KVec::with_capacity(BATCH_MAX, GFP_KERNEL)?;
                     for (entry, at) in entries.iter().zip(index..).filter(|(e, _)| e.fresh) {
                         let _ = blocks.push_within_capacity(Block::Pinned {
@@ -1004,7 +1045,7 @@ impl Set {
                     };
                     let meta = encode(envelope, &frame, hash)?;
                     sender.sent += u64::from(count);
-                    *told += writes as u64;
+                    *told += told_now;
                     sender.at = At::Epoch {
                         number,
                         index: index + count,
@@ -1026,12 +1067,7 @@ impl Set {
                 };
                 Self::outgoing(meta, KVec::new())
             }
-            At::Compare(_) => {
-                let sent = sender.sent;
-                let frame = Self::poll_compare(sender, envelope, hash, urgent, committed)?;
-                *told += sender.sent - sent;
-                Ok(frame)
-            }
+            At::Compare(_) => Self::poll_compare(sender, envelope, hash, (urgent, committed), told),
         }
     }
 
@@ -1039,8 +1075,8 @@ impl Set {
         sender: &mut Sender,
         envelope: &Envelope,
         hash: Hash,
-        urgent: bool,
-        committed: u64,
+        (urgent, committed): (bool, u64),
+        told: &mut u64,
     ) -> Result<Option<Outgoing>> {
         let At::Compare(compare) = &sender.at else {
             return Ok(None);
@@ -1059,6 +1095,7 @@ impl Set {
                 position,
                 history: compare.history.try_clone()?,
                 volumes,
+                since: compare.since.map(|tick| tick.epoch),
             };
             (frame, 0)
         } else if compare.walk == Walk::Ask {
@@ -1107,6 +1144,10 @@ impl Set {
         };
         let meta = encode(envelope, &frame, hash)?;
         sender.sent += count as u64;
+        *told += match &frame {
+            Frame::Entries { entries, .. } => writes(entries),
+            _ => count as u64,
+        };
         if let Frame::Seal { .. } = frame {
             sender.at = At::Epoch {
                 number: position.epoch + 1,

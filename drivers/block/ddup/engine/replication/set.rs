@@ -96,6 +96,8 @@ pub struct Set {
     pub(super) leases: Leases,
     /// A person said that this store's own history may go.
     pub(super) discard: bool,
+    /// What a diff keeps could not be kept: this store wants to be compared in full.
+    pub(super) wants_all: bool,
     /// Sessions that ended because of what came in them.
     pub(super) refused: u64,
     pub(super) failed: bool,
@@ -120,7 +122,7 @@ pub struct PeerState {
     pub lag: Option<Lag>,
     /// Blocks that hold data of which it was told in this session, with their data or without.
     pub told: u64,
-    /// The full compare under way.
+    /// The compare under way.
     pub compare: Option<Compared>,
 }
 
@@ -133,13 +135,16 @@ pub struct Lag {
     pub ms: u64,
 }
 
-/// How far a full compare is.
+/// How far a compare is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Compared {
-    /// Mapped blocks of which it is known what the peer has.
+    /// Of a diff: only what was changed behind this epoch is told. Else it is a full compare.
+    pub since: Option<u64>,
+    /// Of a full compare: mapped blocks of which it is known what the peer has. Of a diff: blocks that
+    /// were passed, mapped or not.
     pub blocks: u64,
-    /// All that are mapped in the state that it is of, once there is one. Some of them may have been
-    /// discarded before and be told no more.
+    /// All that there are in the state that it is of, once there is one. Of a full compare some may
+    /// have been discarded before and be told no more.
     pub of_blocks: Option<u64>,
     /// Time since it began, in milliseconds.
     pub ms: u64,
@@ -213,6 +218,7 @@ impl Set {
             tranquility: 0,
             leases: Leases::default(),
             discard: false,
+            wants_all: false,
             refused: 0,
             failed: false,
             record,
@@ -412,7 +418,7 @@ impl Set {
 
     /// Takes a change of blocks. Answers its epoch and index, `EAGAIN` if none may come now.
     pub fn write(&mut self, entry: Entry) -> Result<(u64, u32)> {
-        if !self.serves() || !entry.is_sound() || entry.op.changes_volumes() {
+        if !self.serves() || !entry.is_sound() || !entry.op.changes_blocks() {
             return Err(EAGAIN);
         }
         self.make_room(1)?;
@@ -586,6 +592,12 @@ impl Set {
                 self.drop_session(nonce);
             }
         } else if let Some(receiver) = self.receiver.as_mut() {
+            if result == StageResult::Lacks && receiver.is_kept(token) {
+                mark!(replication_diff_given_up);
+                self.wants_all = true;
+                let nonce = receiver.nonce;
+                return self.drop_session(nonce);
+            }
             receiver.staged(token, result);
         }
     }
@@ -612,6 +624,7 @@ impl Set {
             }
             Applying::Switch(history) => {
                 self.history = history;
+                self.wants_all = false;
                 self.window.clear();
                 self.release.0 = self.history.position().epoch;
             }

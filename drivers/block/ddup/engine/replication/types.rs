@@ -89,6 +89,8 @@ pub enum Op {
     Resize = 4,
     /// It goes, and all that it holds.
     Remove = 5,
+    /// A range of blocks is as the replica holds it. In no epoch: only a diff says that.
+    Keep = 6,
 }
 
 impl Op {
@@ -96,6 +98,11 @@ impl Op {
     /// epoch.
     pub fn changes_volumes(self) -> bool {
         matches!(self, Op::Create | Op::Resize | Op::Remove)
+    }
+
+    /// Whether it changes blocks of a volume.
+    pub fn changes_blocks(self) -> bool {
+        matches!(self, Op::Write | Op::Zero)
     }
 }
 
@@ -128,7 +135,7 @@ impl Entry {
         let no_content = !self.fresh && self.check == 0 && self.digest == [0; 24];
         match self.op {
             Op::Write => in_range && self.count == 1,
-            Op::Zero => in_range && no_content,
+            Op::Zero | Op::Keep => in_range && no_content,
             Op::Create | Op::Resize => in_range && no_content && self.lbn == 0,
             Op::Remove => no_content && self.lbn == 0 && self.count == 0,
         }

@@ -30,13 +30,15 @@ pub const SEED: u64 = 0x6464_7570_7769_7265;
 const MAGIC: u64 = 0x7770_6464;
 const VERSION: u64 = 1;
 /// Features that a peer must know; a HELLO that asks for others ends the session.
-const FEATURES_KNOWN: u64 = FEATURE_HEAL | FEATURE_RANGES | FEATURE_VOLUMES;
+const FEATURES_KNOWN: u64 = FEATURE_HEAL | FEATURE_RANGES | FEATURE_VOLUMES | FEATURE_DIFF;
 /// The sender sends ASK, and answers it.
 const FEATURE_HEAL: u64 = 1;
 /// Full compares begin with sums of ranges.
 const FEATURE_RANGES: u64 = 2;
 /// Entries may change volumes, and full compares say which there are.
 const FEATURE_VOLUMES: u64 = 4;
+/// The sender takes diffs in the place of full compares.
+const FEATURE_DIFF: u64 = 16;
 const FLAG_REIGNS: u64 = 1;
 const FLAG_RESYNC: u64 = 1;
 const FLAG_FRESH: u64 = 1;
@@ -77,6 +79,8 @@ pub struct Hello {
     pub reigns: bool,
     /// It says where a block is that a peer asks for.
     pub heals: bool,
+    /// It takes diffs.
+    pub diffs: bool,
     /// Its promised term.
     pub promise: u64,
     /// What it can hold.
@@ -168,6 +172,8 @@ pub enum Frame {
         history: History,
         /// All of its volumes.
         volumes: KVec<Volume>,
+        /// It is a diff: what was not changed behind this epoch is kept and not told.
+        since: Option<u64>,
     },
     /// What is mapped in these ranges of the state that a full compare is of.
     Ranges {
@@ -323,6 +329,7 @@ pub fn encode(envelope: &Envelope, frame: &Frame, hash: Hash) -> Result<KVec<u8>
             position,
             history,
             volumes,
+            since,
         } => {
             put_position(&mut out, position)?;
             history.write(&mut out)?;
@@ -330,6 +337,9 @@ pub fn encode(envelope: &Envelope, frame: &Frame, hash: Hash) -> Result<KVec<u8>
             for volume in volumes {
                 put_id(&mut out, &volume.uuid)?;
                 put_uint::<6>(&mut out, volume.blocks)?;
+            }
+            if let Some(since) = since {
+                put_uint::<8>(&mut out, *since)?;
             }
             RESYNC
         }
@@ -403,7 +413,8 @@ fn put_list(out: &mut KVec<u8>, epoch: u64, count: usize, resync: bool) -> Resul
 
 fn put_hello(out: &mut KVec<u8>, hello: &Hello) -> Result {
     let heals = if hello.heals { FEATURE_HEAL } else { 0 };
-    put_uint::<8>(out, heals | FEATURE_RANGES | FEATURE_VOLUMES)?;
+    let diffs = if hello.diffs { FEATURE_DIFF } else { 0 };
+    put_uint::<8>(out, heals | FEATURE_RANGES | FEATURE_VOLUMES | diffs)?;
     put_id(out, &hello.store)?;
     put_uint::<8>(out, hello.incarnation)?;
     put_uint::<8>(out, hello.promise)?;
@@ -462,7 +473,9 @@ fn put_entries(out: &mut KVec<u8>, entries: &[Entry]) -> Result {
                 put_uint::<6>(out, entry.check & CHECK_MASK)?;
                 put(out, &entry.digest)?;
             }
-            Op::Zero | Op::Create | Op::Resize | Op::Remove => put_uint::<6>(out, entry.count)?,
+            Op::Zero | Op::Create | Op::Resize | Op::Remove | Op::Keep => {
+                put_uint::<6>(out, entry.count)?
+            }
         }
     }
     Ok(())
@@ -555,12 +568,21 @@ fn read_resync(body: &mut Reader<'_>) -> Result<Option<Frame>> {
             };
             volumes.push_within_capacity(volume).ok()?;
         }
-        are_volumes(&volumes).then_some(())
+        if !are_volumes(&volumes) {
+            return None;
+        }
+        let since = match body.is_empty() {
+            true => None,
+            false => Some(body.uint::<8>()?),
+        };
+        let sound = since.is_none_or(|since| (1..=position.epoch).contains(&since));
+        sound.then_some(since)
     })();
-    Ok(parsed.map(|()| Frame::Resync {
+    Ok(parsed.map(|since| Frame::Resync {
         position,
         history,
         volumes,
+        since,
     }))
 }
 
@@ -691,6 +713,7 @@ fn read_hello(body: &mut Reader<'_>) -> Result<Option<KBox<Hello>>> {
             serial,
             reigns: flags & FLAG_REIGNS != 0,
             heals: features & FEATURE_HEAL != 0,
+            diffs: features & FEATURE_DIFF != 0,
             promise,
             limits,
             config,
@@ -745,6 +768,7 @@ fn read_run(body: &mut Reader<'_>, volumes: &[u8], entries: &mut KVec<Entry>) ->
         3 if count == 1 => Op::Create,
         4 if count == 1 => Op::Resize,
         5 if count == 1 => Op::Remove,
+        6 if count == 1 => Op::Keep,
         _ => return None,
     };
     if flags & !FLAG_FRESH != 0 || !(1..=RUN_MAX as u64).contains(&count) {
@@ -764,7 +788,9 @@ fn read_run(body: &mut Reader<'_>, volumes: &[u8], entries: &mut KVec<Entry>) ->
                 entry.check = body.uint::<6>()?;
                 entry.digest = body.array()?;
             }
-            Op::Zero | Op::Create | Op::Resize | Op::Remove => entry.count = body.uint::<6>()?,
+            Op::Zero | Op::Create | Op::Resize | Op::Remove | Op::Keep => {
+                entry.count = body.uint::<6>()?
+            }
         }
         if !entry.is_sound() || entries.len() >= BATCH_MAX {
             return None;
@@ -805,7 +831,11 @@ const _: () = {
     assert!(HEADER_BYTES + 16 + RANGES_MAX * RANGE_BYTES <= META_BYTES_MAX);
     assert!(RANGES_MAX <= 64);
     assert!(
-        HEADER_BYTES + 40 + 2 + 40 * super::types::REIGNS_MAX + 2 + SET_VOLUMES_MAX * VOLUME_BYTES
+        HEADER_BYTES
+            + 40
+            + (2 + 40 * super::types::REIGNS_MAX)
+            + (2 + SET_VOLUMES_MAX * VOLUME_BYTES)
+            + 8
             <= META_BYTES_MAX
     );
     assert!(
@@ -890,6 +920,7 @@ pub(super) mod tests {
             serial: 2,
             reigns: true,
             heals: true,
+            diffs: true,
             promise: 7,
             limits: Limits {
                 entries: 64,
@@ -900,17 +931,24 @@ pub(super) mod tests {
             history: history.try_clone().unwrap(),
         };
         round(&Frame::Hello(KBox::new(hello, GFP_KERNEL).unwrap()));
-        let resync = |volumes: &[Volume]| Frame::Resync {
+        let resync_since = |volumes: &[Volume], since| Frame::Resync {
             position,
             history: history.try_clone().unwrap(),
             volumes: super::super::codec::copy(volumes).unwrap(),
+            since,
         };
+        let resync = |volumes: &[Volume]| resync_since(volumes, None);
         let many: [Volume; SET_VOLUMES_MAX] = core::array::from_fn(|n| Volume {
             uuid: (n as u128).to_le_bytes(),
             blocks: 1 << 40,
         });
         round(&resync(&many[..1]));
         round(&resync(&many));
+        round(&resync_since(&many, Some(1)));
+        for bad in [0, 2, u64::MAX] {
+            let meta = encode(&ENVELOPE, &resync_since(&many[..1], Some(bad)), sum).unwrap();
+            assert!(decode(&meta, 0, sum).unwrap().is_err(), "since {bad}");
+        }
         let none = Volume::default();
         for bad in [&[][..], &[many[0], many[0]], &[many[1], none]] {
             let meta = encode(&ENVELOPE, &resync(bad), sum).unwrap();
@@ -1042,6 +1080,12 @@ pub(super) mod tests {
             write(1, 6, false),
             zero,
             write(2, 7, false),
+            Entry {
+                op: Op::Keep,
+                lbn: 5,
+                count: (1 << 40) - 5,
+                ..change(Op::Keep, 0)
+            },
             change(Op::Create, 1 << 40),
             change(Op::Resize, 5),
             change(Op::Remove, 0),
