@@ -504,6 +504,9 @@ fn put_peer(store: &Store, known: &Known, message: &mut Message<'_>) -> Result {
             if let Some(all) = compare.of_blocks {
                 message.put_uint(uapi::DDUP_A_PEER_TO_COMPARE_BLOCKS, all)?;
             }
+            if let Some(since) = compare.since {
+                message.put_uint(uapi::DDUP_A_PEER_COMPARE_SINCE_EPOCH, since)?;
+            }
         }
         if state.connected {
             message.put_uint(uapi::DDUP_A_PEER_TOLD_BLOCKS, state.told)?;

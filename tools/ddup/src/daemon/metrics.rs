@@ -202,7 +202,7 @@ fn peer_families(text: &mut String, sets: &[SetState]) {
     family(text, "ddup_peer_state", "stateset", about, &samples[0]);
     let about = "How far the connection to the other member is.";
     family(text, "ddup_peer_link", "stateset", about, &samples[1]);
-    let of_peers: [Told<OfPeer>; 12] = [
+    let of_peers: [Told<OfPeer>; 13] = [
         (
             "ddup_peer_acked_epoch",
             "gauge",
@@ -230,19 +230,25 @@ fn peer_families(text: &mut String, sets: &[SetState]) {
         (
             "ddup_peer_compared_blocks",
             "gauge",
-            "Blocks that are done of a full compare under way.",
+            "Blocks that are done of a compare under way.",
             |_, peer| peer.compared_blocks,
         ),
         (
             "ddup_peer_to_compare_blocks",
             "gauge",
-            "Blocks of a full compare under way, done or not.",
+            "Blocks of a compare under way, done or not.",
             |_, peer| peer.to_compare_blocks,
+        ),
+        (
+            "ddup_peer_compare_since_epoch",
+            "gauge",
+            "Epoch behind which changes are told, if the compare under way is a diff.",
+            |_, peer| peer.compare_since_epoch,
         ),
         (
             "ddup_peer_compare_left_seconds",
             "gauge",
-            "About how long a full compare under way still takes.",
+            "About how long a compare under way still takes.",
             |_, peer| peer.compare_left_ms().map(|ms| ms.div_ceil(1000)),
         ),
         (
@@ -385,6 +391,7 @@ mod tests {
             compared_blocks: Some(300),
             to_compare_blocks: Some(1200),
             compare_ms: Some(2500),
+            compare_since_epoch: Some(6),
             ..PeerState::default()
         };
         let sets = [SetState {
@@ -415,6 +422,7 @@ mod tests {
             format!("ddup_peer_sent_bytes_total{{{peer}}} 4096"),
             format!("ddup_peer_to_compare_blocks{{{peer}}} 1200"),
             format!("ddup_peer_compare_left_seconds{{{peer}}} 8"),
+            format!("ddup_peer_compare_since_epoch{{{peer}}} 6"),
         ] {
             assert!(text.lines().any(|other| other == line), "{line}\n{text}");
         }

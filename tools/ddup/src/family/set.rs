@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(50);
 /// Time that a configuration may take to be written.
 const SLOW_DISK: Duration = Duration::from_secs(60);
-/// How long a full compare goes on, and how much of it is done, before it tells how long the rest takes.
+/// How long a compare goes on, and how much of it is done, before it tells how long the rest takes.
 const TELLING_MS: u64 = 2000;
 const TELLING_PERCENT: u64 = 1;
 
@@ -57,6 +57,7 @@ numbers! {
         COMPARED_BLOCKS = 14,
         COMPARE_MS = 15,
         TO_COMPARE_BLOCKS = 16,
+        COMPARE_SINCE_EPOCH = 17,
     }
 }
 
@@ -317,12 +318,14 @@ pub struct PeerState {
     pub lag_entries: Option<u64>,
     /// How long it has not acknowledged the oldest of them.
     pub lag_ms: Option<u64>,
-    /// Blocks that are done of a full compare under way.
+    /// Blocks that are done of a compare under way.
     pub compared_blocks: Option<u64>,
     /// How long that goes on.
     pub compare_ms: Option<u64>,
     /// Its blocks, done or not.
     pub to_compare_blocks: Option<u64>,
+    /// It is a diff: the peer is told what was changed behind this epoch.
+    pub compare_since_epoch: Option<u64>,
 }
 
 impl Default for PeerState {
@@ -344,19 +347,20 @@ impl Default for PeerState {
             compared_blocks: None,
             compare_ms: None,
             to_compare_blocks: None,
+            compare_since_epoch: None,
         }
     }
 }
 
 impl PeerState {
-    /// How much of a full compare is done, in percent.
+    /// How much of a compare is done, in percent.
     pub fn compared_percent(&self) -> Option<u64> {
         let all = self.to_compare_blocks.filter(|all| *all > 0)?;
         let done = u128::from(self.compared_blocks?.min(all));
         Some((done * 100 / u128::from(all)) as u64)
     }
 
-    /// How long a full compare still takes if it goes on as it did, in milliseconds, once enough of it
+    /// How long a compare still takes if it goes on as it did, in milliseconds, once enough of it
     /// is done to tell.
     pub fn compare_left_ms(&self) -> Option<u64> {
         let (all, ms) = (self.to_compare_blocks?, self.compare_ms?);
@@ -395,6 +399,7 @@ impl PeerState {
                 peer::COMPARED_BLOCKS => state.compared_blocks = attribute.number(),
                 peer::COMPARE_MS => state.compare_ms = attribute.number(),
                 peer::TO_COMPARE_BLOCKS => state.to_compare_blocks = attribute.number(),
+                peer::COMPARE_SINCE_EPOCH => state.compare_since_epoch = attribute.number(),
                 _ => {}
             }
         }

@@ -114,17 +114,20 @@ pub struct MemberView {
     /// How long it has not acknowledged the oldest epoch that it lacks, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag_ms: Option<u64>,
-    /// The full compare under way.
+    /// The compare under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compare: Option<CompareView>,
 }
 
-/// How far a full compare is.
+/// How far a compare is.
 #[derive(Serialize)]
 pub struct CompareView {
-    /// Mapped blocks that are done.
+    /// It is a diff, of what was changed behind this epoch. Else it is full, or has not begun yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since_epoch: Option<u64>,
+    /// Mapped blocks that are done; of a diff, all blocks.
     pub blocks: u64,
-    /// All that are mapped, once it is known in which state.
+    /// All that there are, once it is known in which state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub of_blocks: Option<u64>,
     /// How much that is.
@@ -140,6 +143,7 @@ pub struct CompareView {
 impl CompareView {
     fn of(peer: &PeerState) -> Option<Self> {
         Some(Self {
+            since_epoch: peer.compare_since_epoch,
             blocks: peer.compared_blocks?,
             of_blocks: peer.to_compare_blocks,
             percent: peer.compared_percent(),
@@ -372,7 +376,11 @@ fn describe_compare(compare: &CompareView) -> String {
         return "resync begins".to_owned();
     };
     let done = bytes(compare.blocks);
-    let mut text = format!("resync {percent}%, {done} of {}", bytes(all));
+    let what = match compare.since_epoch {
+        Some(_) => "resync of changes",
+        None => "resync",
+    };
+    let mut text = format!("{what} {percent}%, {done} of {}", bytes(all));
     if let Some(left) = compare.left_ms {
         let _ = write!(text, ", {} left", describe_time(left.div_ceil(1000)));
     }
@@ -471,6 +479,11 @@ mod tests {
         assert_eq!(
             told(&peer).as_deref(),
             Some("resync 50%, 1.00M of 2.00M, 2s left")
+        );
+        (peer.compare_since_epoch, peer.compare_ms) = (Some(7), Some(0));
+        assert_eq!(
+            told(&peer).as_deref(),
+            Some("resync of changes 50%, 1.00M of 2.00M")
         );
     }
 
