@@ -79,8 +79,8 @@ after_it_was_away() { # percent of duplicates
 	" >"$pair/counted" && holds "away, $1 % duplicates" $((WIRE_MIB << 20)) "${LIMIT_AWAY[$1]}" <"$pair/counted"
 }
 
-# What is the same is written once more while a is away. Behind an attach of the primary a is compared in
-# full all the same: changes of before are not known.
+# What is the same is written once more while a is away. Behind an attach of the primary changes of before are
+# not in memory, but of what age blocks are is known: a is told of those that were written, and has them.
 when_nothing_differs() {
 	last_of b '
 		let_go
@@ -114,7 +114,7 @@ for percent in 0 50 90; do
 	check "$WIRE_MIB MiB were written while b was away, $percent % duplicates" after_it_was_away "$percent"
 done
 check "b has all of it, and leads" all_is_there
-check "a compare of $WIRE_MIB MiB in which nothing differs" when_nothing_differs
+check "a resync of $WIRE_MIB MiB in which nothing differs" when_nothing_differs
 check "node a ends without trouble" node_stop a
 check "node b ends without trouble" node_stop b
 [ "$failures" = 0 ]
