@@ -528,6 +528,19 @@ u64 kstage_xxh64(const void *data, size_t len, u64 seed)
 	return xxh64(data, len, seed);
 }
 
+/* ---- LZ4 ------------------------------------------------------------ */
+
+int kstage_lz4_compress(const char *from, int len, char *to, int room,
+			void *workspace)
+{
+	return LZ4_compress_default(from, to, len, room, workspace);
+}
+
+int kstage_lz4_decompress(const char *from, int len, char *to, int room)
+{
+	return LZ4_decompress_safe(from, to, len, room);
+}
+
 /* ---- generic netlink ------------------------------------------------ */
 
 int kstage_genl_register(struct genl_family *family)

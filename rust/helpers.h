@@ -22,6 +22,7 @@
 #include <linux/gfp.h>
 #include <linux/kthread.h>
 #include <linux/llist.h>
+#include <linux/lz4.h>
 #include <linux/mempool.h>
 #include <linux/net.h>
 #include <linux/sched/mm.h>
@@ -241,6 +242,13 @@ bool kstage_llist_empty(const struct llist_head *head);
 u32 kstage_crc32c(u32 crc, const void *data, size_t len);
 void kstage_sha256(const void *data, size_t len, u8 *out);
 u64 kstage_xxh64(const void *data, size_t len, u64 seed);
+
+/* LZ4 (any context). */
+static const size_t KSTAGE_LZ4_WORKSPACE = LZ4_MEM_COMPRESS;
+
+int kstage_lz4_compress(const char *from, int len, char *to, int room,
+			void *workspace);
+int kstage_lz4_decompress(const char *from, int len, char *to, int room);
 
 /* Generic netlink (may sleep). */
 int kstage_genl_register(struct genl_family *family);

@@ -15,6 +15,7 @@ pub mod genetlink;
 pub mod hash;
 pub mod kthread;
 pub mod llist;
+pub mod lz4;
 pub mod mm;
 pub mod page_pool;
 pub mod random;

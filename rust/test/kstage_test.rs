@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! A module that exercises what the driver does not use, or not on every path: threads, sockets,
-//! requests that end in part and requests that time out.
+//! requests that end in part and requests that time out; and LZ4 with data that no compressor made.
 //!
-//! Threads, and a socket if one is given as `fd`, are tried while the module is loaded: it refuses
+//! LZ4, threads, and a socket if one is given as `fd`, are tried while the module is loaded: it refuses
 //! to load if one of them fails. The rest is seen from userspace on `/dev/kstage-test`, whose blocks
 //! of 4 KiB read as their number. Of a request that reaches [`BAD_BLOCK`] only what lies before it
 //! succeeds; one that begins at [`LOST_BLOCK`] is kept until its time is over.
@@ -24,6 +24,7 @@ use kstage::{
         Op, Status, SECTOR_SHIFT,
     },
     kthread::Kthread,
+    lz4,
     socket::Socket,
 };
 
@@ -61,6 +62,86 @@ const ECHO_BYTES: usize = 8 << 20;
 
 /// Bytes that the socket gets at once.
 const CHUNK: usize = 64 << 10;
+
+/// Compressed blocks that are damaged, and checked to be harmless.
+const DAMAGED: u64 = 5_000;
+
+/// Room for a compressed block.
+const SHRUNK_BYTES: usize = 3584;
+
+/// Bytes behind a buffer that nobody may write to.
+const GUARD: usize = 64;
+
+/// The next number of a sequence that looks random (xorshift).
+fn draw(state: &mut u64) -> usize {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    (*state >> 16) as usize
+}
+
+/// What shrinks comes back the same, what does not is refused, and whatever is decompressed writes
+/// nothing outside of its buffer.
+fn try_lz4() -> Result {
+    let block = BLOCK_SIZE as usize;
+    let mut state = 0x6464_7570;
+    let mut compressor = lz4::Compressor::new()?;
+    let mut shrunk = KVec::from_elem(0u8, SHRUNK_BYTES, GFP_KERNEL)?;
+    let mut plain = KVec::from_elem(0u8, block, GFP_KERNEL)?;
+    let mut again = KVec::from_elem(0xa5u8, block + GUARD, GFP_KERNEL)?;
+
+    for byte in plain.iter_mut() {
+        *byte = draw(&mut state) as u8;
+    }
+    if compressor.compress(&plain, &mut shrunk).is_some() {
+        return Err(EINVAL);
+    }
+    let (mut shrank, mut refused) = (0, 0);
+    for round in 0..DAMAGED {
+        if round % 16 == 0 {
+            // From one letter to many: long and short matches, few and many literals.
+            let letters = 1 + (round / 16 % 8) as usize;
+
+            for byte in plain.iter_mut() {
+                *byte = (draw(&mut state) % letters) as u8;
+            }
+        }
+        let Some(bytes) = compressor.compress(&plain, &mut shrunk) else {
+            continue;
+        };
+        shrank += 1;
+        let (room, guard) = again.split_at_mut(block);
+        let compressed = shrunk.get_mut(..bytes).ok_or(EIO)?;
+        if lz4::decompress(compressed, room) != Some(block) || *room != plain[..] {
+            return Err(EIO);
+        }
+        for _ in 0..1 + draw(&mut state) % 8 {
+            let at = draw(&mut state) % bytes;
+
+            if let Some(byte) = compressed.get_mut(at) {
+                *byte = draw(&mut state) as u8;
+            }
+        }
+        let short = draw(&mut state) % bytes;
+        for damaged in [&compressed[..], compressed.get(..short).unwrap_or(&[])] {
+            match lz4::decompress(damaged, room) {
+                Some(bytes) if bytes > block => return Err(EOVERFLOW),
+                Some(_) => {}
+                None => refused += 1,
+            }
+        }
+        if guard.iter().any(|&byte| byte != 0xa5) {
+            return Err(EOVERFLOW);
+        }
+    }
+    // Else hardly anything was tried, or damaged.
+    if shrank < DAMAGED / 2 || refused < shrank {
+        pr_err!("lz4: {shrank} shrank, {refused} refused\n");
+        return Err(EINVAL);
+    }
+    pr_info!("ok lz4: {shrank} shrank, {refused} refused\n");
+    Ok(())
+}
 
 /// A thread runs and ends by itself; another runs until it is told to stop.
 fn try_threads() -> Result {
@@ -207,6 +288,7 @@ impl kernel::Module for KstageTest {
         let fd = module_parameters::fd.value();
         let fd: &i32 = core::borrow::Borrow::borrow(&fd);
 
+        try_lz4()?;
         try_threads()?;
         if *fd >= 0 {
             try_socket(*fd)?;

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # The abstractions of rust/ do what they say, also those that the driver does not use: threads,
-# sockets, requests that end in part, requests that time out (rust/test/kstage_test.rs).
+# sockets, requests that end in part, requests that time out; and LZ4 (rust/test/kstage_test.rs).
 # vm: disk=64M mem=1024 timeout=600
 
 # shellcheck source=tools/testing/selftests/ddup/lib.sh
@@ -20,6 +20,11 @@ insert() { # [parameters]
 	echo "kstage_test loads" >/dev/kmsg
 	insmod "$KO" "$@"
 	defer rmmod kstage_test
+}
+
+what_no_compressor_made_is_decompressed_without_harm() {
+	insert
+	said 'ok lz4'
 }
 
 threads_run_end_and_are_stopped() {
@@ -83,7 +88,8 @@ a_request_without_an_answer_is_ended_by_its_time_out() {
 	dd if="$disk" of=/dev/null bs=4096 skip=129 count=8 iflag=direct status=none
 }
 
-run_tests threads_run_end_and_are_stopped \
+run_tests what_no_compressor_made_is_decompressed_without_harm \
+	threads_run_end_and_are_stopped \
 	sockets_send_receive_and_are_shut_down \
 	what_is_no_connected_socket_is_refused \
 	a_request_that_fails_in_its_middle_serves_what_came_before \
