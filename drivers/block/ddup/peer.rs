@@ -6,6 +6,9 @@
 //! and one that sends, so that neither ever waits for the other, nor for another session. Both call
 //! the [`Store`], which has the engine; a socket is only touched without its lock.
 //!
+//! Blocks go packed where the engine says so ([`Packer`]), and come so where the frame says so
+//! ([`Unpacker`]): one at a time, in memory that the thread has from its beginning.
+//!
 //! The receiving thread names and checks the blocks of a frame before the engine hears of them, which
 //! holds that against what was meant to come. The engine bounds what it keeps by the credit that it
 //! grants; one frame at a time is in the hands of a thread.
@@ -20,7 +23,7 @@ use crate::{
     engine::{
         replication::{
             types::Id,
-            wire::{self, HEADER_BYTES, META_BYTES_MAX},
+            wire::{self, BadFrame, Packed, HEADER_BYTES, META_BYTES_MAX},
         },
         Sending,
     },
@@ -35,7 +38,7 @@ use kernel::{
         Arc, CondVar, Mutex,
     },
 };
-use kstage::{kthread::Kthread, mm::NoIo, socket::Socket};
+use kstage::{kthread::Kthread, lz4, mm::NoIo, socket::Socket};
 
 /// A session ends when its peer took nothing for so many seconds.
 const SEND_TIMEOUT: u32 = 6;
@@ -55,8 +58,12 @@ struct Outbox {
 
 /// Bytes and blocks of one direction. One thread adds, others look.
 pub(crate) struct Traffic {
+    /// Bytes on the wire.
     pub(crate) bytes: Atomic<u64>,
+    /// Blocks of data.
     pub(crate) blocks: Atomic<u64>,
+    /// What `bytes` would be if no block were packed.
+    pub(crate) uncompressed: Atomic<u64>,
 }
 
 impl Traffic {
@@ -64,16 +71,95 @@ impl Traffic {
         Traffic {
             bytes: Atomic::new(0),
             blocks: Atomic::new(0),
+            uncompressed: Atomic::new(0),
         }
     }
 
-    fn add(&self, meta: usize, blocks: usize) {
-        let bytes = meta + blocks * BLOCK_BYTES;
+    /// A frame went by whose blocks took `data` bytes.
+    fn add(&self, meta: usize, blocks: usize, data: usize) {
+        let add = |counter: &Atomic<u64>, n: usize| {
+            counter.store(counter.load(Relaxed) + n as u64, Relaxed);
+        };
 
-        self.bytes
-            .store(self.bytes.load(Relaxed) + bytes as u64, Relaxed);
-        self.blocks
-            .store(self.blocks.load(Relaxed) + blocks as u64, Relaxed);
+        add(&self.bytes, meta + data);
+        add(&self.blocks, blocks);
+        add(&self.uncompressed, meta + blocks * BLOCK_BYTES);
+    }
+}
+
+/// Sends blocks packed.
+struct Packer {
+    compressor: lz4::Compressor,
+    /// [`Packed`], and what shrank.
+    out: KVec<u8>,
+}
+
+impl Packer {
+    /// May sleep.
+    fn new() -> Result<Packer> {
+        Ok(Packer {
+            compressor: lz4::Compressor::new()?,
+            out: KVec::from_elem(0, Packed::BYTES + Packed::MAX, GFP_KERNEL)?,
+        })
+    }
+
+    /// Sends a block: how many bytes it took.
+    fn send(&mut self, socket: &Socket, block: &[u8], more: bool) -> Result<usize> {
+        let (head, body) = self.out.split_at_mut(Packed::BYTES);
+        let shrunk = self.compressor.compress(block, body);
+
+        head.copy_from_slice(&shrunk.map_or(Packed::Plain, Packed::Lz4).encode());
+        match shrunk {
+            Some(bytes) => {
+                let out = self.out.get(..Packed::BYTES + bytes).ok_or(EIO)?;
+
+                socket.send_all(out, more)?;
+                Ok(out.len())
+            }
+            None => {
+                socket.send_all(head, true)?;
+                socket.send_all(block, more)?;
+                Ok(Packed::BYTES + block.len())
+            }
+        }
+    }
+}
+
+/// Receives packed blocks.
+struct Unpacker {
+    shrunk: KVec<u8>,
+}
+
+impl Unpacker {
+    /// May sleep.
+    fn new() -> Result<Unpacker> {
+        Ok(Unpacker {
+            shrunk: KVec::from_elem(0, Packed::MAX, GFP_KERNEL)?,
+        })
+    }
+
+    /// Receives a block: how many bytes it took, or that what came is no packed block.
+    fn recv(&mut self, socket: &Socket, block: &mut [u8]) -> Result<Result<usize, BadFrame>> {
+        let mut head = [0; Packed::BYTES];
+
+        socket.recv_exact(&mut head)?;
+        let bytes = match Packed::decode(head) {
+            Ok(Packed::Plain) => {
+                socket.recv_exact(block)?;
+                block.len()
+            }
+            Ok(Packed::Lz4(bytes)) => {
+                let shrunk = self.shrunk.get_mut(..bytes).ok_or(EIO)?;
+
+                socket.recv_exact(shrunk)?;
+                if lz4::decompress(shrunk, block) != Some(block.len()) {
+                    return Ok(Err(BadFrame));
+                }
+                bytes
+            }
+            Err(bad) => return Ok(Err(bad)),
+        };
+        Ok(Ok(Packed::BYTES + bytes))
     }
 }
 
@@ -228,6 +314,10 @@ impl Session {
 
 /// The sending thread's work.
 fn send(store: &Store, session: &Session) {
+    let Ok(mut packer) = Packer::new() else {
+        return;
+    };
+
     loop {
         let frame = match store.next_frame(session) {
             Ok(Some(frame)) => Some(frame),
@@ -236,7 +326,7 @@ fn send(store: &Store, session: &Session) {
         };
         let sent = frame
             .ok_or(EPIPE)
-            .and_then(|f| send_frame(store, session, &f));
+            .and_then(|f| send_frame(store, session, &mut packer, &f));
 
         if sent.is_err() {
             return;
@@ -245,16 +335,25 @@ fn send(store: &Store, session: &Session) {
 }
 
 /// Sends a frame and its blocks, which are verified before.
-fn send_frame(store: &Store, session: &Session, frame: &Sending) -> Result {
+fn send_frame(store: &Store, session: &Session, packer: &mut Packer, frame: &Sending) -> Result {
     let blocks = store.read_blocks(&frame.blocks)?;
     let socket = &session.socket;
     let count = blocks.len();
+    let packed = wire::is_packed(&frame.meta);
+    let mut data = 0;
 
     socket.send_all(&frame.meta, count > 0)?;
     for (at, block) in blocks.iter().enumerate() {
-        socket.send_all(&block[..], at + 1 < count)?;
+        let more = at + 1 < count;
+
+        data += if packed {
+            packer.send(socket, &block[..], more)?
+        } else {
+            socket.send_all(&block[..], more)?;
+            BLOCK_BYTES
+        };
     }
-    session.sent.add(frame.meta.len(), count);
+    session.sent.add(frame.meta.len(), count, data);
     Ok(())
 }
 
@@ -267,8 +366,17 @@ fn receive(store: &Store, session: &Session) {
         return;
     };
     let fingerprinter = Fingerprinter::new(params);
+    let Ok(mut unpacker) = Unpacker::new() else {
+        return;
+    };
 
-    while receive_frame(store, session, &fingerprinter, &mut meta).is_ok() {}
+    while receive_frame(store, session, &fingerprinter, &mut unpacker, &mut meta).is_ok() {}
+}
+
+/// No frame at all, or not its blocks: the engine refuses that, and counts it.
+fn refuse(store: &Store, session: &Session, meta: &[u8]) -> Result {
+    store.take_frame(session, meta, KVec::new(), &[])?;
+    Err(errno(kstage::bindings::EPROTO))
 }
 
 /// Receives a frame, names and checks its blocks, and gives all that to the engine. An error ends the
@@ -277,6 +385,7 @@ fn receive_frame(
     store: &Store,
     session: &Session,
     fingerprinter: &Fingerprinter,
+    unpacker: &mut Unpacker,
     meta: &mut KVec<u8>,
 ) -> Result {
     let socket = &session.socket;
@@ -284,23 +393,31 @@ fn receive_frame(
     meta.resize(HEADER_BYTES, 0, GFP_KERNEL)?;
     socket.recv_exact(meta)?;
     let Ok((length, data)) = wire::lengths(meta) else {
-        // No frame at all: the engine refuses it, and counts that.
-        store.take_frame(session, meta, KVec::new(), &[])?;
-        return Err(errno(kstage::bindings::EPROTO));
+        return refuse(store, session, meta);
     };
 
     meta.resize(length, 0, GFP_KERNEL)?;
     socket.recv_exact(meta.get_mut(HEADER_BYTES..).unwrap_or(&mut []))?;
 
     let count = data / BLOCK_BYTES;
+    let packed = wire::is_packed(meta);
     let mut blocks = KVec::with_capacity(count, GFP_KERNEL)?;
+    let mut data = 0;
     for _ in 0..count {
         let mut page = store.receive_page()?;
 
-        socket.recv_exact(&mut page[..])?;
+        data += if packed {
+            match unpacker.recv(socket, &mut page[..])? {
+                Ok(bytes) => bytes,
+                Err(BadFrame) => return refuse(store, session, meta),
+            }
+        } else {
+            socket.recv_exact(&mut page[..])?;
+            BLOCK_BYTES
+        };
         blocks.push(page, GFP_KERNEL)?;
     }
-    session.received.add(length, count);
+    session.received.add(length, count, data);
     let mut contents = KVec::with_capacity(count, GFP_KERNEL)?;
     for block in blocks.iter() {
         contents.push(fingerprinter.describe(block), GFP_KERNEL)?;

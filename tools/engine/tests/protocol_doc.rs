@@ -107,6 +107,7 @@ fn framed(frame: &Frame) -> std::vec::Vec<u8> {
         term: 0x43,
         version: 0x44,
         stream: 0x45,
+        packed: true,
     };
     wire::encode(&envelope, frame, xxh64).unwrap().to_vec()
 }
@@ -190,13 +191,14 @@ fn frames_are_as_documented() {
     assert_eq!(wire::SEED, number(" for a frame"));
     let sum = xxh64(&frame[8..], wire::SEED).to_le_bytes();
     let length = (frame.len() as u32).to_le_bytes();
-    let fields: [(&str, &[u8]); 10] = [
+    let fields: [(&str, &[u8]); 11] = [
         ("checksum", &sum),
         ("magic", &[0x64, 0x64, 0x70, 0x77]),
         ("length", &length),
         ("data", &[0, 0x10]),
         ("type", &[2]),
         ("version", &[1]),
+        ("flags", &[1]),
         ("session", &[0x42, 0x41]),
         ("term", &[0x43]),
         ("config", &[0x44]),
@@ -227,6 +229,7 @@ fn frames_are_as_documented() {
         reigns: true,
         heals: true,
         diffs: true,
+        unpacks: true,
         promise: 0x74,
         limits: Limits {
             entries: 0x75,
@@ -238,7 +241,7 @@ fn frames_are_as_documented() {
     };
     let frame = framed(&Frame::Hello(KBox::new(hello, GFP_KERNEL).unwrap()));
     let fields: [(&str, &[u8]); 9] = [
-        ("features", &[23]),
+        ("features", &[0x37]),
         ("store", &[0x71; 16]),
         ("incarnation", &[0x72]),
         ("promise", &[0x74]),

@@ -105,6 +105,7 @@ pub const KNOBS: &[Knob] = &[
     knob!(tranquility, "times", 0, 1000, "the recycler rests so many times as long as it worked, unless space is short"),
     knob!(scrub_tranquility, "times", 0, 1000, "a scrub rests so many times as long as it read"),
     knob!(resync_tranquility, "times", 0, 1000, "a primary that compares a peer in full rests so many times as long as that took, while it serves requests"),
+    knob!(compress_wire, "", 0, 1, "blocks that go to peers are compressed, where that makes them shorter"),
     knob!(wait_for_space, "", 0, 1, "writes that find no space wait for some instead of failing"),
     knob!(discard, "", 0, 1, "retired clusters are discarded on the backing device"),
 ];

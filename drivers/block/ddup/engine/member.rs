@@ -172,6 +172,7 @@ impl Member {
             window: WINDOW,
             keepalive: KEEPALIVE,
             timeout: TIMEOUT,
+            unpacks: true,
         };
         let appended = history.try_clone()?;
         Ok(KBox::new(
@@ -341,6 +342,7 @@ impl Store {
         if member.set.session(peer) != Some(nonce) {
             return Err(EPIPE);
         }
+        member.set.pack(self.config.knobs.compress_wire);
         let Some(outgoing) = member.set.poll_send(peer)? else {
             return Ok(None);
         };

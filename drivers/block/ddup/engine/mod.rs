@@ -149,6 +149,8 @@ pub struct Knobs {
     pub scrub_tranquility: u64,
     /// A full compare rests for so many times as long as its last step took, while requests are served.
     pub resync_tranquility: u64,
+    /// Blocks that go to peers are compressed, where that makes them shorter.
+    pub compress_wire: bool,
     /// Retired clusters are discarded on the backing device.
     pub discard: bool,
     /// A write that finds no space, when all that could give it some was done, waits until there is
@@ -168,6 +170,7 @@ impl Default for Knobs {
             tranquility: 1,
             scrub_tranquility: 1,
             resync_tranquility: 1,
+            compress_wire: false,
             discard: false,
             wait_for_space: false,
             count_full: 1 << 31,
@@ -255,7 +258,7 @@ pub enum SetCommand {
 pub struct Sending {
     /// Header and body.
     pub meta: KVec<u8>,
-    /// The blocks that follow, 4096 bytes each.
+    /// The blocks that follow, 4096 bytes each, or packed if [`replication::wire::is_packed`] says so.
     pub blocks: KVec<SendBlock>,
 }
 

@@ -51,6 +51,22 @@ pub struct Setup {
     pub tranquility: u64,
     /// How long the authority's leases are, in milliseconds; 0: it gives none.
     pub lease: u64,
+    /// Which stores take packed blocks, a bit for each.
+    pub unpacks: u64,
+    /// When which of them is told to pack, as [`Setup::packs`] reads it.
+    pub packs: u64,
+}
+
+impl Setup {
+    /// Whether a store takes packed blocks.
+    pub fn unpacks(&self, n: usize) -> bool {
+        self.unpacks >> n & 1 != 0
+    }
+
+    /// Whether a store is told to pack what it sends, at some time.
+    pub fn packs(&self, n: usize, now: u64) -> bool {
+        self.packs >> ((now / 500 + 7 * n as u64) % 64) & 1 != 0
+    }
 }
 
 /// What happens.
@@ -132,6 +148,8 @@ pub fn generate(seed: u64, steps: u32) -> Script {
         thaws: rng.chance(1, 5),
         tranquility: rng.pick(&[0, 1, 1000]),
         lease: rng.pick(&[0, 0, 0, 250, 1000]),
+        unpacks: rng.draw() | rng.draw(),
+        packs: rng.draw() | rng.draw(),
     };
     let mut weights = [300, 60, 8, 20, 12, 6, 3, 10, 60, 12, 6, 20];
     // Some histories are calm, some hit one thing hard.

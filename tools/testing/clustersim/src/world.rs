@@ -160,6 +160,8 @@ pub struct Totals {
     pub frames: u64,
     /// Blocks that went over the wire.
     pub blocks: u64,
+    /// Frames whose blocks were packed.
+    pub packed: u64,
     /// Blocks that were taken for bad and came from a peer.
     pub blocks_found: u64,
     /// Members that became in sync.
@@ -174,7 +176,7 @@ pub struct Totals {
 
 impl Totals {
     /// Counters and their names.
-    pub fn rows(&self) -> [(&'static str, u64); 18] {
+    pub fn rows(&self) -> [(&'static str, u64); 19] {
         [
             ("reads", self.reads),
             ("writes", self.writes),
@@ -189,6 +191,7 @@ impl Totals {
             ("ranges kept", self.kept),
             ("frames", self.frames),
             ("blocks sent", self.blocks),
+            ("frames packed", self.packed),
             ("blocks found", self.blocks_found),
             ("members joined", self.joined),
             ("configurations", self.configs),
@@ -392,6 +395,7 @@ impl World {
         let seed = self.rng.draw();
         let set = self.nodes[n].set.as_mut()?;
         set.pace(self.now, self.setup.tranquility);
+        set.pack(self.setup.packs(n, self.now));
         if per_million == 0 {
             return Some(f(set));
         }
@@ -443,6 +447,7 @@ impl World {
             window,
             keepalive: KEEPALIVE,
             timeout: TIMEOUT,
+            unpacks: self.setup.unpacks(n),
         };
         let history = History::from_ends(&ends).map_err(|_| "memory")?;
         let mut set = Set::attach(params, found, history, fresh).map_err(|_| "memory")?;
@@ -778,6 +783,7 @@ impl World {
     fn frame(&mut self, n: usize, peer: usize, nonce: u64, outgoing: Outgoing) -> Verdict {
         self.totals.frames += 1;
         self.totals.blocks += outgoing.blocks.len() as u64;
+        self.totals.packed += u64::from(wire::is_packed(&outgoing.meta));
         let mut blocks = std::vec::Vec::new();
         for block in &outgoing.blocks {
             blocks.push(match block {
@@ -831,6 +837,13 @@ impl World {
             return Err(format!("node {n} sends a frame of {lengths:?}"));
         }
         self.say(|| format!("node {n} to {peer}: {}", brief(&envelope, &frame)));
+        let packs = self.setup.packs(n, self.now) && self.setup.unpacks(peer);
+        if envelope.packed != (packs && blocks > 0) {
+            return Err(format!(
+                "node {n} packs {blocks} blocks for {peer}: {}",
+                envelope.packed
+            ));
+        }
         if envelope.version > node.seen.version || envelope.term > node.seen.term {
             return Err(format!(
                 "(2) node {n} speaks of a configuration that is not durable"

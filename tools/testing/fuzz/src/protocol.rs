@@ -192,6 +192,7 @@ fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallib
                 reigns: rng.chance(3, 4),
                 heals: rng.chance(3, 4),
                 diffs: rng.chance(3, 4),
+                unpacks: rng.chance(3, 4),
                 promise: config.term + rng.below(3) / 2,
                 limits: LIMITS,
                 config: match rng.below(4) {
@@ -302,6 +303,7 @@ pub fn frames(rng: &mut Rng) -> Fallible<()> {
         term: rng.below(9),
         version: rng.below(9),
         stream: rng.below(9) as u32,
+        packed: rng.chance(1, 2),
     };
     let frame = frame(rng, None, &config, 1)?;
     let mut meta = wire::encode(&envelope, &frame, blind)
@@ -420,6 +422,7 @@ pub fn session(rng: &mut Rng) -> Fallible<()> {
         window: WINDOW,
         keepalive: 100,
         timeout: 1000,
+        unpacks: rng.chance(3, 4),
     };
     let history = History::new().map_err(memory)?;
     let mut set = Set::attach(params, found, history, [[7; 16]; 2]).map_err(memory)?;
@@ -452,6 +455,7 @@ pub fn session(rng: &mut Rng) -> Fallible<()> {
                 reigns: true,
                 heals: true,
                 diffs: true,
+                unpacks: rng.chance(1, 2),
                 promise: current.term,
                 limits: LIMITS,
                 config: current.try_clone().map_err(memory)?,
@@ -463,6 +467,7 @@ pub fn session(rng: &mut Rng) -> Fallible<()> {
                 term: current.term,
                 version: current.version,
                 stream: 1,
+                packed: false,
             };
             let meta = wire::encode(&envelope, &hello, blind).map_err(memory)?;
             let _ = set.received(&store(peer), nonce, &meta, (0, &[]));
@@ -499,6 +504,7 @@ pub fn session(rng: &mut Rng) -> Fallible<()> {
             } else {
                 rng.pick(&[1, 2, 3])
             },
+            packed: rng.chance(1, 8),
         };
         let meta = wire::encode(&envelope, &said, blind).map_err(memory)?;
         let Ok((_, data)) = wire::lengths(&meta) else {

@@ -219,6 +219,7 @@ fn engine_config(number: usize, read_only: bool, rng: &mut Rng, small: bool) -> 
             tranquility: 0,
             discard: rng.chance(1, 2),
             resync_tranquility: rng.pick(&[0, 1, 1000]),
+            compress_wire: rng.chance(1, 2),
             ..Knobs::default()
         },
     }

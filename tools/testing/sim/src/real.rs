@@ -52,6 +52,7 @@ pub fn config(setup: &Setup, clusters: u64) -> Config {
             scrub_tranquility: setup.tranquility,
             resync_tranquility: setup.tranquility,
             discard: setup.discard,
+            compress_wire: false,
             wait_for_space: setup.wait_for_space,
             count_full: setup.count_full,
         },

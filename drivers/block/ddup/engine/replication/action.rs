@@ -262,7 +262,9 @@ pub enum Event {
 pub struct Outgoing {
     /// Header and body.
     pub meta: KVec<u8>,
-    /// The blocks whose 4096 bytes follow, in this order.
+    /// The blocks whose 4096 bytes follow, in this order; packed if [`is_packed`] says so.
+    ///
+    /// [`is_packed`]: super::wire::is_packed
     pub blocks: KVec<Block>,
 }
 
@@ -301,4 +303,6 @@ pub struct Params {
     pub keepalive: u64,
     /// A session that nothing came from for so long is lost, in milliseconds.
     pub timeout: u64,
+    /// It takes packed blocks.
+    pub unpacks: bool,
 }

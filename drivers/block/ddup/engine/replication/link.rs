@@ -335,11 +335,11 @@ impl Set {
         let Ok((envelope, frame)) = decode(meta, bytes, self.params.hash)? else {
             return Ok(None);
         };
-        let now = self.now;
+        let (now, unpacks) = (self.now, self.params.unpacks);
         let Some(link) = self.link_mut(at) else {
             return Ok(Some(false));
         };
-        if envelope.session != link.nonce && !mutant!(118) {
+        if (envelope.session != link.nonce && !mutant!(118)) || (envelope.packed && !unpacks) {
             return Ok(None);
         }
         link.heard_at = now;
@@ -624,11 +624,14 @@ impl Set {
             return Ok(None);
         };
         let nonce = link.nonce;
+        let packs = self.packs || mutant!(282);
+        let unpacks = link.hello.as_ref().is_some_and(|h| h.unpacks) || mutant!(280);
         let envelope = |stream: u32| Envelope {
             session: nonce,
             term,
             version,
             stream,
+            packed: packs && unpacks,
         };
         let plain = |meta: KVec<u8>| {
             Ok(Some(Outgoing {
@@ -724,6 +727,7 @@ impl Set {
             reigns: self.is_ruling(),
             heals: true,
             diffs: !self.wants_all,
+            unpacks: self.params.unpacks || mutant!(281),
             promise: self.record.promise,
             limits: self.params.limits,
             config: self.record.config.try_clone()?,

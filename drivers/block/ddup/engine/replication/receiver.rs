@@ -1093,6 +1093,7 @@ mod tests {
                 window: 64,
                 keepalive: 1,
                 timeout: 1,
+                unpacks: false,
             };
             let mut receiver = Receiver::new(NONCE, 1, Position::ZERO, &params).unwrap();
             let target = Target {

@@ -93,6 +93,8 @@ pub struct Set {
     pub(super) now: u64,
     /// A full compare rests so many times as long as it worked.
     pub(super) tranquility: u64,
+    /// Blocks go packed to peers that take them so.
+    pub(super) packs: bool,
     pub(super) leases: Leases,
     /// A person said that this store's own history may go.
     pub(super) discard: bool,
@@ -216,6 +218,7 @@ impl Set {
             stage_token: 0,
             now: 0,
             tranquility: 0,
+            packs: false,
             leases: Leases::default(),
             discard: false,
             wants_all: false,
@@ -539,6 +542,11 @@ impl Set {
     pub fn pace(&mut self, now: u64, tranquility: u64) {
         self.clock(now);
         self.tranquility = tranquility;
+    }
+
+    /// Says whether blocks are to be packed for peers that take them so.
+    pub fn pack(&mut self, packs: bool) {
+        self.packs = packs;
     }
 
     /// Says how late it is.

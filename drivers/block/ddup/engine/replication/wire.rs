@@ -6,6 +6,9 @@
 //! and the data of blocks. Header and body are covered by a checksum, data by the checks of the
 //! entries that it belongs to: the engine never sees it. Any byte may be hostile: the worst that
 //! it may cause is the end of its session.
+//!
+//! Blocks may be packed: the engine says in which frames, the shell packs them one by one, and begins
+//! each with [`Packed`].
 
 use super::super::format::le;
 use super::super::types::{CHECK_MASK, CLUSTER_SIZE, NAME_BYTES};
@@ -30,7 +33,8 @@ pub const SEED: u64 = 0x6464_7570_7769_7265;
 const MAGIC: u64 = 0x7770_6464;
 const VERSION: u64 = 1;
 /// Features that a peer must know; a HELLO that asks for others ends the session.
-const FEATURES_KNOWN: u64 = FEATURE_HEAL | FEATURE_RANGES | FEATURE_VOLUMES | FEATURE_DIFF;
+const FEATURES_KNOWN: u64 =
+    FEATURE_HEAL | FEATURE_RANGES | FEATURE_VOLUMES | FEATURE_DIFF | FEATURE_PACKED;
 /// The sender sends ASK, and answers it.
 const FEATURE_HEAL: u64 = 1;
 /// Full compares begin with sums of ranges.
@@ -39,6 +43,10 @@ const FEATURE_RANGES: u64 = 2;
 const FEATURE_VOLUMES: u64 = 4;
 /// The sender takes diffs in the place of full compares.
 const FEATURE_DIFF: u64 = 16;
+/// The sender takes packed blocks.
+const FEATURE_PACKED: u64 = 32;
+/// The blocks behind the frame are packed.
+const FLAG_PACKED: u64 = 1;
 const FLAG_REIGNS: u64 = 1;
 const FLAG_RESYNC: u64 = 1;
 const FLAG_FRESH: u64 = 1;
@@ -64,6 +72,8 @@ pub struct Envelope {
     pub version: u64,
     /// Serial of the replica's HELLO that this stream of entries, or what answers it, follows from.
     pub stream: u32,
+    /// Blocks behind the frame, if there are some, are packed.
+    pub packed: bool,
 }
 
 /// What a member says of itself when a session begins and when its configuration or state changed.
@@ -81,6 +91,8 @@ pub struct Hello {
     pub heals: bool,
     /// It takes diffs.
     pub diffs: bool,
+    /// It takes packed blocks.
+    pub unpacks: bool,
     /// Its promised term.
     pub promise: u64,
     /// What it can hold.
@@ -245,6 +257,45 @@ pub fn lengths(header: &[u8]) -> Result<(usize, usize), BadFrame> {
     sound.then_some((length, data)).ok_or(BadFrame)
 }
 
+/// Whether the blocks behind a frame are packed, from its first [`HEADER_BYTES`].
+pub fn is_packed(header: &[u8]) -> bool {
+    le::uint::<2>(header, 22) & FLAG_PACKED != 0
+}
+
+/// How a block lies behind a frame whose blocks are packed: the bytes that it takes, in front of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Packed {
+    /// As it is: it would not shrink enough.
+    Plain,
+    /// As a raw LZ4 block of so many bytes, which has the block's 4096.
+    Lz4(usize),
+}
+
+impl Packed {
+    /// Bytes of this in front of a block.
+    pub const BYTES: usize = 2;
+    /// The most bytes of a block that shrank enough.
+    pub const MAX: usize = CLUSTER_SIZE * 7 / 8;
+
+    /// What goes in front of a block.
+    pub fn encode(self) -> [u8; Packed::BYTES] {
+        let bytes = match self {
+            Packed::Plain => CLUSTER_SIZE,
+            Packed::Lz4(bytes) => bytes,
+        };
+        (bytes as u16).to_le_bytes()
+    }
+
+    /// What is in front of a block.
+    pub fn decode(bytes: [u8; Packed::BYTES]) -> Result<Self, BadFrame> {
+        match u16::from_le_bytes(bytes) as usize {
+            CLUSTER_SIZE => Ok(Packed::Plain),
+            bytes @ 1..=Packed::MAX => Ok(Packed::Lz4(bytes)),
+            _ => Err(BadFrame),
+        }
+    }
+}
+
 /// Builds header and body of a frame.
 pub fn encode(envelope: &Envelope, frame: &Frame, hash: Hash) -> Result<KVec<u8>> {
     let mut out = KVec::with_capacity(HEADER_BYTES + 128, GFP_KERNEL)?;
@@ -395,6 +446,8 @@ pub fn encode(envelope: &Envelope, frame: &Frame, hash: Hash) -> Result<KVec<u8>
     le::put_uint::<4>(&mut out, 16, data as u64);
     le::put_uint::<1>(&mut out, 20, kind);
     le::put_uint::<1>(&mut out, 21, VERSION);
+    let packed = envelope.packed && data > 0;
+    le::put_uint::<2>(&mut out, 22, if packed { FLAG_PACKED } else { 0 });
     le::put_uint::<8>(&mut out, 24, envelope.session);
     le::put_uint::<8>(&mut out, 32, envelope.term);
     le::put_uint::<8>(&mut out, 40, envelope.version);
@@ -414,7 +467,9 @@ fn put_list(out: &mut KVec<u8>, epoch: u64, count: usize, resync: bool) -> Resul
 fn put_hello(out: &mut KVec<u8>, hello: &Hello) -> Result {
     let heals = if hello.heals { FEATURE_HEAL } else { 0 };
     let diffs = if hello.diffs { FEATURE_DIFF } else { 0 };
-    put_uint::<8>(out, heals | FEATURE_RANGES | FEATURE_VOLUMES | diffs)?;
+    let unpacks = if hello.unpacks { FEATURE_PACKED } else { 0 };
+    let always = FEATURE_RANGES | FEATURE_VOLUMES;
+    put_uint::<8>(out, always | heals | diffs | unpacks)?;
     put_id(out, &hello.store)?;
     put_uint::<8>(out, hello.incarnation)?;
     put_uint::<8>(out, hello.promise)?;
@@ -502,8 +557,13 @@ pub fn decode(
         term: le::uint::<8>(meta, 32),
         version: le::uint::<8>(meta, 40),
         stream: le::uint::<4>(meta, 48) as u32,
+        packed: is_packed(meta),
     };
-    let reserved = le::uint::<2>(meta, 22) | le::uint::<4>(meta, 52);
+    let flags = le::uint::<2>(meta, 22);
+    if flags & !FLAG_PACKED != 0 || (envelope.packed && data == 0) {
+        return bad;
+    }
+    let reserved = le::uint::<4>(meta, 52);
     let mut body = Reader::new(meta.get(HEADER_BYTES..).unwrap_or(&[]));
     let frame = decode_body(le::uint::<1>(meta, 20), &mut body)?;
     Ok(match frame {
@@ -714,6 +774,7 @@ fn read_hello(body: &mut Reader<'_>) -> Result<Option<KBox<Hello>>> {
             reigns: flags & FLAG_REIGNS != 0,
             heals: features & FEATURE_HEAL != 0,
             diffs: features & FEATURE_DIFF != 0,
+            unpacks: features & FEATURE_PACKED != 0,
             promise,
             limits,
             config,
@@ -827,6 +888,7 @@ fn read_needs(body: &mut Reader<'_>) -> Result<Option<Frame>> {
 const _: () = {
     // A duplicate without neighbours.
     assert!(RUN_BYTES + ENTRY_BYTES <= 48);
+    assert!(CLUSTER_SIZE <= u16::MAX as usize);
     assert!(HEADER_BYTES + 12 + BATCH_MAX * NEED_BYTES <= META_BYTES_MAX);
     assert!(HEADER_BYTES + 16 + RANGES_MAX * RANGE_BYTES <= META_BYTES_MAX);
     assert!(RANGES_MAX <= 64);
@@ -863,6 +925,7 @@ pub(super) mod tests {
         term: 3,
         version: 9,
         stream: 2,
+        packed: false,
     };
 
     fn write(volume: u8, lbn: u64, fresh: bool) -> Entry {
@@ -901,7 +964,48 @@ pub(super) mod tests {
         let (envelope, again) = decode(&meta, data, sum).unwrap().unwrap();
         assert_eq!(envelope, ENVELOPE);
         assert_eq!(encode(&ENVELOPE, &again, sum).unwrap()[..], meta[..]);
+        assert!(!is_packed(&meta));
+        let packs = Envelope {
+            packed: true,
+            ..ENVELOPE
+        };
+        let packed = encode(&packs, frame, sum).unwrap();
+        assert_eq!(lengths(&packed), lengths(&meta));
+        assert_eq!(is_packed(&packed), data > 0);
+        let (envelope, _) = decode(&packed, data, sum).unwrap().unwrap();
+        assert_eq!(envelope.packed, data > 0);
         again
+    }
+
+    #[test]
+    fn a_frame_says_that_its_blocks_are_packed_only_if_it_has_some() {
+        let changed = |frame: &Frame, flags: u8| {
+            let mut meta = encode(&ENVELOPE, frame, sum).unwrap();
+            meta[22] |= flags;
+            let data = lengths(&meta).unwrap().1;
+            let right = sum(&meta[8..], SEED);
+            le::put_uint::<8>(&mut meta, 0, right);
+            decode(&meta, data, sum).unwrap().is_ok()
+        };
+        assert!(changed(&Frame::Found(4), 1));
+        assert!(!changed(&Frame::Found(4), 3));
+        assert!(!changed(&Frame::Absent(4), 1));
+    }
+
+    #[test]
+    fn a_packed_block_is_plain_or_has_shrunk_enough() {
+        assert_eq!(Packed::decode(Packed::Plain.encode()), Ok(Packed::Plain));
+        for bytes in 0..=u16::MAX {
+            let packed = Packed::decode(bytes.to_le_bytes());
+            match usize::from(bytes) {
+                CLUSTER_SIZE => assert_eq!(packed, Ok(Packed::Plain)),
+                n @ 1..=3584 => {
+                    assert_eq!(packed, Ok(Packed::Lz4(n)));
+                    assert_eq!(Packed::Lz4(n).encode(), bytes.to_le_bytes());
+                }
+                _ => assert_eq!(packed, Err(BadFrame)),
+            }
+        }
     }
 
     #[test]
@@ -921,6 +1025,7 @@ pub(super) mod tests {
             reigns: true,
             heals: true,
             diffs: true,
+            unpacks: true,
             promise: 7,
             limits: Limits {
                 entries: 64,
