@@ -528,6 +528,14 @@ fn put_peer(store: &Store, known: &Known, message: &mut Message<'_>) -> Result {
             uapi::DDUP_A_PEER_RECEIVED_BLOCKS,
             received.blocks.load(Relaxed),
         )?;
+        message.put_uint(
+            uapi::DDUP_A_PEER_SENT_UNCOMPRESSED_BYTES,
+            sent.uncompressed.load(Relaxed),
+        )?;
+        message.put_uint(
+            uapi::DDUP_A_PEER_RECEIVED_UNCOMPRESSED_BYTES,
+            received.uncompressed.load(Relaxed),
+        )?;
     }
     Ok(())
 }

@@ -202,7 +202,7 @@ fn peer_families(text: &mut String, sets: &[SetState]) {
     family(text, "ddup_peer_state", "stateset", about, &samples[0]);
     let about = "How far the connection to the other member is.";
     family(text, "ddup_peer_link", "stateset", about, &samples[1]);
-    let of_peers: [Told<OfPeer>; 13] = [
+    let of_peers: [Told<OfPeer>; 15] = [
         (
             "ddup_peer_acked_epoch",
             "gauge",
@@ -270,6 +270,12 @@ fn peer_families(text: &mut String, sets: &[SetState]) {
             |_, peer| peer.sent_blocks,
         ),
         (
+            "ddup_peer_sent_uncompressed_bytes",
+            "counter",
+            "What the bytes sent would be if no block had been compressed.",
+            |_, peer| peer.sent_uncompressed_bytes,
+        ),
+        (
             "ddup_peer_received_bytes",
             "counter",
             "Bytes that came since it was connected.",
@@ -280,6 +286,12 @@ fn peer_families(text: &mut String, sets: &[SetState]) {
             "counter",
             "Blocks of data among those that came.",
             |_, peer| peer.received_blocks,
+        ),
+        (
+            "ddup_peer_received_uncompressed_bytes",
+            "counter",
+            "What the bytes that came would be if no block had been compressed.",
+            |_, peer| peer.received_uncompressed_bytes,
         ),
     ];
     for (name, kind, about, value) in of_peers {

@@ -58,6 +58,8 @@ numbers! {
         COMPARE_MS = 15,
         TO_COMPARE_BLOCKS = 16,
         COMPARE_SINCE_EPOCH = 17,
+        SENT_UNCOMPRESSED_BYTES = 18,
+        RECEIVED_UNCOMPRESSED_BYTES = 19,
     }
 }
 
@@ -312,6 +314,10 @@ pub struct PeerState {
     pub received_bytes: Option<u64>,
     /// Blocks of data among them.
     pub received_blocks: Option<u64>,
+    /// What the bytes sent would be if no block had been compressed.
+    pub sent_uncompressed_bytes: Option<u64>,
+    /// The same of those received.
+    pub received_uncompressed_bytes: Option<u64>,
     /// Blocks that hold data of which it was told, with their data or without.
     pub told_blocks: Option<u64>,
     /// Changes in memory that it has not acknowledged.
@@ -341,6 +347,8 @@ impl Default for PeerState {
             sent_blocks: None,
             received_bytes: None,
             received_blocks: None,
+            sent_uncompressed_bytes: None,
+            received_uncompressed_bytes: None,
             told_blocks: None,
             lag_entries: None,
             lag_ms: None,
@@ -400,6 +408,12 @@ impl PeerState {
                 peer::COMPARE_MS => state.compare_ms = attribute.number(),
                 peer::TO_COMPARE_BLOCKS => state.to_compare_blocks = attribute.number(),
                 peer::COMPARE_SINCE_EPOCH => state.compare_since_epoch = attribute.number(),
+                peer::SENT_UNCOMPRESSED_BYTES => {
+                    state.sent_uncompressed_bytes = attribute.number();
+                }
+                peer::RECEIVED_UNCOMPRESSED_BYTES => {
+                    state.received_uncompressed_bytes = attribute.number();
+                }
                 _ => {}
             }
         }

@@ -389,6 +389,95 @@ duplicates_cross_as_references() {
 	[ "$before" = "$(content_of 1)" ]
 }
 
+# The bytes that went through lo.
+through_lo() {
+	cat /sys/class/net/lo/statistics/tx_bytes
+}
+
+# The bytes that compression has kept off the wire, as who sends and who receives counts them.
+kept_off() { # from to
+	of_peer "$1" "$2" 'sent_uncompressed_bytes - .sent_bytes'
+}
+
+kept_off_by() { # to from
+	of_peer "$1" "$2" 'received_uncompressed_bytes - .received_bytes'
+}
+
+# A frame is counted when it was sent, which its receiver may have answered by then.
+have_counted_the_same() { # from to
+	[ "$(kept_off "$1" "$2")" = "$(kept_off_by "$2" "$1")" ]
+}
+
+# Files, with hardly a block twice.
+real_files() { # MiB
+	tar -c /usr/lib/python3* /usr/share/perl* 2>/dev/null | head -c "$1M"
+}
+
+blocks_cross_compressed_where_that_makes_them_shorter() {
+	make_set in-sync async
+	local before whole kept wire
+	real_files 12 >/tmp/content
+	dd if=/dev/urandom of=/tmp/noise bs=1M count=4 status=none
+	defer rm -f /tmp/content /tmp/noise
+	ddup peer drop "${dev[0]}" "${uuid[2]}"
+	wait_for 10 is_cut 0 2
+	# Off: as they are.
+	ddup set "${dev[0]}" compress_wire=0
+	dd if=/tmp/content of="${dev[0]}" bs=64k count=64 oflag=direct conv=notrunc,fsync status=none
+	[ "$(of_peer 0 1 sent_blocks)" -ge 1000 ]
+	[ "$(kept_off 0 1)" = 0 ]
+	# On: from the next frame on.
+	ddup set "${dev[0]}" compress_wire=1
+	whole=$(of_peer 0 1 sent_uncompressed_bytes) wire=$(through_lo)
+	dd if=/tmp/content of="${dev[0]}" bs=64k skip=64 seek=64 oflag=direct conv=notrunc,fsync status=none
+	wire=$(($(through_lo) - wire))
+	wait_for 10 have_counted_the_same 0 1
+	whole=$(($(of_peer 0 1 sent_uncompressed_bytes) - whole)) kept=$(kept_off 0 1)
+	figure "$whole bytes of files took $((whole - kept)), $wire with headers of TCP and answers"
+	[ "$whole" -ge $((7 << 20)) ]
+	[ $((kept * 10)) -ge $((whole * 4)) ]
+	[ $((wire * 10)) -le $((whole * 7)) ]
+	ddup set show "${dev[0]}" | grep 'sent with .* compressed from'
+	# What does not shrink costs two bytes more for each block.
+	dd if=/tmp/noise of="${dev[0]}" bs=64k seek=256 oflag=direct conv=notrunc,fsync status=none
+	wait_for 10 have_counted_the_same 0 1
+	[ "$(kept_off 0 1)" = $((kept - 2048)) ]
+	# And blocks that are asked for: more is written than is kept in memory for who was away.
+	scribble 0 6000 9008
+	sync "${dev[0]}"
+	connect 0 2
+	wait_for 300 is_level 0 2
+	figure "compression kept $(kept_off 0 2) of $(of_peer 0 2 sent_uncompressed_bytes) bytes of a resync off the wire"
+	[ "$(kept_off 0 2)" -ge $((4 << 20)) ]
+	ddup peer join --timeout 60 "${dev[0]}" "${uuid[2]}"
+	before=$(content_of 0)
+	hand_over 0 1
+	[ "$before" = "$(content_of 1)" ]
+	hand_over 1 2
+	[ "$before" = "$(content_of 2)" ]
+	close_and_check
+}
+
+a_peer_that_takes_no_compressed_blocks_gets_none() {
+	make_set in-sync
+	local before
+	real_files 4 >/tmp/content
+	defer rm -f /tmp/content
+	ddup set "${dev[0]}" compress_wire=1
+	"$HOSTILE" older 0 "${uuid[1]}" 1 "${uuid[0]}" >/tmp/hostile 2>&1 &
+	defer kill $!
+	wait_for 10 grep -q ready /tmp/hostile
+	wait_for 30 is_linked 0 1
+	dd if=/tmp/content of="${dev[0]}" bs=64k oflag=direct conv=notrunc,fsync status=none
+	is_level 0 1
+	[ "$(cat /tmp/hostile)" = ready ]
+	[ "$(of_peer 0 1 sent_blocks)" -ge 1000 ]
+	[ "$(kept_off 0 1)" = 0 ]
+	before=$(content_of 0)
+	hand_over 0 1
+	[ "$before" = "$(content_of 1)" ]
+}
+
 # A read of one block in the background, as $reader. Its status is in /tmp/was_read when it ended.
 begin_read() { # number
 	rm -f /tmp/was_read
@@ -548,6 +637,20 @@ a_peer_that_babbles_is_closed_and_counted() {
 	sync "${dev[0]}"
 }
 
+compressed_blocks_that_are_none_end_the_session() {
+	make_set in-sync
+	local refused_before
+	refused_before=$(shown 0 .refused_sessions)
+	timeout 300 "$HOSTILE" packed 0 "${uuid[1]}" | tee /tmp/hostile
+	grep -x 'waits good' /tmp/hostile
+	[ "$(grep -c '^waits' /tmp/hostile)" = 1 ] || fail "what is no compressed block was taken"
+	# Each was counted; the good one's connection was closed from here.
+	[ "$(shown 0 .refused_sessions)" = $((refused_before + $(grep -c '^closed' /tmp/hostile))) ]
+	connect 0 1
+	scribble 0 0 10
+	sync "${dev[0]}"
+}
+
 a_silent_peer_is_given_up() {
 	make_set in-sync async
 	"$HOSTILE" silent 0 "${uuid[2]}" >/tmp/hostile &
@@ -669,6 +772,8 @@ run_tests what_one_writes_the_other_has \
 	volumes_come_change_and_go_on_all_members \
 	a_compare_ends_with_the_volumes_of_the_primary \
 	duplicates_cross_as_references \
+	blocks_cross_compressed_where_that_makes_them_shorter \
+	a_peer_that_takes_no_compressed_blocks_gets_none \
 	a_primary_serves_no_longer_than_its_lease \
 	a_flush_waits_for_a_member_in_sync_until_it_is_back \
 	a_flush_goes_on_when_the_member_is_shrunk \
@@ -676,6 +781,7 @@ run_tests what_one_writes_the_other_has \
 	flushes_fail_by_command_and_a_demotion_with_them \
 	who_does_not_lead_is_not_opened \
 	a_peer_that_babbles_is_closed_and_counted \
+	compressed_blocks_that_are_none_end_the_session \
 	a_silent_peer_is_given_up \
 	a_peer_that_stops_reading_holds_up_nobody \
 	a_stuck_peer_does_not_hold_up_a_detach \

@@ -99,12 +99,18 @@ pub struct MemberView {
     /// Blocks of data among them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sent_blocks: Option<u64>,
+    /// What `sent_bytes` would be if no block had been compressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent_uncompressed_bytes: Option<u64>,
     /// Bytes that came from it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub received_bytes: Option<u64>,
     /// Blocks of data among them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub received_blocks: Option<u64>,
+    /// What `received_bytes` would be if no block had been compressed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub received_uncompressed_bytes: Option<u64>,
     /// Bytes of blocks that it was told of and that were not sent, since it had what they hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saved_bytes: Option<u64>,
@@ -191,8 +197,11 @@ impl View {
                         joinable: peer.map(|peer| peer.joinable.is_some()),
                         sent_bytes: peer.and_then(|peer| peer.sent_bytes),
                         sent_blocks: peer.and_then(|peer| peer.sent_blocks),
+                        sent_uncompressed_bytes: peer.and_then(|peer| peer.sent_uncompressed_bytes),
                         received_bytes: peer.and_then(|peer| peer.received_bytes),
                         received_blocks: peer.and_then(|peer| peer.received_blocks),
+                        received_uncompressed_bytes: peer
+                            .and_then(|peer| peer.received_uncompressed_bytes),
                         saved_bytes: peer
                             .and_then(PeerState::saved_blocks)
                             .map(|blocks| blocks.saturating_mul(BLOCK)),
@@ -355,13 +364,28 @@ fn describe_member(member: &MemberView) -> String {
     if let Some(compare) = &member.compare {
         phrases.push(describe_compare(compare));
     }
-    for (bytes, blocks, word) in [
-        (member.sent_bytes, member.sent_blocks, "sent"),
-        (member.received_bytes, member.received_blocks, "received"),
+    for (bytes, blocks, whole, word) in [
+        (
+            member.sent_bytes,
+            member.sent_blocks,
+            member.sent_uncompressed_bytes,
+            "sent",
+        ),
+        (
+            member.received_bytes,
+            member.received_blocks,
+            member.received_uncompressed_bytes,
+            "received",
+        ),
     ] {
         if let Some(bytes) = bytes.filter(|bytes| *bytes > 0) {
             let data = blocks.map_or(String::new(), |blocks| format!(" with {blocks} blocks"));
-            phrases.push(format!("{} {word}{data}", size::human(bytes)));
+            let whole = whole
+                .filter(|whole| *whole > bytes)
+                .map_or(String::new(), |whole| {
+                    format!(" compressed from {}", size::human(whole))
+                });
+            phrases.push(format!("{} {word}{data}{whole}", size::human(bytes)));
         }
     }
     if let Some(bytes) = member.saved_bytes.filter(|bytes| *bytes > 0) {
@@ -437,6 +461,7 @@ mod tests {
             acked_epoch: Some(7),
             sent_bytes: Some(1 << 20),
             sent_blocks: Some(200),
+            sent_uncompressed_bytes: Some(3 << 20),
             received_bytes: Some(0),
             told_blocks: Some(456),
             lag_entries: Some(12),
@@ -455,7 +480,7 @@ mod tests {
   work      2 FLUSHes wait for members
   member    01010101-0101-0101-0101-010101010101 in-sync, primary, this store
   member    0b0b0b0b-0b0b-0b0b-0b0b-0b0b0b0b0b0b async, connected, 2 epochs behind, \
-12 changes since 3 s, resync 25%, 1000K of 3.91M, 1m21s left, 1.00M sent with 200 blocks, \
+12 changes since 3 s, resync 25%, 1000K of 3.91M, 1m21s left, 1.00M sent with 200 blocks compressed from 3.00M, \
 1.00M it had already
 "
         );
