@@ -496,6 +496,7 @@ fn put_peer(store: &Store, known: &Known, message: &mut Message<'_>) -> Result {
         }
         if let Some(lag) = &state.lag {
             message.put_uint(uapi::DDUP_A_PEER_LAG_ENTRIES, lag.entries)?;
+            message.put_uint(uapi::DDUP_A_PEER_LAG_BYTES, lag.bytes)?;
             message.put_uint(uapi::DDUP_A_PEER_LAG_MS, lag.ms)?;
         }
         if let Some(compare) = &state.compare {

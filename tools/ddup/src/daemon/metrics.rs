@@ -202,7 +202,7 @@ fn peer_families(text: &mut String, sets: &[SetState]) {
     family(text, "ddup_peer_state", "stateset", about, &samples[0]);
     let about = "How far the connection to the other member is.";
     family(text, "ddup_peer_link", "stateset", about, &samples[1]);
-    let of_peers: [Told<OfPeer>; 15] = [
+    let of_peers: [Told<OfPeer>; 16] = [
         (
             "ddup_peer_acked_epoch",
             "gauge",
@@ -220,6 +220,12 @@ fn peer_families(text: &mut String, sets: &[SetState]) {
             "gauge",
             "Changes in memory that it has not acknowledged.",
             |_, peer| peer.lag_entries,
+        ),
+        (
+            "ddup_peer_lag_bytes",
+            "gauge",
+            "Bytes of the blocks that changes in memory write which it has not acknowledged.",
+            |_, peer| peer.lag_bytes,
         ),
         (
             "ddup_peer_lag_seconds",

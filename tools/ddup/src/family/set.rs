@@ -60,6 +60,7 @@ numbers! {
         COMPARE_SINCE_EPOCH = 17,
         SENT_UNCOMPRESSED_BYTES = 18,
         RECEIVED_UNCOMPRESSED_BYTES = 19,
+        LAG_BYTES = 20,
     }
 }
 
@@ -322,6 +323,8 @@ pub struct PeerState {
     pub told_blocks: Option<u64>,
     /// Changes in memory that it has not acknowledged.
     pub lag_entries: Option<u64>,
+    /// Bytes of the blocks that those write.
+    pub lag_bytes: Option<u64>,
     /// How long it has not acknowledged the oldest of them.
     pub lag_ms: Option<u64>,
     /// Blocks that are done of a compare under way.
@@ -351,6 +354,7 @@ impl Default for PeerState {
             received_uncompressed_bytes: None,
             told_blocks: None,
             lag_entries: None,
+            lag_bytes: None,
             lag_ms: None,
             compared_blocks: None,
             compare_ms: None,
@@ -403,6 +407,7 @@ impl PeerState {
                 peer::RECEIVED_BLOCKS => state.received_blocks = attribute.number(),
                 peer::TOLD_BLOCKS => state.told_blocks = attribute.number(),
                 peer::LAG_ENTRIES => state.lag_entries = attribute.number(),
+                peer::LAG_BYTES => state.lag_bytes = attribute.number(),
                 peer::LAG_MS => state.lag_ms = attribute.number(),
                 peer::COMPARED_BLOCKS => state.compared_blocks = attribute.number(),
                 peer::COMPARE_MS => state.compare_ms = attribute.number(),

@@ -1988,6 +1988,15 @@ impl World {
                 return Some(format!("node {} differs", other.number));
             }
         }
+        let behind = |set: &Set| {
+            let others = self.nodes.iter().filter_map(|n| set.peer_state(&n.id));
+            others
+                .filter_map(|p| p.lag)
+                .find(|l| l.entries + l.bytes > 0)
+        };
+        if let Some(lag) = self.nodes[primary].set.as_ref().and_then(behind) {
+            return Some(format!("all are equal, and a peer is behind by {lag:?}"));
+        }
         (self.totals.flushes == 0).then(|| "no FLUSH ever".into())
     }
 }

@@ -674,6 +674,9 @@ a_peer_that_stops_reading_holds_up_nobody() {
 		wait_for 10 is_linked 0 2
 		kill -s "$signal" "$proxy"
 		start=$(milliseconds)
+		# None of it is acknowledged. Asked at once: the peer will be given up.
+		scribble 0 0 800
+		[ -e /sys/kernel/debug/kmemleak ] || [ "$(of_peer 0 2 lag_bytes)" -ge $((800 * 4096)) ]
 		# Far more than sockets hold.
 		scribble 0 0 4000
 		sync "${dev[0]}"

@@ -4,7 +4,7 @@
 
 use super::super::ring::Ring;
 use super::super::Hash;
-use super::types::{Entry, Id, Position};
+use super::types::{Entry, Id, Op, Position};
 use kernel::prelude::*;
 
 /// Bytes of a canonical record.
@@ -50,6 +50,8 @@ pub struct Epoch {
     pub number: u64,
     /// Its entries in journal order.
     pub entries: KVVec<Entry>,
+    /// Blocks that they write.
+    pub written: u64,
     /// Its end; `None` while a primary adds to it.
     pub position: Option<Position>,
     /// When it ended, in milliseconds of the store's clock.
@@ -57,6 +59,23 @@ pub struct Epoch {
 }
 
 impl Epoch {
+    /// An epoch with these entries.
+    pub fn new(
+        number: u64,
+        entries: KVVec<Entry>,
+        position: Option<Position>,
+        sealed_at: u64,
+    ) -> Self {
+        let writes = entries.iter().filter(|e| e.op == Op::Write);
+        Epoch {
+            number,
+            written: writes.count() as u64,
+            entries,
+            position,
+            sealed_at,
+        }
+    }
+
     /// Whether it is a change of volumes, and so nothing else.
     pub fn changes_volumes(&self) -> bool {
         self.entries.first().is_some_and(|e| e.op.changes_volumes())
@@ -146,12 +165,7 @@ impl Window {
     /// Opens the next epoch, for which there is room.
     pub fn open(&mut self, number: u64) {
         let entries = self.spares.pop().unwrap_or_default();
-        self.push(Epoch {
-            number,
-            entries,
-            position: None,
-            sealed_at: 0,
-        });
+        self.push(Epoch::new(number, entries, None, 0));
     }
 
     /// Appends an epoch, for which there is room; forgets the others if it is not the next one.
@@ -169,6 +183,7 @@ impl Window {
         let open = self.epochs.last_mut().ok_or(EINVAL)?;
         let index = open.entries.len() as u32;
         open.entries.push(entry, GFP_KERNEL)?;
+        open.written += u64::from(entry.op == Op::Write);
         self.entries += 1;
         Ok(index)
     }
@@ -222,12 +237,8 @@ mod tests {
     use super::*;
 
     fn epoch(number: u64, entries: usize) -> Epoch {
-        Epoch {
-            number,
-            entries: KVVec::from_elem(Entry::default(), entries, GFP_KERNEL).unwrap(),
-            position: Some(Position::ZERO),
-            sealed_at: 0,
-        }
+        let entries = KVVec::from_elem(Entry::default(), entries, GFP_KERNEL).unwrap();
+        Epoch::new(number, entries, Some(Position::ZERO), 0)
     }
 
     #[test]
@@ -244,6 +255,26 @@ mod tests {
         assert_eq!((window.first(), window.entries()), (Some(6), 6));
         window.push(epoch(11, 1));
         assert_eq!((window.first(), window.entries()), (Some(11), 1));
+    }
+
+    #[test]
+    fn an_epoch_counts_what_it_writes_anew() {
+        let mut window = Window::default();
+        for number in 1..4 {
+            window.reserve_entries(4, 4).unwrap();
+            window.open(number);
+            for op in [Op::Write, Op::Zero, Op::Write] {
+                let entry = Entry {
+                    op,
+                    count: 1,
+                    ..Entry::default()
+                };
+                window.add(entry).unwrap();
+            }
+            window.seal(Position::ZERO, 0);
+        }
+        let written = |number| window.behind(number).map(|e| e.written).sum::<u64>();
+        assert_eq!((written(0), written(2), written(3)), (6, 2, 0));
     }
 
     #[test]

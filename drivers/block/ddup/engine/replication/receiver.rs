@@ -794,12 +794,7 @@ impl Receiver {
             token: epoch.token,
             count: epoch.count(),
         };
-        let whole = Epoch {
-            number: epoch.number,
-            entries,
-            position: Some(position),
-            sealed_at: now,
-        };
+        let whole = Epoch::new(epoch.number, entries, Some(position), now);
         self.pop_epoch();
         Ok(Some((action, Applying::Epoch(whole))))
     }

@@ -9,6 +9,7 @@
 
 use super::super::mark::mark;
 use super::super::mutant::mutant;
+use super::super::types::CLUSTER_SIZE;
 use super::action::{Action, Event, Params, Reply, StageResult};
 use super::change::{Change, Stage, Transition};
 use super::config::{Config, MemberState, Refusal};
@@ -133,6 +134,8 @@ pub struct PeerState {
 pub struct Lag {
     /// Entries in memory. What a full compare is to tell is not among them.
     pub entries: u64,
+    /// Bytes of the blocks that those write.
+    pub bytes: u64,
     /// Time since the end of the oldest epoch in memory that it lacks, in milliseconds.
     pub ms: u64,
 }
@@ -770,12 +773,8 @@ impl Set {
             chain,
         };
         self.window.drop_open();
-        self.window.push(Epoch {
-            number,
-            entries: KVVec::new(),
-            position: Some(sealed),
-            sealed_at: self.now,
-        });
+        let first = Epoch::new(number, KVVec::new(), Some(sealed), self.now);
+        self.window.push(first);
         self.window.open(number + 1);
         self.rule = Some(Rule {
             first: number,
@@ -1030,6 +1029,7 @@ impl Set {
         let oldest = behind().find_map(|e| e.position.map(|_| e.sealed_at));
         let lag = Lag {
             entries: behind().map(|e| e.entries.len() as u64).sum(),
+            bytes: behind().map(|e| e.written * CLUSTER_SIZE as u64).sum(),
             ms: oldest.map_or(0, |sealed_at| self.now.saturating_sub(sealed_at)),
         };
         Some(PeerState {

@@ -117,6 +117,9 @@ pub struct MemberView {
     /// Changes in memory that it has not acknowledged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag_entries: Option<u64>,
+    /// Bytes of the blocks that those write.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_bytes: Option<u64>,
     /// How long it has not acknowledged the oldest epoch that it lacks, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag_ms: Option<u64>,
@@ -206,6 +209,7 @@ impl View {
                             .and_then(PeerState::saved_blocks)
                             .map(|blocks| blocks.saturating_mul(BLOCK)),
                         lag_entries: peer.and_then(|peer| peer.lag_entries),
+                        lag_bytes: peer.and_then(|peer| peer.lag_bytes),
                         lag_ms: peer.and_then(|peer| peer.lag_ms),
                         compare: peer.and_then(CompareView::of),
                     }
@@ -359,7 +363,11 @@ fn describe_member(member: &MemberView) -> String {
         .lag_ms
         .filter(|ms| *ms >= 1000 && member.lag_epochs > Some(0));
     if let (Some(ms), Some(entries)) = (waits, member.lag_entries) {
-        phrases.push(format!("{entries} changes since {} s", ms / 1000));
+        let bytes = size::human(member.lag_bytes.unwrap_or(0));
+        phrases.push(format!(
+            "{entries} changes of {bytes} since {} s",
+            ms / 1000
+        ));
     }
     if let Some(compare) = &member.compare {
         phrases.push(describe_compare(compare));
@@ -465,6 +473,7 @@ mod tests {
             received_bytes: Some(0),
             told_blocks: Some(456),
             lag_entries: Some(12),
+            lag_bytes: Some(40 << 10),
             lag_ms: Some(3400),
             compared_blocks: Some(250),
             to_compare_blocks: Some(1000),
@@ -480,7 +489,7 @@ mod tests {
   work      2 FLUSHes wait for members
   member    01010101-0101-0101-0101-010101010101 in-sync, primary, this store
   member    0b0b0b0b-0b0b-0b0b-0b0b-0b0b0b0b0b0b async, connected, 2 epochs behind, \
-12 changes since 3 s, resync 25%, 1000K of 3.91M, 1m21s left, 1.00M sent with 200 blocks compressed from 3.00M, \
+12 changes of 40.0K since 3 s, resync 25%, 1000K of 3.91M, 1m21s left, 1.00M sent with 200 blocks compressed from 3.00M, \
 1.00M it had already
 "
         );
