@@ -22,6 +22,7 @@
 mod follow;
 mod scrub;
 mod set;
+mod verify;
 
 pub(crate) use self::{
     follow::volumes_changed,
@@ -72,6 +73,7 @@ genl_family! {
     do ddup_nl_peer_drop_doit => set::peer_drop;
     do ddup_nl_scrub_doit => scrub::scrub;
     do ddup_nl_lease_doit => set::lease;
+    do ddup_nl_verify_doit => verify::verify;
     dump ddup_nl_get_dumpit => get_all;
     dump ddup_nl_set_get_dumpit => set::get_all;
 }

@@ -134,6 +134,14 @@ static const struct nla_policy ddup_lease_nl_policy[DDUP_A_SET_LEASE_UNTIL + 1] 
 	[DDUP_A_SET_LEASE_UNTIL] = { .type = NLA_UINT, },
 };
 
+/* DDUP_CMD_VERIFY - do */
+static const struct nla_policy ddup_verify_nl_policy[DDUP_A_SET_VERIFY_STOP + 1] = {
+	[DDUP_A_SET_INDEX] = NLA_POLICY_FULL_RANGE(NLA_U32, &ddup_a_set_index_range),
+	[DDUP_A_SET_PEER_STORE] = NLA_POLICY_EXACT_LEN(DDUP_UUID_LEN),
+	[DDUP_A_SET_VERIFY_REPAIR] = { .type = NLA_FLAG, },
+	[DDUP_A_SET_VERIFY_STOP] = { .type = NLA_FLAG, },
+};
+
 /* Ops table for ddup */
 static const struct genl_split_ops ddup_nl_ops[] = {
 	{
@@ -270,6 +278,13 @@ static const struct genl_split_ops ddup_nl_ops[] = {
 		.doit		= ddup_nl_lease_doit,
 		.policy		= ddup_lease_nl_policy,
 		.maxattr	= DDUP_A_SET_LEASE_UNTIL,
+		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
+	},
+	{
+		.cmd		= DDUP_CMD_VERIFY,
+		.doit		= ddup_nl_verify_doit,
+		.policy		= ddup_verify_nl_policy,
+		.maxattr	= DDUP_A_SET_VERIFY_STOP,
 		.flags		= GENL_ADMIN_PERM | GENL_CMD_CAP_DO,
 	},
 };

@@ -32,6 +32,7 @@ int ddup_nl_peer_doit(struct sk_buff *skb, struct genl_info *info);
 int ddup_nl_peer_drop_doit(struct sk_buff *skb, struct genl_info *info);
 int ddup_nl_scrub_doit(struct sk_buff *skb, struct genl_info *info);
 int ddup_nl_lease_doit(struct sk_buff *skb, struct genl_info *info);
+int ddup_nl_verify_doit(struct sk_buff *skb, struct genl_info *info);
 
 enum {
 	DDUP_NLGRP_EVENTS,

@@ -228,6 +228,7 @@ fn frames_are_as_documented() {
         serial: 0x73,
         reigns: true,
         heals: true,
+        verifies: true,
         diffs: true,
         unpacks: true,
         promise: 0x74,
@@ -241,7 +242,7 @@ fn frames_are_as_documented() {
     };
     let frame = framed(&Frame::Hello(KBox::new(hello, GFP_KERNEL).unwrap()));
     let fields: [(&str, &[u8]); 9] = [
-        ("features", &[0x37]),
+        ("features", &[0x3f]),
         ("store", &[0x71; 16]),
         ("incarnation", &[0x72]),
         ("promise", &[0x74]),
@@ -371,4 +372,68 @@ fn frames_are_as_documented() {
     assert_eq!(frame[20], 13);
     assert_eq!(frame[56..68], [0x97, 0, 0, 0, 0, 0, 0, 0, 0x98, 0, 0, 0]);
     assert_eq!(frame[68..], [2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn frames_of_a_verify_are_as_documented() {
+    let number = 0x97;
+    let position = POSITION;
+    let frame = framed(&Frame::Verify { number, position });
+    assert_eq!((frame[20], frame[56]), (17, 0x97));
+    assert_eq!(frame[64..], position_bytes());
+    let volume = Volume {
+        uuid: [0xa1; 16],
+        blocks: 0x0102,
+    };
+    let mut volumes = KVec::new();
+    volumes.push(volume, GFP_KERNEL).unwrap();
+    let frame = framed(&Frame::Frozen { number, volumes });
+    assert_eq!((frame[20], frame[56]), (18, 0x97));
+    assert_eq!(frame[64..66], [1, 0]);
+    assert_eq!(frame[66..82], [0xa1; 16]);
+    assert_eq!(frame[82..], [2, 1, 0, 0, 0, 0]);
+    let frame = framed(&Frame::Thawed(number));
+    assert_eq!((frame[20], frame[56], frame.len()), (19, 0x97, 64));
+    let frame = framed(&Frame::Show {
+        number,
+        volume: [0xa2; 16],
+        lbn: 0xa3,
+        count: 0xa4,
+    });
+    assert_eq!(frame[20], 20);
+    let fields: [(&str, &[u8]); 4] = [
+        ("number", &[0x97]),
+        ("volume", &[0xa2; 16]),
+        ("lbn", &[0xa3]),
+        ("count", &[0xa4]),
+    ];
+    compare("SHOW", &frame[56..], &fields);
+    let entry = Entry {
+        op: Op::Write,
+        lbn: 0xa5,
+        count: 1,
+        check: 0xa6,
+        digest: [0xa7; 24],
+        ..Entry::default()
+    };
+    let mut entries = KVec::new();
+    entries.push(entry, GFP_KERNEL).unwrap();
+    let frame = framed(&Frame::Blocks {
+        number,
+        lbn: 0xa3,
+        count: 0xa4,
+        entries,
+    });
+    assert_eq!(frame[20], 21);
+    // Number, lbn, count, blocks.
+    let head = [
+        0x97, 0, 0, 0, 0, 0, 0, 0, 0xa3, 0, 0, 0, 0, 0xa4, 0, 0, 0, 0, 0, 1, 0,
+    ];
+    assert_eq!(frame[56..77], head);
+    let fields: [(&str, &[u8]); 3] = [
+        ("lbn", &[0xa5]),
+        ("check", &[0xa6]),
+        ("digest", &[0xa7; 24]),
+    ];
+    compare("Block", &frame[77..], &fields);
 }

@@ -6,7 +6,7 @@
 //! Nothing here decides: a command is given to the store's engine, and its answer put into words. Those
 //! that wait do so without the list's lock, for some seconds at most, and a signal ends it.
 
-use super::{answer, check_admin, refuse_absent, List, State, LIST};
+use super::{answer, check_admin, refuse_absent, verify, List, State, LIST};
 use crate::{
     device::Device,
     engine::{
@@ -16,6 +16,7 @@ use crate::{
             config::{Config, MemberState, Refusal as SetRefusal},
             set::PeerState,
             types::{Id, Position},
+            verify::VerifyReport,
         },
         SetCommand,
     },
@@ -70,7 +71,7 @@ fn number_of(info: &Info<'_>, attr: u32, what: &str) -> Result<u64, Refusal> {
 }
 
 /// UUID of the peer's store.
-fn peer_of(info: &Info<'_>) -> Result<Id, Refusal> {
+pub(super) fn peer_of(info: &Info<'_>) -> Result<Id, Refusal> {
     let attr = info
         .attr(uapi::DDUP_A_SET_PEER_STORE)
         .ok_or_else(|| refuse!(EINVAL, None, "the UUID of the peer's store is missing"))?;
@@ -103,7 +104,7 @@ fn store_of(list: &List, index: u32) -> Result<Arc<Store>, Refusal> {
 }
 
 /// The store that a mutating request names.
-fn member_of(info: &Info<'_>) -> Result<(u32, Arc<Store>), Refusal> {
+pub(super) fn member_of(info: &Info<'_>) -> Result<(u32, Arc<Store>), Refusal> {
     check_admin(info)?;
 
     let index = index_of(info)?;
@@ -115,7 +116,7 @@ fn member_of(info: &Info<'_>) -> Result<(u32, Arc<Store>), Refusal> {
 
 /// Gives a command to the store and puts what it refuses into words. `blamed` is the attribute to
 /// blame if the engine refuses what the command says.
-fn command(
+pub(super) fn command(
     index: u32,
     store: &Store,
     command: SetCommand,
@@ -214,6 +215,29 @@ fn refuse_set(index: u32, store: &Store, why: SetRefusal, blamed: Option<u32>) -
             INDEX,
             "it failed: the store failed, or FLUSHes were failed meanwhile"
         ),
+        SetRefusal::NotConnected => refuse!(
+            errno(bindings::ENOTCONN),
+            blamed,
+            "it is no member that is connected"
+        ),
+        SetRefusal::PeerTooOld => refuse!(
+            errno(bindings::EOPNOTSUPP),
+            blamed,
+            "it does not know verify: its ddup is older"
+        ),
+        SetRefusal::Comparing => refuse!(
+            EAGAIN,
+            blamed,
+            "a full compare of it is under way: verify it after that"
+        ),
+        SetRefusal::Verifying => refuse!(
+            EBUSY,
+            INDEX,
+            "a verify of a peer of ddup{index} goes on already"
+        ),
+        SetRefusal::NoVerify => {
+            refuse!(ENOENT, blamed, "no verify of a peer of ddup{index} goes on")
+        }
         SetRefusal::Memory => ENOMEM.into(),
     }
 }
@@ -456,7 +480,7 @@ pub(super) fn peer_drop(info: &mut Info<'_>) -> Result {
 
 // What is so.
 
-fn put_position(attr: u32, position: &Position, message: &mut Message<'_>) -> Result {
+pub(super) fn put_position(attr: u32, position: &Position, message: &mut Message<'_>) -> Result {
     message.put_nested(attr, |message| {
         message.put_uint(uapi::DDUP_A_POSITION_TERM, position.term)?;
         message.put_bytes(uapi::DDUP_A_POSITION_REIGN, &position.reign)?;
@@ -471,6 +495,8 @@ struct Known {
     member: MemberState,
     has_session: bool,
     state: Option<PeerState>,
+    /// The last verify, if it was of this one.
+    verify: Option<VerifyReport>,
 }
 
 fn put_peer(store: &Store, known: &Known, message: &mut Message<'_>) -> Result {
@@ -515,6 +541,9 @@ fn put_peer(store: &Store, known: &Known, message: &mut Message<'_>) -> Result {
         if let Some(position) = &state.joinable {
             put_position(uapi::DDUP_A_PEER_JOINABLE, position, message)?;
         }
+    }
+    if let Some(report) = &known.verify {
+        verify::put_report(store, report, message)?;
     }
     if let Some(session) = store.session(&known.store) {
         let (sent, received) = (&session.sent, &session.received);
@@ -590,6 +619,7 @@ fn describe(list: &List, index: u32, store: &Store, message: &mut Message<'_>) -
                     member: member.state,
                     has_session: set.session(&member.store).is_some(),
                     state: set.peer_state(&member.store),
+                    verify: set.verify_report()?.filter(|v| v.peer == member.store),
                 };
 
                 peers.push(known, GFP_KERNEL)?;
@@ -687,6 +717,7 @@ fn told(event: Event) -> (u32, Option<Id>, Option<Position>) {
         Event::Reconciled => (uapi::DDUP_SET_EVENT_RECONCILED, None, None),
         Event::StoreFailed => (uapi::DDUP_SET_EVENT_STORE_FAILED, None, None),
         Event::LeaseExpired => (uapi::DDUP_SET_EVENT_LEASE_EXPIRED, None, None),
+        Event::Verified(peer) => (uapi::DDUP_SET_EVENT_VERIFIED, Some(peer), None),
     }
 }
 

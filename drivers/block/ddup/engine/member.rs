@@ -33,6 +33,7 @@ use super::show::lines;
 use super::stage::{Staging, STAGE_TAGS};
 use super::state::{IoToken, Store};
 use super::types::{Check, Cluster, Lbn, Millis, Status, Tag};
+use super::verify::Repairs;
 use super::{Action, Buf, Config, Durability, SendBlock, Sending, SetCommand};
 use core::fmt;
 use core::ops::Range;
@@ -144,6 +145,7 @@ pub struct Member {
     pub(super) pins: Pins,
     pub(super) staging: Staging,
     pub(super) heals: Heals,
+    pub(super) repairs: Repairs,
     pub(super) resync: Resync,
     pub(super) scans: Scans,
     pub(super) own: Option<OwnRange>,
@@ -191,6 +193,7 @@ impl Member {
                 pins: Pins::new()?,
                 staging: Staging::new(config.queue_depth)?,
                 heals: Heals::new(config.queue_depth)?,
+                repairs: Repairs::new(config.queue_depth),
                 resync: Resync::new(),
                 scans: Scans::new(),
                 own: None,
@@ -278,6 +281,8 @@ impl Store {
             SetCommand::FlushFail => set.flush_fail(number),
             SetCommand::Resolve => set.resolve(number),
             SetCommand::Lease { version, until } => set.lease(number, version, until),
+            SetCommand::Verify { peer, repair } => set.verify(number, &peer, repair),
+            SetCommand::VerifyStop => set.verify_stop(number),
         }?;
         if fails {
             self.fail_leased();
@@ -727,7 +732,7 @@ impl Store {
         let Some(member) = self.member.as_mut() else {
             return;
         };
-        let others = scrubs + member.set.flushes();
+        let others = scrubs + member.set.flushes() + member.repairs.under_way();
         let busy = self.ops.in_flight as usize > others || now < self.served_at + BUSY;
         let tranquility = match busy {
             true => knobs.resync_tranquility,
@@ -869,6 +874,29 @@ impl Store {
                     });
                 }
             }
+            SetAction::Freeze { scan } => {
+                if !self.freeze_now(scan) {
+                    return Err(SetAction::Freeze { scan });
+                }
+            }
+            SetAction::ScanRange {
+                scan,
+                volume,
+                first,
+                end,
+                max,
+            } => {
+                if !self.scan_range(scan, volume, (first, end), max) {
+                    return Err(SetAction::ScanRange {
+                        scan,
+                        volume,
+                        first,
+                        end,
+                        max,
+                    });
+                }
+            }
+            SetAction::Repair { token, entry } => self.begin_repair(token, &entry),
             SetAction::ScanClose(scan) => self.close_scan(scan),
             SetAction::Own {
                 token,

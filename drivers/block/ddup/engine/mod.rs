@@ -88,6 +88,7 @@ mod stage;
 mod state;
 mod supply;
 mod tree;
+mod verify;
 mod volume;
 mod write;
 
@@ -244,6 +245,15 @@ pub enum SetCommand {
     FlushFail,
     /// Clause 13: the own history may be given up.
     Resolve,
+    /// Verify a peer.
+    Verify {
+        /// The peer.
+        peer: Id,
+        /// Repair what differs.
+        repair: bool,
+    },
+    /// End the verify that goes on.
+    VerifyStop,
     /// Clause 14: serve no longer.
     Lease {
         /// In the configuration of this version: that in force, or a later one.

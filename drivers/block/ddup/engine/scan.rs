@@ -61,9 +61,10 @@ struct Reading {
 
 /// What is to be shown next.
 struct Wish {
-    /// Where it begins, and the next block that is looked at.
+    /// Where it begins, the next block that is looked at, and where it ends at the latest.
     from: u64,
     cursor: u64,
+    end: u64,
     max: usize,
     /// What is not younger than this is only said to be as it was.
     since: Option<Generation>,
@@ -209,6 +210,20 @@ impl Store {
         wanted.unwrap_or(true)
     }
 
+    /// The state as it is now is wanted, frozen by a checkpoint that is cut at once: what is to be
+    /// applied next waits for that. False: not now.
+    pub(super) fn freeze_now(&mut self, scan: u64) -> bool {
+        let frozen = self.scans().is_some_and(|s| s.frozen.is_some());
+        if !(frozen || self.checkpointer.is_running() || self.pin.is_some()) {
+            return self.open_scan(scan);
+        }
+        mark!(member_can_not_freeze_now);
+        if let Some(member) = self.member.as_mut() {
+            member.set_mut().scan_lost(scan);
+        }
+        true
+    }
+
     /// A frozen state is not wanted any more.
     pub(super) fn close_scan(&mut self, scan: u64) {
         let Some(scans) = self.scans() else {
@@ -254,8 +269,17 @@ impl Store {
 
     /// A checkpoint is being cut: it may serve who waits.
     pub(super) fn scans_at_cut(&mut self) {
-        if let Some(scans) = self.scans() {
-            scans.cut = !scans.wanted.is_empty();
+        let Some(position) = self.history_at_cut().map(|history| history.position()) else {
+            return;
+        };
+        let Some(member) = self.member.as_mut() else {
+            return;
+        };
+        member.scans.cut = !member.scans.wanted.is_empty();
+        for at in 0..member.scans.wanted.len() {
+            if let Some(&scan) = member.scans.wanted.get(at) {
+                member.set_mut().scan_cut(scan, &position);
+            }
         }
     }
 
@@ -431,6 +455,42 @@ impl Store {
         max: u32,
         since: Option<Generation>,
     ) -> bool {
+        self.wish(scan, (cursor, u64::MAX), max, since)
+    }
+
+    /// The first mapped blocks of a range are wanted. False: not now.
+    pub(super) fn scan_range(
+        &mut self,
+        scan: u64,
+        volume: Id,
+        (first, end): (u64, u64),
+        max: u32,
+    ) -> bool {
+        let frozen = self.scans().and_then(|s| s.frozen.as_ref());
+        let map = frozen.and_then(|f| f.maps.iter().position(|m| m.1 == volume && first < m.2));
+        if let Some(map) = map {
+            let range = (key(map, Lbn(first)), key(map, Lbn(0)).saturating_add(end));
+            return self.wish(scan, range, max, None);
+        }
+        // A volume that is not there, or ends before.
+        if let Some(member) = self.member.as_mut() {
+            let shown = Shown {
+                volume,
+                range: (first, end),
+                entries: KVec::new(),
+            };
+            member.set_mut().scanned(scan, shown, None);
+        }
+        true
+    }
+
+    fn wish(
+        &mut self,
+        scan: u64,
+        (cursor, end): (u64, u64),
+        max: u32,
+        since: Option<Generation>,
+    ) -> bool {
         let Ok(entries) = KVec::with_capacity(max as usize, GFP_KERNEL) else {
             return false;
         };
@@ -440,6 +500,7 @@ impl Store {
             viewer.wish = Some(Wish {
                 from: cursor,
                 cursor,
+                end,
                 max: max as usize,
                 since,
                 entries,
@@ -478,7 +539,8 @@ impl Store {
                 shown = true;
                 continue;
             };
-            if wish.entries.len() >= wish.max || slot != key_parts(wish.from).0 {
+            let over = wish.entries.len() >= wish.max || wish.cursor >= wish.end;
+            if over || slot != key_parts(wish.from).0 {
                 self.shown_all(false);
                 shown = true;
                 continue;

@@ -31,6 +31,7 @@ use super::space::Space;
 use super::stage::STAGE_TAGS;
 use super::types::{Cluster, FingerprintAlgorithm, Millis, Name, Status, Tag};
 use super::types::{REQUEST_BLOCKS_MAX, SEGMENT_CLUSTERS};
+use super::verify::REPAIR_TAGS;
 use super::volume::Change;
 use super::{Action, BlockContent, Buf, Config, Knobs, OpKind};
 use kernel::prelude::*;
@@ -351,7 +352,7 @@ impl Store {
         };
         let index = Index::new(config.index_bytes)?;
         let stage_tags = match parts.member.is_some() {
-            true => STAGE_TAGS + HEAL_TAGS,
+            true => STAGE_TAGS + HEAL_TAGS + REPAIR_TAGS,
             false => 0,
         };
         let usable = !read_only && parts.saved.buckets == index.buckets();

@@ -52,7 +52,7 @@ struct Run {
 impl Store {
     /// Takes each block of a write as far as it gets.
     pub(super) fn run_write(&mut self, tag: Tag) {
-        if self.ends_void(tag) || self.is_lacking(tag) {
+        if self.run_repair(tag) || self.ends_void(tag) || self.is_lacking(tag) {
             return;
         }
         let count = self.ops.get(tag).map_or(0, |op| op.blocks.len() as u32);

@@ -14,6 +14,7 @@
 //! | [`store`] | the naive store |
 //! | [`net`] | connections |
 //! | [`world`] | plays a script |
+//! | [`verify`] | blocks that differ silently, and who finds them |
 //! | `operator` | commands, by the rules or by force |
 //! | [`oracle`] | what must hold |
 //! | [`mutants`] | proof that this can fail |
@@ -24,6 +25,7 @@ mod operator;
 pub mod oracle;
 pub mod script;
 pub mod store;
+pub mod verify;
 pub mod world;
 
 include!(concat!(env!("OUT_DIR"), "/names.rs"));

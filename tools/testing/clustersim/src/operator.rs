@@ -60,7 +60,7 @@ impl World {
     }
 
     /// Sends a command.
-    fn command(
+    pub fn command(
         &mut self,
         n: usize,
         purpose: Purpose,
@@ -558,6 +558,7 @@ impl World {
             if round % 4 == 1 {
                 self.finish_with(primary)?;
             }
+            self.repair_flaws(primary)?;
         }
         match self.setup.class {
             Class::Rules => self.repair_by_rules(round),

@@ -96,6 +96,10 @@ pub enum Op {
     CrashAtAction(u64),
     /// A volume is created, gets another size, or goes.
     Change(u64),
+    /// Somebody verifies a peer, or ends that.
+    Verify(u64),
+    /// A block of a replica becomes another one, and nobody notices.
+    Flaw(u64),
 }
 
 /// One step.
@@ -151,7 +155,7 @@ pub fn generate(seed: u64, steps: u32) -> Script {
         unpacks: rng.draw() | rng.draw(),
         packs: rng.draw() | rng.draw(),
     };
-    let mut weights = [300, 60, 8, 20, 12, 6, 3, 10, 60, 12, 6, 20];
+    let mut weights = [300, 60, 8, 20, 12, 6, 3, 10, 60, 12, 6, 20, 40, 15];
     // Some histories are calm, some hit one thing hard.
     for weight in &mut weights[2..] {
         *weight *= rng.below(4) as u32;
@@ -175,7 +179,9 @@ pub fn generate(seed: u64, steps: u32) -> Script {
             8 => Op::Operate(draw),
             9 => Op::Forbidden(draw),
             10 => Op::CrashAtAction(draw),
-            _ => Op::Change(draw),
+            11 => Op::Change(draw),
+            12 => Op::Verify(draw),
+            _ => Op::Flaw(draw),
         };
         Step {
             gap: rng.below(gap * 2),

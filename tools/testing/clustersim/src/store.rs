@@ -15,6 +15,40 @@ pub type Content = u32;
 /// A block that nobody has a good copy of.
 pub const BAD: Content = u32::MAX;
 
+/// A block with this bit is silently another one than it should be.
+const FLAW: Content = 1 << 30;
+
+/// Whether a block is silently another one.
+pub fn is_flaw(content: Content) -> bool {
+    content != BAD && content & FLAW != 0
+}
+
+/// The block becomes another one.
+pub fn flawed(content: Content) -> Content {
+    match content {
+        BAD => BAD,
+        _ => content | FLAW,
+    }
+}
+
+/// What a block should be.
+pub fn meant(content: Content) -> Content {
+    match is_flaw(content) {
+        true => content & !FLAW,
+        false => content,
+    }
+}
+
+/// What a block is, for who looks at it: zeroes where there should be some content, content where there
+/// should be zeroes, or other content.
+pub fn seen(content: Content) -> Content {
+    match meant(content) {
+        meant if !is_flaw(content) => meant,
+        meant if meant % 3 == 1 => 0,
+        meant => meant ^ 0x0800_0000,
+    }
+}
+
 /// Volumes that a set begins with.
 pub const VOLUMES: u8 = 2;
 /// The most volumes that it gets.
@@ -255,6 +289,15 @@ impl Store {
         Frozen {
             image: self.durable.clone(),
             dates: self.dates.clone(),
+            births: self.births,
+        }
+    }
+
+    /// The newest state, frozen as soon as it is durable.
+    pub fn newest_frozen(&self) -> Frozen {
+        Frozen {
+            image: self.newest(),
+            dates: self.newest_dates(),
             births: self.births,
         }
     }

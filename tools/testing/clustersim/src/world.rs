@@ -7,7 +7,7 @@ use crate::operator::{Authority, Purpose};
 use crate::oracle::{short, Oracle, Verdict};
 use crate::script::{Class, Op, Script, Setup};
 use crate::store::{self, Content, Kind, Pending, Store, BAD, VOLUMES_MAX};
-use ddup_engine::engine::replication::action::FrozenState;
+use crate::verify::Freezes;
 use ddup_engine::engine::replication::action::{Action, Block, Outgoing, Params};
 use ddup_engine::engine::replication::action::{Event as Told, Reply, Shown, Source, StageResult};
 use ddup_engine::engine::replication::config::{Config, Member, MemberState};
@@ -104,6 +104,8 @@ pub struct Node {
     failed_reads: BTreeMap<(Option<u64>, (u64, u32)), u32>,
     /// When frozen states were lost, in the last second.
     thawed: VecDeque<u64>,
+    /// What it freezes for others.
+    pub freezes: Freezes,
     /// Leases that it took, by version.
     pub leases: BTreeMap<u64, u64>,
     sessions: BTreeMap<usize, u64>,
@@ -112,7 +114,8 @@ pub struct Node {
     pub told: std::collections::BTreeSet<Id>,
 }
 
-enum Event {
+/// What is to come.
+pub(crate) enum Event {
     Deliver(u64, usize),
     Up(u64, usize),
     Lost(u64, usize),
@@ -122,6 +125,10 @@ enum Event {
     Fetched(usize, u64, u64, Option<Content>),
     FetchFailed(usize, u64, u64),
     ScanOpened(usize, u64, u64),
+    Cut(usize, u64, u64),
+    Repair(usize, u64, u64, Entry),
+    /// Node, life, scan, volume with the first block and the end, and how many are wanted.
+    ShownRange(usize, u64, u64, (Id, u64, u64), u32),
     Thaw(usize, u64, u64),
     /// Node, life, token, volume with the first block and the end, and how many are wanted.
     Owned(usize, u64, u64, (Id, u64, u64), u32),
@@ -172,11 +179,19 @@ pub struct Totals {
     pub refused: u64,
     /// Split brains and divergences that were told.
     pub splits: u64,
+    /// Verifies that are complete.
+    pub verifies: u64,
+    /// Blocks that came to differ silently.
+    pub flaws: u64,
+    /// Blocks that verifies found to differ.
+    pub differences: u64,
+    /// Blocks that were repaired.
+    pub repairs: u64,
 }
 
 impl Totals {
     /// Counters and their names.
-    pub fn rows(&self) -> [(&'static str, u64); 19] {
+    pub fn rows(&self) -> [(&'static str, u64); 23] {
         [
             ("reads", self.reads),
             ("writes", self.writes),
@@ -197,6 +212,10 @@ impl Totals {
             ("configurations", self.configs),
             ("forbidden and refused", self.refused),
             ("split brains told", self.splits),
+            ("verifies complete", self.verifies),
+            ("blocks made to differ", self.flaws),
+            ("differences found", self.differences),
+            ("blocks repaired", self.repairs),
         ]
     }
 }
@@ -247,15 +266,16 @@ fn entry(op: EntryOp, volume: u8, lbn: u64, count: u64, content: Content, fresh:
 }
 
 /// Adds the mapped blocks of a volume from `at` on to `entries`.
-fn mapped(
+pub fn mapped(
     volume: u8,
     blocks: &[Content],
     at: u64,
     end: u64,
     mut entries: KVec<Entry>,
 ) -> Result<KVec<Entry>, String> {
-    for lbn in (at..end).filter(|at| blocks[*at as usize] != 0) {
-        let content = blocks[lbn as usize];
+    let seen = |at: u64| store::seen(blocks[at as usize]);
+    for lbn in (at..end).filter(|at| seen(*at) != 0) {
+        let content = seen(lbn);
         let entry = entry(EntryOp::Write, volume, lbn, 1, content, false);
         entries.push(entry, GFP_KERNEL).map_err(|_| "memory")?;
     }
@@ -356,6 +376,7 @@ impl World {
                 blocks: BTreeMap::new(),
                 asks: BTreeMap::new(),
                 failed_reads: BTreeMap::new(),
+                freezes: Freezes::default(),
                 thawed: VecDeque::new(),
                 leases: BTreeMap::new(),
                 sessions: BTreeMap::new(),
@@ -374,14 +395,21 @@ impl World {
         }
     }
 
-    fn at(&mut self, after: u64, event: Event) {
+    /// Lets something come.
+    pub(crate) fn at(&mut self, after: u64, event: Event) {
         self.serial += 1;
         self.events.insert(self.serial, event);
         self.queue
             .push((Reverse(self.now + after), Reverse(self.serial)));
     }
 
-    fn disk_time(&mut self) -> u64 {
+    /// Whether there are no more faults.
+    pub fn calm(&self) -> bool {
+        self.calm
+    }
+
+    /// How long a disk takes.
+    pub fn disk_time(&mut self) -> u64 {
         self.rng.below(self.setup.disk + 1)
     }
 
@@ -410,13 +438,7 @@ impl World {
             return Ok(());
         }
         let fresh = [self.id(), self.id()];
-        let mut ends: std::vec::Vec<Position> = std::vec::Vec::new();
-        for position in self.history_of(&self.nodes[n].store.tip) {
-            match ends.last_mut() {
-                Some(last) if last.reign == position.reign => *last = position,
-                _ => ends.push(position),
-            }
-        }
+        let ends = self.ends_of(&self.nodes[n].store.tip);
         // What one store takes in an epoch is too much for another.
         let entries = (self.setup.entries >> (n % 2)).max(4);
         let window = self.setup.window;
@@ -465,9 +487,16 @@ impl World {
         self.pump(n)
     }
 
-    /// All positions up to one, oldest first.
-    fn history_of(&self, tip: &Position) -> std::vec::Vec<Position> {
-        self.oracle.path(tip)
+    /// The last position of each reign up to one, oldest first.
+    pub fn ends_of(&self, tip: &Position) -> std::vec::Vec<Position> {
+        let mut ends: std::vec::Vec<Position> = std::vec::Vec::new();
+        for position in self.oracle.path(tip) {
+            match ends.last_mut() {
+                Some(last) if last.reign == position.reign => *last = position,
+                _ => ends.push(position),
+            }
+        }
+        ends
     }
 
     fn crash(&mut self, n: usize) {
@@ -502,6 +531,7 @@ impl World {
         node.blocks.clear();
         node.asks.clear();
         node.failed_reads.clear();
+        node.freezes.crash();
         node.thawed.clear();
         node.leases.clear();
         node.sessions.clear();
@@ -702,6 +732,7 @@ impl World {
                 self.totals.reigns += 1;
                 self.check_primary(n)
             }
+            Told::Verified(peer) => self.verified(n, &peer),
             Told::SplitBrain(_) | Told::Diverged(_) => {
                 self.totals.splits += 1;
                 // Ancestry is remembered for so many configurations.
@@ -942,6 +973,7 @@ impl World {
                 self.at(time, Event::Persist(n, life));
             }
             Action::Seal(position) => {
+                self.end_flaws(n);
                 let mut image = self.nodes[n].store.newest();
                 let node = &mut self.nodes[n];
                 let (now, later): (std::vec::Vec<_>, std::vec::Vec<_>) =
@@ -1032,9 +1064,22 @@ impl World {
             Action::Release(epoch) => {
                 self.nodes[n].store.pins.retain(|e, _| *e > epoch);
             }
-            Action::ScanOpen { scan } => {
+            Action::ScanOpen { scan } => self.freeze(n, scan, false)?,
+            Action::Freeze { scan } => self.freeze(n, scan, true)?,
+            Action::ScanRange {
+                scan,
+                volume,
+                first,
+                end,
+                max,
+            } => {
                 let time = self.disk_time();
-                self.at(time, Event::ScanOpened(n, life, scan));
+                let range = (volume, first, end);
+                self.at(time, Event::ShownRange(n, life, scan, range, max));
+            }
+            Action::Repair { token, entry } => {
+                let time = self.disk_time();
+                self.at(time, Event::Repair(n, life, token, entry));
             }
             Action::Scan {
                 scan,
@@ -1047,6 +1092,7 @@ impl World {
             }
             Action::ScanClose(scan) => {
                 self.nodes[n].store.scans.remove(&scan);
+                self.nodes[n].freezes.close(scan);
             }
             Action::Own {
                 token,
@@ -1305,7 +1351,7 @@ impl World {
     /// Some copy of a block is taken for bad: peers are asked.
     fn want(&mut self, n: usize, number: u64) {
         let node = &self.nodes[n];
-        let good = |c: &Content| *c != 0 && *c != BAD;
+        let good = |c: &Content| *c != 0 && *c != BAD && !store::is_flaw(*c);
         let Some(content) = store::contents(&node.store.durable).find(good) else {
             return;
         };
@@ -1494,6 +1540,11 @@ impl World {
                 Ok(())
             }
             Op::Change(r) => self.change(r),
+            Op::Verify(r) => self.verify(r),
+            Op::Flaw(r) => {
+                self.flaw(r);
+                Ok(())
+            }
             Op::Operate(r) => self.operate(r),
             Op::Forbidden(r) => self.try_forbidden(r),
         }
@@ -1558,17 +1609,30 @@ impl World {
                     break;
                 };
                 self.totals.writes += 1;
-                self.check_reconciled(n)?;
-                self.check_lease(n, "is written")?;
-                let node = &mut self.nodes[n];
-                let content = store::content(&entry.digest);
-                store::apply(&mut node.store.live, &entry, content)?;
-                node.store.open.push((epoch, entry));
-                let pins = node.store.pins.entry(epoch).or_default();
-                pins.insert(content);
-                node.wrote = epoch;
+                self.wrote(n, epoch, &entry)?;
             }
             self.pump(n)?;
+        }
+        Ok(())
+    }
+
+    /// A change of a block was taken.
+    pub fn wrote(&mut self, n: usize, epoch: u64, entry: &Entry) -> Verdict {
+        self.check_reconciled(n)?;
+        self.check_lease(n, "is written")?;
+        let node = &mut self.nodes[n];
+        let content = store::content(&entry.digest);
+        store::apply(&mut node.store.live, entry, content)?;
+        node.store.open.push((epoch, *entry));
+        node.store.pins.entry(epoch).or_default().insert(content);
+        node.wrote = epoch;
+        Ok(())
+    }
+
+    /// Seals what the engine has sealed.
+    pub fn append_seals(&mut self, n: usize) -> Verdict {
+        while let Some(Some(position)) = self.with(n, |set| set.next_seal()) {
+            self.act(n, Action::Seal(position))?;
         }
         Ok(())
     }
@@ -1740,34 +1804,16 @@ impl World {
                 return self.pump(n);
             }
             Event::ScanOpened(n, life, scan) if alive(self, n, life) => {
-                let frozen = self.nodes[n].store.frozen();
-                let volumes = store::volumes(&frozen.image);
-                let mapped = store::contents(&frozen.image).filter(|c| *c != 0).count() as u64;
-                let opened = self.with(n, |set| -> kernel::error::Result<bool> {
-                    let history = set.history().try_clone()?;
-                    let state = FrozenState {
-                        history: &history,
-                        volumes: &volumes,
-                        births: &frozen.births,
-                        blocks: mapped,
-                    };
-                    set.scan_opened(scan, Some(state))
-                });
-                match opened {
-                    Some(Ok(true)) => {
-                        self.nodes[n].store.scans.insert(scan, frozen);
-                        if self.setup.thaws {
-                            let time = self.rng.below(400);
-                            self.at(time, Event::Thaw(n, life, scan));
-                        }
-                    }
-                    Some(Err(_)) => {
-                        let time = self.disk_time();
-                        self.at(time, Event::ScanOpened(n, life, scan));
-                    }
-                    _ => {}
-                }
-                return self.pump(n);
+                return self.scan_opened(n, scan);
+            }
+            Event::Cut(n, life, scan) if alive(self, n, life) => {
+                return self.cut_checkpoint(n, scan);
+            }
+            Event::ShownRange(n, life, scan, range, max) if alive(self, n, life) => {
+                return self.show_range(n, scan, range, max);
+            }
+            Event::Repair(n, life, token, entry) if alive(self, n, life) => {
+                return self.repair_block(n, token, entry);
             }
             Event::Thaw(n, life, scan) if alive(self, n, life) && !self.calm => {
                 if self.nodes[n].store.scans.contains_key(&scan) {
@@ -1876,7 +1922,7 @@ impl World {
     }
 
     /// A frozen state is gone: who is compared with it begins anew, and not all the time.
-    fn thaw(&mut self, n: usize, scan: u64) -> Verdict {
+    pub fn thaw(&mut self, n: usize, scan: u64) -> Verdict {
         let (now, peers) = (self.now, self.nodes.len() - 1);
         self.say(|| format!("node {n} loses scan {scan}"));
         let node = &mut self.nodes[n];
@@ -1981,6 +2027,9 @@ impl World {
                     node.number
                 ));
             }
+        }
+        if let Some(node) = self.nodes.iter().find(|n| !n.store.scans.is_empty()) {
+            return Some(format!("node {} keeps frozen states", node.number));
         }
         let image = &self.nodes[primary].store.durable;
         if let Some(other) = self.nodes.iter().find(|n| n.store.durable != *image) {

@@ -183,7 +183,7 @@ fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallib
     let at = position(rng, set);
     let (epoch, index) = (at.epoch, rng.below(10) as u32);
     let resync = rng.chance(1, 3);
-    Ok(match rng.below(19) {
+    Ok(match rng.below(24) {
         0 | 1 => {
             let hello = Hello {
                 store: store(peer),
@@ -191,6 +191,7 @@ fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallib
                 serial: 1 + rng.below(6) as u32,
                 reigns: rng.chance(3, 4),
                 heals: rng.chance(3, 4),
+                verifies: rng.chance(3, 4),
                 diffs: rng.chance(3, 4),
                 unpacks: rng.chance(3, 4),
                 promise: config.term + rng.below(3) / 2,
@@ -282,6 +283,32 @@ fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallib
         },
         16 => Frame::Found(rng.below(4)),
         17 => Frame::Absent(rng.below(4)),
+        18 => Frame::Verify {
+            number: rng.below(3),
+            position: at,
+        },
+        19 => Frame::Frozen {
+            number: rng.below(40),
+            volumes: volumes(rng)?,
+        },
+        20 => Frame::Thawed(rng.below(40)),
+        21 => Frame::Show {
+            number: rng.below(3),
+            volume: [1 + rng.below(3) as u8; 16],
+            lbn: rng.below(20),
+            count: 1 + rng.below(64),
+        },
+        22 => {
+            let mut entries = entries(rng)?;
+            entries.retain(|e| e.op == Op::Write);
+            entries.sort_by_key(|e| e.lbn);
+            Frame::Blocks {
+                number: rng.below(40),
+                lbn: rng.below(4),
+                count: rng.pick(&[20, 64]),
+                entries,
+            }
+        }
         _ => {
             let history = history(rng, set)?;
             let position = history.position();
@@ -454,6 +481,7 @@ pub fn session(rng: &mut Rng) -> Fallible<()> {
                 serial: 1,
                 reigns: true,
                 heals: true,
+                verifies: true,
                 diffs: true,
                 unpacks: rng.chance(1, 2),
                 promise: current.term,
@@ -481,6 +509,8 @@ pub fn session(rng: &mut Rng) -> Fallible<()> {
                 };
             }
             let _ = set.flush(rng.draw());
+            let repair = rng.chance(1, 2);
+            let _ = set.verify(9, &store(rng.pick(&[1, 2])), repair);
         }
         if rng.chance(1, 4) {
             let number = rng.below(4);
@@ -544,7 +574,11 @@ fn work(set: &mut Set, rng: &mut Rng, honest: &mut Honest) {
                 let result = rng.pick(&[StageResult::Held, StageResult::Held, StageResult::Lacks]);
                 set.staged(token, result);
             }
-            Action::ScanOpen { scan } => {
+            Action::Freeze { scan } if rng.chance(1, 4) => set.scan_lost(scan),
+            Action::ScanOpen { scan } | Action::Freeze { scan } => {
+                let end = set.history().position();
+                let _ = set.seal();
+                set.scan_cut(scan, &end);
                 let history = set.history().try_clone().ok().filter(|_| rng.chance(9, 10));
                 let volumes = volumes(rng).unwrap_or_default();
                 let epoch = set.history().position().epoch;
@@ -569,6 +603,24 @@ fn work(set: &mut Set, rng: &mut Rng, honest: &mut Honest) {
                     entries: entries(rng).unwrap_or_default(),
                 };
                 set.scanned(scan, shown, rng.pick(&[None, Some(1)]));
+            }
+            Action::ScanRange {
+                scan,
+                volume,
+                first,
+                end,
+                ..
+            } => {
+                let shown = Shown {
+                    volume,
+                    range: (first, end),
+                    entries: entries(rng).unwrap_or_default(),
+                };
+                set.scanned(scan, shown, None);
+            }
+            Action::Repair { token, .. } => {
+                let epoch = rng.below(9);
+                set.repaired(token, rng.pick(&[None, Some(epoch)]));
             }
             Action::Own { token, .. } => {
                 let entries = entries(rng).ok().filter(|_| rng.chance(9, 10));

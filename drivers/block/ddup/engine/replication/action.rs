@@ -97,7 +97,8 @@ pub enum Action {
     },
     /// Content that only epochs up to this one refer to may be let go of.
     Release(u64),
-    /// Freeze a state that is the end of an epoch, for `Action::Scan`. `Set::scan_opened`.
+    /// Freeze a state that is the end of an epoch, for `Action::Scan`. `Set::scan_cut` if a checkpoint
+    /// is cut for it, and `Set::scan_opened`.
     ScanOpen {
         /// Names the scan.
         scan: u64,
@@ -127,6 +128,33 @@ pub enum Action {
         end: u64,
         /// So many are wanted.
         max: u32,
+    },
+    /// Freeze the state as it is, before anything else is applied: cut a checkpoint at once.
+    /// `Set::scan_cut`, then `Set::scan_opened`; `Set::scan_lost` if another checkpoint is under way.
+    Freeze {
+        /// Names the scan.
+        scan: u64,
+    },
+    /// Give the first mapped blocks of a range of a frozen state. `Set::scanned`.
+    ScanRange {
+        /// The scan.
+        scan: u64,
+        /// The volume; nothing is mapped in one that is not there.
+        volume: Id,
+        /// The first block.
+        first: u64,
+        /// The block behind the last one.
+        end: u64,
+        /// At most so many.
+        max: u32,
+    },
+    /// Record what a block holds once more, if it still does; zeroes, if it still has none.
+    /// `Set::repaired`.
+    Repair {
+        /// Comes back.
+        token: u64,
+        /// What it is.
+        entry: Entry,
     },
     /// The frozen state is not needed any more.
     ScanClose(u64),
@@ -255,6 +283,8 @@ pub enum Event {
     StoreFailed,
     /// This primary serves no more until it is given another lease.
     LeaseExpired,
+    /// A verify of this peer has ended.
+    Verified(Id),
 }
 
 /// A frame to be sent.

@@ -97,6 +97,16 @@ pub enum Refusal {
     NoPeer,
     /// It failed; what it should have made durable may not be.
     Failed,
+    /// There is no session with the peer in which this store's entries flow to it.
+    NotConnected,
+    /// The peer does not know how.
+    PeerTooOld,
+    /// The peer is being compared in full.
+    Comparing,
+    /// A verify goes on.
+    Verifying,
+    /// None does.
+    NoVerify,
     /// Not enough memory.
     Memory,
 }

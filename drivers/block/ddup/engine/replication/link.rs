@@ -59,6 +59,8 @@ pub(super) struct Link {
     pub(super) sender: Option<Sender>,
     /// Blocks that hold data of which the peer was told.
     pub(super) told: u64,
+    /// A verify of which the peer is to hear that its state is not kept any more.
+    pub(super) thawed: Option<u64>,
     /// Blocks that the peer asks for.
     pub(super) serves: KVec<Serve>,
     /// Blocks that the peer was asked for.
@@ -134,6 +136,7 @@ impl Set {
                 follows: false,
                 sender: None,
                 told: 0,
+                thawed: None,
                 serves: KVec::new(),
                 asked: Asked::default(),
                 ack_due: false,
@@ -370,7 +373,12 @@ impl Set {
                 }
                 Ok(Some(false))
             }
-            Frame::Ack(_) | Frame::Need { .. } | Frame::Credit(_) | Frame::Equal { .. } => {
+            Frame::Ack(_)
+            | Frame::Need { .. }
+            | Frame::Credit(_)
+            | Frame::Equal { .. }
+            | Frame::Frozen { .. }
+            | Frame::Blocks { .. } => {
                 let counts = self.counts(at, &envelope, true);
                 Ok(if counts {
                     self.take_answer(at, frame)?.map(|()| false)
@@ -385,6 +393,13 @@ impl Set {
                     true => self.take_heal(at, envelope.stream, frame, data),
                     false => Ok(Some(false)),
                 }
+            }
+            Frame::Thawed(_) if self.is_streaming(at) => {
+                let counts = self.counts(at, &envelope, true);
+                Ok(match counts {
+                    true => self.take_answer(at, frame)?.map(|()| false),
+                    false => Some(false),
+                })
             }
             _ => {
                 if !self.counts(at, &envelope, false) {
@@ -575,7 +590,7 @@ impl Set {
     }
 
     /// Whether a full compare of the peer is under way, or was not acknowledged yet.
-    fn is_compared(&self, at: usize) -> bool {
+    pub(super) fn is_compared(&self, at: usize) -> bool {
         let sender = self.link_at(at).and_then(|l| l.sender.as_ref());
         sender.is_some_and(|s| s.scan.is_some())
     }
@@ -682,6 +697,10 @@ impl Set {
             if frame.is_some() {
                 return Ok(frame);
             }
+            let frame = self.poll_verify_frame(at, &envelope(stream))?;
+            if frame.is_some() {
+                return Ok(frame);
+            }
         }
         let Some(link) = self.link_at(at) else {
             return Ok(None);
@@ -726,6 +745,7 @@ impl Set {
             serial,
             reigns: self.is_ruling(),
             heals: true,
+            verifies: true,
             diffs: !self.wants_all,
             unpacks: self.params.unpacks || mutant!(281),
             promise: self.record.promise,

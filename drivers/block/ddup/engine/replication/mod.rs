@@ -19,6 +19,7 @@
 //! | `link` | sessions and HELLO |
 //! | `sender`, `receiver` | the two halves of a stream |
 //! | `pace` | rests of a compare; how soon what failed is tried again |
+//! | [`verify`], `verified` | whether a peer holds what it should: the primary's half, the replica's |
 //! | [`heal`] | blocks whose copy here is bad |
 //! | [`lease`] | until when a primary serves |
 //!
@@ -43,6 +44,7 @@ pub mod range;
 pub mod record;
 pub mod set;
 pub mod types;
+pub mod verify;
 pub mod wire;
 
 mod change;
@@ -50,3 +52,4 @@ mod link;
 mod pace;
 mod receiver;
 mod sender;
+mod verified;

@@ -239,6 +239,11 @@ impl Receiver {
         self.epochs.iter().map(|e| e.entries.len()).sum()
     }
 
+    /// The end of all that came, if nothing came behind it.
+    pub(super) fn sealed_end(&self) -> Option<Position> {
+        (!self.is_open()).then_some(self.last)
+    }
+
     /// The newest sealed position, whole or not.
     pub(super) fn last_sealed(&self) -> Option<Position> {
         (self.last.epoch > 0).then_some(self.last)
@@ -894,6 +899,9 @@ impl Set {
         frame: Frame,
         (first_block, blocks): (u64, &[BlockContent]),
     ) -> Result<Option<bool>> {
+        if self.is_of_verify(&frame) {
+            return Ok(self.take_verify(frame).map(|()| false));
+        }
         let (hash, term) = (self.params.hash, self.record.config.term);
         let (own, contains) = (self.history.position(), |history: &History| {
             history.contains(&self.history.position())
@@ -1027,6 +1035,12 @@ impl Set {
         if self.applying.len() >= APPLYING_MAX {
             return None;
         }
+        let next = receiver.epochs.first().map_or(0, |epoch| epoch.number);
+        if self.holds_epoch(next) {
+            mark!(replication_epoch_is_held);
+            return None;
+        }
+        let receiver = self.receiver.as_mut()?;
         self.applying.reserve(1, GFP_KERNEL).ok()?;
         self.window.reserve(APPLYING_MAX + 1).ok()?;
         let (action, applying) = receiver.take_whole(self.now).ok()??;

@@ -21,8 +21,8 @@ use super::link::Link;
 use super::pace::{Backoff, Pace};
 use super::range::Range;
 use super::set::{Compared, Set};
-use super::types::{Entry, Id, Limits, Op, Position, Volume};
-use super::types::{BATCH_MAX, BATCH_VOLUMES_MAX, BLOCKS_WAIT_MAX, RANGES_MAX, RANGE_BLOCKS_MAX};
+use super::types::{range_blocks_of, Entry, Id, Limits, Op, Position, Volume};
+use super::types::{BATCH_MAX, BATCH_VOLUMES_MAX, BLOCKS_WAIT_MAX, RANGES_MAX};
 use super::wire::{encode, Envelope, Frame};
 use kernel::prelude::*;
 
@@ -331,7 +331,7 @@ impl Sender {
             stream,
             acked: if known { position.epoch } else { 0 },
             epoch_limit: limits.epoch as usize,
-            range_blocks: (limits.entries / 2).clamp(1, RANGE_BLOCKS_MAX),
+            range_blocks: range_blocks_of(&limits),
             is_empty: position.epoch == 0,
             diffs,
             least: if known { position.epoch } else { 0 },
@@ -595,6 +595,7 @@ impl Set {
                 }
                 Ok(Some(()))
             }
+            frame if self.is_of_verify(&frame) => Ok(self.take_verify_answer(at, frame)),
             Frame::Equal {
                 compare,
                 first,
@@ -708,9 +709,15 @@ impl Set {
         }
     }
 
-    /// The end of an [`Action::ScanOpen`]: the frozen state, or `None` if there is none. False: it is
-    /// not wanted any more. `ENOMEM` changes nothing.
+    /// The end of an [`Action::ScanOpen`] or [`Action::Freeze`]: the frozen state, or `None` if there is
+    /// none. False: it is not wanted any more. `ENOMEM` changes nothing.
     pub fn scan_opened(&mut self, scan: u64, frozen: Option<FrozenState<'_>>) -> Result<bool> {
+        if let Some(wanted) = self.verify_opened(scan, frozen)? {
+            if !wanted {
+                self.scans.retain(|s| *s != scan);
+            }
+            return Ok(wanted);
+        }
         let history = frozen.map(|state| state.history);
         let (first, now) = (self.window.first(), self.now);
         for at in 0..self.peers.len() {
@@ -777,6 +784,18 @@ impl Set {
         Ok(false)
     }
 
+    /// Whether a peer that is to be compared needs a state younger than the end of this epoch.
+    pub(super) fn waits_for_younger(&self, epoch: u64) -> bool {
+        let waits = |s: &Sender| matches!(s.at, At::Opening { .. }) && s.least > epoch;
+        let mut senders = (0..self.peers.len()).filter_map(|at| self.sender_at(at));
+        senders.any(waits)
+    }
+
+    /// Mapped blocks of a range for a peer.
+    pub(super) fn blocks_of_range(&self, at: usize) -> u32 {
+        self.sender_at(at).map_or(1, |s| s.range_blocks)
+    }
+
     /// How far a compare with a peer is.
     pub(super) fn compared(&self, at: usize) -> Option<Compared> {
         match &self.sender_at(at)?.at {
@@ -818,6 +837,7 @@ impl Set {
     /// lost before.
     pub fn scan_lost(&mut self, scan: u64) {
         self.scans.retain(|s| *s != scan);
+        self.verify_scan_lost(scan);
         for at in 0..self.peers.len() {
             let Some(sender) = self.sender_mut(at) else {
                 continue;
@@ -840,8 +860,12 @@ impl Set {
         }
     }
 
-    /// The end of an [`Action::Scan`]: mapped blocks, and from where to go on; `None` at the end.
+    /// The end of an [`Action::Scan`], or of an [`Action::ScanRange`]: mapped blocks, and from where to
+    /// go on; `None` at the end.
     pub fn scanned(&mut self, scan: u64, shown: Shown, next: Option<u64>) {
+        let Some(shown) = self.verify_scanned(scan, shown, next) else {
+            return;
+        };
         let (hash, now, tranquility) = (self.params.hash, self.now, self.tranquility);
         for peer in &mut self.peers {
             let link = peer.link.as_mut();
@@ -890,6 +914,7 @@ impl Set {
             senders
                 .into_iter()
                 .any(|s| s.scan.is_some_and(|(s, _)| s == scan))
+                || self.verify_uses(scan)
         };
         if let Some(at) = self.scans.iter().position(|scan| !used(*scan)) {
             return self.scans.remove(at).ok().map(Action::ScanClose);
@@ -989,9 +1014,11 @@ impl Set {
         };
         let urgent = self.must_ack(at);
         let window = &self.window;
+        let verify = &mut self.verify;
         let Some(Link {
             sender: Some(sender),
             told,
+            nonce,
             ..
         }) = self.peers.get_mut(at).and_then(|p| p.link.as_mut())
         else {
@@ -1010,6 +1037,14 @@ impl Set {
             At::Behind | At::Opening { .. } => Ok(None),
             At::Epoch { number, index } => {
                 let (number, index) = (*number, *index);
+                let marker = verify
+                    .as_ref()
+                    .and_then(|v| v.marker(*nonce, (number, index)));
+                if let (Some(frame), Some(verify)) = (marker, verify.as_mut()) {
+                    let meta = encode(envelope, &frame, hash)?;
+                    verify.was_marked();
+                    return Self::outgoing(meta, KVec::new());
+                }
                 let Some(epoch) = window.get(number) else {
                     return Ok(None);
                 };

@@ -21,6 +21,8 @@ use super::link::{Joining, Peer};
 use super::receiver::{Applying, Receiver};
 use super::record::{Found, Record};
 use super::types::{Entry, Id, Position, MEMBERS_MAX};
+use super::verified::Verified;
+use super::verify::{Verify, VerifyReport};
 use kernel::prelude::*;
 
 /// Events that wait to be told; older ones are dropped, which their numbers show.
@@ -88,6 +90,11 @@ pub struct Set {
     pub(super) fetched: KVec<(u64, Option<u64>)>,
     /// Blocks that peers are asked for, or ask for.
     pub(super) asks: Asks,
+    /// The verify of a peer that goes on, and what the last one of this reign has found.
+    pub(super) verify: Option<KBox<Verify>>,
+    pub(super) verify_report: Option<KBox<VerifyReport>>,
+    /// The primary verifies this replica.
+    pub(super) verified: Option<Verified>,
     pub(super) token: u64,
     /// Token of the last entry that was staged.
     pub(super) stage_token: u64,
@@ -217,6 +224,9 @@ impl Set {
             scans: KVec::new(),
             fetched: KVec::new(),
             asks: Asks::new(),
+            verify: None,
+            verify_report: None,
+            verified: None,
             token: 0,
             stage_token: 0,
             now: 0,
@@ -471,7 +481,7 @@ impl Set {
         limit
     }
 
-    fn open_len(&self) -> usize {
+    pub(super) fn open_len(&self) -> usize {
         let open = self.window.last().filter(|e| e.position.is_none());
         open.map_or(0, |e| e.entries.len())
     }
@@ -487,6 +497,11 @@ impl Set {
         let index = self.window.add(entry).ok()?;
         rule.chain = chain_entry(rule.chain, &entry, self.params.hash);
         Some((self.window.last().map_or(0, |e| e.number), index))
+    }
+
+    /// The newest epoch in memory, which entries that were recorded last are in.
+    pub fn newest_epoch(&self) -> u64 {
+        self.window.last().map_or(0, |e| e.number)
     }
 
     /// The next epoch of this reign whose end is to be made durable, after all of its entries and
@@ -855,6 +870,7 @@ impl Set {
             return None;
         }
         self.watch();
+        self.watch_verify();
         if !self.replies.is_empty() {
             if let Ok((command, reply)) = self.replies.remove(0) {
                 return Some(Action::Reply { command, reply });
@@ -892,7 +908,9 @@ impl Set {
             self.release.1 = self.release.0;
             return Some(Action::Release(self.release.0));
         }
-        self.poll_serves().or_else(|| self.poll_senders())
+        self.poll_serves()
+            .or_else(|| self.poll_verify())
+            .or_else(|| self.poll_senders())
     }
 
     fn poll_seal(&mut self) -> Option<Action> {
@@ -1052,7 +1070,9 @@ impl Set {
             .map(|l| l.asked_at.max(l.heard_at) + self.params.keepalive)
             .min();
         let leased = self.lease_deadline();
-        [silent, self.ask_deadline(), self.stream_deadline(), leased]
+        let streams = self.stream_deadline();
+        let (asked, verified) = (self.ask_deadline(), self.verify_deadline());
+        [silent, asked, streams, leased, verified]
             .into_iter()
             .flatten()
             .min()

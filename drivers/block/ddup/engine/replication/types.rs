@@ -162,6 +162,11 @@ pub struct Limits {
     pub needs: u32,
 }
 
+/// How many mapped blocks a range has at most that is for such a member: its credit suffices for them.
+pub(super) fn range_blocks_of(limits: &Limits) -> u32 {
+    (limits.entries / 2).clamp(1, RANGE_BLOCKS_MAX)
+}
+
 impl Limits {
     /// Whether a set can work with them.
     pub fn are_sound(&self) -> bool {

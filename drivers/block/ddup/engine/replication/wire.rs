@@ -11,7 +11,7 @@
 //! each with [`Packed`].
 
 use super::super::format::le;
-use super::super::types::{CHECK_MASK, CLUSTER_SIZE, NAME_BYTES};
+use super::super::types::{CHECK_MASK, CLUSTER_SIZE, LBN_LIMIT, NAME_BYTES};
 use super::super::Hash;
 use super::codec::{put, put_id, put_position, put_uint, Reader};
 use super::config::Config;
@@ -19,7 +19,7 @@ use super::heal::Wanted;
 use super::history::History;
 use super::range::{Range, RANGE_BYTES};
 use super::types::{are_volumes, Entry, Id, Limits, Op, Position, Volume};
-use super::types::{BATCH_MAX, BATCH_VOLUMES_MAX, RANGES_MAX, SET_VOLUMES_MAX};
+use super::types::{BATCH_MAX, BATCH_VOLUMES_MAX, RANGES_MAX, RANGE_BLOCKS_MAX, SET_VOLUMES_MAX};
 use kernel::prelude::*;
 
 /// Bytes of a frame before its body.
@@ -33,14 +33,20 @@ pub const SEED: u64 = 0x6464_7570_7769_7265;
 const MAGIC: u64 = 0x7770_6464;
 const VERSION: u64 = 1;
 /// Features that a peer must know; a HELLO that asks for others ends the session.
-const FEATURES_KNOWN: u64 =
-    FEATURE_HEAL | FEATURE_RANGES | FEATURE_VOLUMES | FEATURE_DIFF | FEATURE_PACKED;
+const FEATURES_KNOWN: u64 = FEATURE_HEAL
+    | FEATURE_RANGES
+    | FEATURE_VOLUMES
+    | FEATURE_VERIFY
+    | FEATURE_DIFF
+    | FEATURE_PACKED;
 /// The sender sends ASK, and answers it.
 const FEATURE_HEAL: u64 = 1;
 /// Full compares begin with sums of ranges.
 const FEATURE_RANGES: u64 = 2;
 /// Entries may change volumes, and full compares say which there are.
 const FEATURE_VOLUMES: u64 = 4;
+/// The sender says VERIFY, and answers it.
+const FEATURE_VERIFY: u64 = 8;
 /// The sender takes diffs in the place of full compares.
 const FEATURE_DIFF: u64 = 16;
 /// The sender takes packed blocks.
@@ -58,6 +64,8 @@ pub const RUN_BYTES: usize = 9;
 const RUN_MAX: usize = 64;
 /// Bytes of a volume in a full compare.
 pub const VOLUME_BYTES: usize = 16 + 6;
+/// Bytes of a block that a verify is told of.
+pub const SHOWN_BYTES: usize = 5 + 6 + NAME_BYTES;
 /// Bytes of a block that is asked for.
 pub const NEED_BYTES: usize = 4 + 5 + 16 + NAME_BYTES;
 
@@ -89,6 +97,8 @@ pub struct Hello {
     pub reigns: bool,
     /// It says where a block is that a peer asks for.
     pub heals: bool,
+    /// It can be verified.
+    pub verifies: bool,
     /// It takes diffs.
     pub diffs: bool,
     /// It takes packed blocks.
@@ -221,6 +231,44 @@ pub enum Frame {
     Found(u64),
     /// The sender has no good copy of what was asked for under this number.
     Absent(u64),
+    /// Freeze the state behind the epoch whose SEAL was the last.
+    Verify {
+        /// Names the verify.
+        number: u64,
+        /// The end of that epoch.
+        position: Position,
+    },
+    /// That state is frozen.
+    Frozen {
+        /// Names the verify.
+        number: u64,
+        /// All volumes of the state.
+        volumes: KVec<Volume>,
+    },
+    /// The sender keeps no state for the verify of this number any more, or could freeze none.
+    Thawed(u64),
+    /// Tell what is mapped there in the frozen state.
+    Show {
+        /// Names the verify.
+        number: u64,
+        /// The volume.
+        volume: Id,
+        /// The first block.
+        lbn: u64,
+        /// How many blocks.
+        count: u64,
+    },
+    /// What is mapped in the first blocks that were asked for.
+    Blocks {
+        /// Names the verify.
+        number: u64,
+        /// The first block.
+        lbn: u64,
+        /// How many blocks were looked at.
+        count: u64,
+        /// Those that are mapped, in order.
+        entries: KVec<Entry>,
+    },
 }
 
 const HELLO: u64 = 1;
@@ -239,6 +287,11 @@ const EQUAL: u64 = 13;
 const ASK: u64 = 14;
 const FOUND: u64 = 15;
 const ABSENT: u64 = 16;
+const VERIFY: u64 = 17;
+const FROZEN: u64 = 18;
+const THAWED: u64 = 19;
+const SHOW: u64 = 20;
+const BLOCKS: u64 = 21;
 
 /// Why a session ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -384,11 +437,7 @@ pub fn encode(envelope: &Envelope, frame: &Frame, hash: Hash) -> Result<KVec<u8>
         } => {
             put_position(&mut out, position)?;
             history.write(&mut out)?;
-            put_uint::<2>(&mut out, volumes.len() as u64)?;
-            for volume in volumes {
-                put_id(&mut out, &volume.uuid)?;
-                put_uint::<6>(&mut out, volume.blocks)?;
-            }
+            put_volumes(&mut out, volumes)?;
             if let Some(since) = since {
                 put_uint::<8>(&mut out, *since)?;
             }
@@ -439,6 +488,49 @@ pub fn encode(envelope: &Envelope, frame: &Frame, hash: Hash) -> Result<KVec<u8>
             put_uint::<8>(&mut out, *number)?;
             ABSENT
         }
+        Frame::Verify { number, position } => {
+            put_uint::<8>(&mut out, *number)?;
+            put_position(&mut out, position)?;
+            VERIFY
+        }
+        Frame::Frozen { number, volumes } => {
+            put_uint::<8>(&mut out, *number)?;
+            put_volumes(&mut out, volumes)?;
+            FROZEN
+        }
+        Frame::Thawed(number) => {
+            put_uint::<8>(&mut out, *number)?;
+            THAWED
+        }
+        Frame::Show {
+            number,
+            volume,
+            lbn,
+            count,
+        } => {
+            put_uint::<8>(&mut out, *number)?;
+            put_id(&mut out, volume)?;
+            put_uint::<5>(&mut out, *lbn)?;
+            put_uint::<6>(&mut out, *count)?;
+            SHOW
+        }
+        Frame::Blocks {
+            number,
+            lbn,
+            count,
+            entries,
+        } => {
+            put_uint::<8>(&mut out, *number)?;
+            put_uint::<5>(&mut out, *lbn)?;
+            put_uint::<6>(&mut out, *count)?;
+            put_uint::<2>(&mut out, entries.len() as u64)?;
+            for entry in entries {
+                put_uint::<5>(&mut out, entry.lbn)?;
+                put_uint::<6>(&mut out, entry.check & CHECK_MASK)?;
+                put(&mut out, &entry.digest)?;
+            }
+            BLOCKS
+        }
     };
     let length = out.len() as u64;
     le::put_uint::<4>(&mut out, 8, MAGIC);
@@ -457,6 +549,16 @@ pub fn encode(envelope: &Envelope, frame: &Frame, hash: Hash) -> Result<KVec<u8>
     Ok(out)
 }
 
+/// All volumes of a state.
+fn put_volumes(out: &mut KVec<u8>, volumes: &[Volume]) -> Result {
+    put_uint::<2>(out, volumes.len() as u64)?;
+    for volume in volumes {
+        put_id(out, &volume.uuid)?;
+        put_uint::<6>(out, volume.blocks)?;
+    }
+    Ok(())
+}
+
 /// What begins a frame about entries of one epoch, or of a full compare.
 fn put_list(out: &mut KVec<u8>, epoch: u64, count: usize, resync: bool) -> Result {
     put_uint::<8>(out, epoch)?;
@@ -466,10 +568,11 @@ fn put_list(out: &mut KVec<u8>, epoch: u64, count: usize, resync: bool) -> Resul
 
 fn put_hello(out: &mut KVec<u8>, hello: &Hello) -> Result {
     let heals = if hello.heals { FEATURE_HEAL } else { 0 };
+    let verifies = if hello.verifies { FEATURE_VERIFY } else { 0 };
     let diffs = if hello.diffs { FEATURE_DIFF } else { 0 };
     let unpacks = if hello.unpacks { FEATURE_PACKED } else { 0 };
     let always = FEATURE_RANGES | FEATURE_VOLUMES;
-    put_uint::<8>(out, always | heals | diffs | unpacks)?;
+    put_uint::<8>(out, always | heals | verifies | diffs | unpacks)?;
     put_id(out, &hello.store)?;
     put_uint::<8>(out, hello.incarnation)?;
     put_uint::<8>(out, hello.promise)?;
@@ -584,6 +687,8 @@ fn decode_body(kind: u64, body: &mut Reader<'_>) -> Result<Option<(Frame, usize)
         DATA | LOST => return read_blocks(body, kind == DATA),
         RANGES => return Ok(read_ranges(body)?.map(|frame| (frame, 0))),
         RESYNC => return Ok(read_resync(body)?.map(|frame| (frame, 0))),
+        FROZEN => return Ok(read_frozen(body)?.map(|frame| (frame, 0))),
+        BLOCKS => return Ok(read_shown(body)?.map(|frame| (frame, 0))),
         SEAL => read_seal(body),
         EQUAL => read_equal(body),
         ACK => body.position().map(Frame::Ack),
@@ -593,6 +698,9 @@ fn decode_body(kind: u64, body: &mut Reader<'_>) -> Result<Option<(Frame, usize)
         ASK => read_ask(body),
         FOUND => number(body).map(Frame::Found),
         ABSENT => number(body).map(Frame::Absent),
+        VERIFY => read_verify(body),
+        THAWED => number(body).map(Frame::Thawed),
+        SHOW => read_show(body),
         _ => None,
     };
     let data = if kind == FOUND { CLUSTER_SIZE } else { 0 };
@@ -615,8 +723,27 @@ fn read_resync(body: &mut Reader<'_>) -> Result<Option<Frame>> {
         return Ok(None);
     };
     let history = History::read(body)?.filter(|h| h.position() == position);
+    let (Some(history), Some(volumes)) = (history, read_volumes(body)?) else {
+        return Ok(None);
+    };
+    let since = (|| {
+        if body.is_empty() {
+            return Some(None);
+        }
+        let since = body.uint::<8>()?;
+        (1..=position.epoch).contains(&since).then_some(Some(since))
+    })();
+    Ok(since.map(|since| Frame::Resync {
+        position,
+        history,
+        volumes,
+        since,
+    }))
+}
+
+fn read_volumes(body: &mut Reader<'_>) -> Result<Option<KVec<Volume>>> {
     let count = body.uint::<2>().map(|count| count as usize);
-    let (Some(history), Some(count)) = (history, count.filter(|n| *n <= SET_VOLUMES_MAX)) else {
+    let Some(count) = count.filter(|n| *n <= SET_VOLUMES_MAX) else {
         return Ok(None);
     };
     let mut volumes = KVec::with_capacity(count, GFP_KERNEL)?;
@@ -628,21 +755,74 @@ fn read_resync(body: &mut Reader<'_>) -> Result<Option<Frame>> {
             };
             volumes.push_within_capacity(volume).ok()?;
         }
-        if !are_volumes(&volumes) {
-            return None;
-        }
-        let since = match body.is_empty() {
-            true => None,
-            false => Some(body.uint::<8>()?),
-        };
-        let sound = since.is_none_or(|since| (1..=position.epoch).contains(&since));
-        sound.then_some(since)
+        are_volumes(&volumes).then_some(())
     })();
-    Ok(parsed.map(|since| Frame::Resync {
-        position,
-        history,
-        volumes,
-        since,
+    Ok(parsed.map(|()| volumes))
+}
+
+fn read_verify(body: &mut Reader<'_>) -> Option<Frame> {
+    let (number, position) = (body.uint::<8>()?, body.position()?);
+    (position.epoch < u64::MAX / 2).then_some(Frame::Verify { number, position })
+}
+
+fn read_frozen(body: &mut Reader<'_>) -> Result<Option<Frame>> {
+    let Some(number) = body.uint::<8>() else {
+        return Ok(None);
+    };
+    Ok(read_volumes(body)?.map(|volumes| Frame::Frozen { number, volumes }))
+}
+
+/// A first block and how many.
+fn read_extent(body: &mut Reader<'_>) -> Option<(u64, u64)> {
+    let (lbn, count) = (body.uint::<5>()?, body.uint::<6>()?);
+    let sound = lbn < LBN_LIMIT && (1..=LBN_LIMIT - lbn).contains(&count);
+    sound.then_some((lbn, count))
+}
+
+fn read_show(body: &mut Reader<'_>) -> Option<Frame> {
+    let (number, volume) = (body.uint::<8>()?, body.array()?);
+    let (lbn, count) = read_extent(body)?;
+    Some(Frame::Show {
+        number,
+        volume,
+        lbn,
+        count,
+    })
+}
+
+fn read_shown(body: &mut Reader<'_>) -> Result<Option<Frame>> {
+    let head = (|| Some((body.uint::<8>()?, read_extent(body)?, body.uint::<2>()?)))();
+    let Some((number, (lbn, count), mapped)) = head else {
+        return Ok(None);
+    };
+    if mapped > u64::from(RANGE_BLOCKS_MAX) {
+        return Ok(None);
+    }
+    let mut entries: KVec<Entry> = KVec::with_capacity(mapped as usize, GFP_KERNEL)?;
+    let parsed = (|| {
+        let mut next = lbn;
+        for _ in 0..mapped {
+            let entry = Entry {
+                op: Op::Write,
+                lbn: body.uint::<5>()?,
+                count: 1,
+                check: body.uint::<6>()?,
+                digest: body.array()?,
+                ..Entry::default()
+            };
+            if !(next..lbn + count).contains(&entry.lbn) {
+                return None;
+            }
+            next = entry.lbn + 1;
+            entries.push_within_capacity(entry).ok()?;
+        }
+        Some(())
+    })();
+    Ok(parsed.map(|()| Frame::Blocks {
+        number,
+        lbn,
+        count,
+        entries,
     }))
 }
 
@@ -773,6 +953,7 @@ fn read_hello(body: &mut Reader<'_>) -> Result<Option<KBox<Hello>>> {
             serial,
             reigns: flags & FLAG_REIGNS != 0,
             heals: features & FEATURE_HEAL != 0,
+            verifies: features & FEATURE_VERIFY != 0,
             diffs: features & FEATURE_DIFF != 0,
             unpacks: features & FEATURE_PACKED != 0,
             promise,
@@ -892,6 +1073,7 @@ const _: () = {
     assert!(HEADER_BYTES + 12 + BATCH_MAX * NEED_BYTES <= META_BYTES_MAX);
     assert!(HEADER_BYTES + 16 + RANGES_MAX * RANGE_BYTES <= META_BYTES_MAX);
     assert!(RANGES_MAX <= 64);
+    assert!(HEADER_BYTES + 21 + RANGE_BLOCKS_MAX as usize * SHOWN_BYTES <= META_BYTES_MAX);
     assert!(
         HEADER_BYTES
             + 40
@@ -1024,6 +1206,7 @@ pub(super) mod tests {
             serial: 2,
             reigns: true,
             heals: true,
+            verifies: true,
             diffs: true,
             unpacks: true,
             promise: 7,
@@ -1109,9 +1292,23 @@ pub(super) mod tests {
             keep: true,
             ranges,
         });
-        for frame in [Frame::Found(4), Frame::Absent(5)] {
+        for frame in [Frame::Found(4), Frame::Absent(5), Frame::Thawed(6)] {
             round(&frame);
         }
+        round(&Frame::Verify {
+            number: 9,
+            position,
+        });
+        round(&Frame::Frozen {
+            number: 9,
+            volumes: super::super::codec::copy(&many).unwrap(),
+        });
+        round(&Frame::Show {
+            number: 9,
+            volume: [7; 16],
+            lbn: 1,
+            count: (1 << 40) - 1,
+        });
         let wanted = Wanted {
             volume: [7; 16],
             lbn: (1 << 40) - 1,
@@ -1129,6 +1326,35 @@ pub(super) mod tests {
             resync: true,
             needs,
         });
+    }
+
+    #[test]
+    fn blocks_that_are_shown_ascend_within_what_was_looked_at() {
+        let shown = |lbn: u64, count: u64, entries: &[Entry]| Frame::Blocks {
+            number: 3,
+            lbn,
+            count,
+            entries: super::super::codec::copy(entries).unwrap(),
+        };
+        let all: [Entry; RANGE_BLOCKS_MAX as usize] =
+            core::array::from_fn(|n| write(0, n as u64 * 3 + 5, false));
+        round(&shown(5, 1 << 30, &all));
+        round(&shown(0, 1 << 40, &[]));
+        let more: [Entry; RANGE_BLOCKS_MAX as usize + 1] =
+            core::array::from_fn(|n| write(0, n as u64, false));
+        let bad = [
+            shown(6, 9, &all[..1]),
+            shown(5, 3, &all[..2]),
+            shown(5, 9, &[all[1], all[0]]),
+            shown(5, 9, &[all[0], all[0]]),
+            shown(5, 0, &[]),
+            shown(1, 1 << 40, &[]),
+            shown(0, 1 << 30, &more),
+        ];
+        for bad in bad {
+            let meta = encode(&ENVELOPE, &bad, sum).unwrap();
+            assert!(decode(&meta, 0, sum).unwrap().is_err(), "{bad:?}");
+        }
     }
 
     #[test]

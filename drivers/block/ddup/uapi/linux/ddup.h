@@ -153,6 +153,8 @@ enum ddup_peer_link {
  *   demoted or fenced, or another one is primary.
  * @DDUP_SET_EVENT_LEASE_EXPIRED: The lease of this primary is over: requests
  *   and FLUSHes wait for another one.
+ * @DDUP_SET_EVENT_VERIFIED: A verify of a peer has ended; ``set-get`` says
+ *   how.
  */
 enum ddup_set_event {
 	DDUP_SET_EVENT_CONFIG,
@@ -169,10 +171,38 @@ enum ddup_set_event {
 	DDUP_SET_EVENT_STORE_FAILED,
 	DDUP_SET_EVENT_DEMOTED,
 	DDUP_SET_EVENT_LEASE_EXPIRED,
+	DDUP_SET_EVENT_VERIFIED,
 
 	/* private: */
 	__DDUP_SET_EVENT_MAX,
 	DDUP_SET_EVENT_MAX = (__DDUP_SET_EVENT_MAX - 1)
+};
+
+/**
+ * enum ddup_verify_state - How far a verify of a peer is, or how it has ended.
+ * @DDUP_VERIFY_STATE_FREEZING: Both stores are to freeze the same state.
+ * @DDUP_VERIFY_STATE_COMPARING: They have, and it is compared.
+ * @DDUP_VERIFY_STATE_COMPLETE: All was compared, and the peer has acknowledged
+ *   what was repaired.
+ * @DDUP_VERIFY_STATE_STOPPED: Somebody ended it.
+ * @DDUP_VERIFY_STATE_GAVE_WAY: A frozen state gave way: to who needs the
+ *   space, or to a full compare.
+ * @DDUP_VERIFY_STATE_LOST: The session, its stream or the reign has ended.
+ * @DDUP_VERIFY_STATE_NOT_FROZEN: The two did not manage to freeze the same
+ *   state.
+ */
+enum ddup_verify_state {
+	DDUP_VERIFY_STATE_FREEZING,
+	DDUP_VERIFY_STATE_COMPARING,
+	DDUP_VERIFY_STATE_COMPLETE,
+	DDUP_VERIFY_STATE_STOPPED,
+	DDUP_VERIFY_STATE_GAVE_WAY,
+	DDUP_VERIFY_STATE_LOST,
+	DDUP_VERIFY_STATE_NOT_FROZEN,
+
+	/* private: */
+	__DDUP_VERIFY_STATE_MAX,
+	DDUP_VERIFY_STATE_MAX = (__DDUP_VERIFY_STATE_MAX - 1)
 };
 
 enum {
@@ -271,6 +301,33 @@ enum {
 };
 
 enum {
+	DDUP_A_DIFFERENCE_VOLUME = 1,
+	DDUP_A_DIFFERENCE_BLOCK,
+
+	__DDUP_A_DIFFERENCE_MAX,
+	DDUP_A_DIFFERENCE_MAX = (__DDUP_A_DIFFERENCE_MAX - 1)
+};
+
+enum {
+	DDUP_A_VERIFY_STATE = 1,
+	DDUP_A_VERIFY_REPAIR,
+	DDUP_A_VERIFY_POSITION,
+	DDUP_A_VERIFY_BLOCKS,
+	DDUP_A_VERIFY_COMPARED_BLOCKS,
+	DDUP_A_VERIFY_RANGES,
+	DDUP_A_VERIFY_DIFFERING_RANGES,
+	DDUP_A_VERIFY_DIFFERING_VOLUMES,
+	DDUP_A_VERIFY_DIFFERING_BLOCKS,
+	DDUP_A_VERIFY_REPAIRED_BLOCKS,
+	DDUP_A_VERIFY_FOUND,
+	DDUP_A_VERIFY_TOOK_MS,
+	DDUP_A_VERIFY_ENDED,
+
+	__DDUP_A_VERIFY_MAX,
+	DDUP_A_VERIFY_MAX = (__DDUP_A_VERIFY_MAX - 1)
+};
+
+enum {
 	DDUP_A_PEER_STORE = 1,
 	DDUP_A_PEER_MEMBER_STATE,
 	DDUP_A_PEER_LINK,
@@ -291,6 +348,7 @@ enum {
 	DDUP_A_PEER_SENT_UNCOMPRESSED_BYTES,
 	DDUP_A_PEER_RECEIVED_UNCOMPRESSED_BYTES,
 	DDUP_A_PEER_LAG_BYTES,
+	DDUP_A_PEER_VERIFY,
 
 	__DDUP_A_PEER_MAX,
 	DDUP_A_PEER_MAX = (__DDUP_A_PEER_MAX - 1)
@@ -323,6 +381,8 @@ enum {
 	DDUP_A_SET_EVENT_SEQ,
 	DDUP_A_SET_LEASE_UNTIL,
 	DDUP_A_SET_LEASE_OVER,
+	DDUP_A_SET_VERIFY_REPAIR,
+	DDUP_A_SET_VERIFY_STOP,
 
 	__DDUP_A_SET_MAX,
 	DDUP_A_SET_MAX = (__DDUP_A_SET_MAX - 1)
@@ -356,6 +416,7 @@ enum {
 	DDUP_CMD_SCRUB_FOUND,
 	DDUP_CMD_SCRUBBED,
 	DDUP_CMD_LEASE,
+	DDUP_CMD_VERIFY,
 
 	__DDUP_CMD_MAX,
 	DDUP_CMD_MAX = (__DDUP_CMD_MAX - 1)
