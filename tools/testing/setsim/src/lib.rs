@@ -9,6 +9,7 @@
 
 pub mod node;
 pub mod oracle;
+mod verify;
 pub mod world;
 
 include!(concat!(env!("OUT_DIR"), "/names.rs"));

@@ -52,6 +52,9 @@ pub struct Totals {
     pub heals_failed: u64,
     pub reads_failed: u64,
     pub given_up: u64,
+    pub verifies: u64,
+    pub blocks_repaired: u64,
+    pub replicas_repaired: u64,
 }
 
 impl Totals {
@@ -77,6 +80,9 @@ impl Totals {
         self.heals_failed += other.heals_failed;
         self.reads_failed += other.reads_failed;
         self.given_up += other.given_up;
+        self.verifies += other.verifies;
+        self.blocks_repaired += other.blocks_repaired;
+        self.replicas_repaired += other.replicas_repaired;
     }
 }
 
@@ -105,9 +111,9 @@ pub struct World {
     seed: u64,
     rng: Rng,
     verbose: bool,
-    now: u64,
+    pub(crate) now: u64,
     serial: u64,
-    nodes: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
     events: BTreeMap<(u64, u64), Event>,
     /// I/O under way by serial.
     io: BTreeMap<u64, (usize, Io)>,
@@ -130,16 +136,18 @@ pub struct World {
     delay: u64,
     /// The newest version and promise that each store was seen to hold: they never fall.
     held: Vec<(u64, u64)>,
-    fresh: Content,
+    pub(crate) fresh: Content,
     /// Volumes change; all that is drawn for that and for those that come comes from here.
     volumes: Option<Rng>,
     /// Draws what concerns scrubs, apart from everything else.
     scrubs: Rng,
+    /// Draws what concerns verifies.
+    pub(crate) verifies: Rng,
     /// Clusters rot; all that is drawn for that comes from here.
-    rots: Option<Rng>,
+    pub(crate) rots: Option<Rng>,
     /// When a block that was found for a peer was last changed on its way.
     changed_at: u64,
-    totals: Totals,
+    pub(crate) totals: Totals,
 }
 
 /// Plays the history of a seed.
@@ -220,12 +228,13 @@ impl World {
             volumes: Some(Rng::new(mix(seed ^ 0x766f_6c75)))
                 .filter(|_| mix(seed ^ 0x6d65_7300) % 2 == 0),
             scrubs: Rng::new(mix(seed ^ 0x7363_7275)),
+            verifies: Rng::new(mix(seed ^ 0x7665_7269)),
             changed_at: 0,
             totals: Totals::default(),
         }
     }
 
-    fn say(&self, text: impl FnOnce() -> String) {
+    pub(crate) fn say(&self, text: impl FnOnce() -> String) {
         if self.verbose {
             println!("{:>8} {}", self.now, text());
         }
@@ -265,14 +274,20 @@ impl World {
                     _ => {}
                 }
             }
+            if self.verifies.chance(1, 12) {
+                self.verify()?;
+            }
             if self.rots.as_mut().is_some_and(|rng| rng.chance(1, 40)) {
                 self.rot()?;
+            }
+            if self.rots.is_some() && self.verifies.chance(1, 40) {
+                self.rot_at_replica()?;
             }
         }
         self.finish()
     }
 
-    fn primary(&self) -> usize {
+    pub(crate) fn primary(&self) -> usize {
         self.number_of(&self.latest.primary)
     }
 
@@ -280,7 +295,7 @@ impl World {
         usize::from(store[0] - 0x10)
     }
 
-    fn serving(&self) -> Option<usize> {
+    pub(crate) fn serving(&self) -> Option<usize> {
         let n = self.primary();
         (self.nodes[n].serves && self.looked).then_some(n)
     }
@@ -319,7 +334,7 @@ impl World {
         (!self.nodes[n].asked.values().any(busy)).then_some((lbn, count))
     }
 
-    fn submit(
+    pub(crate) fn submit(
         &mut self,
         n: usize,
         kind: OpKind,
@@ -492,7 +507,7 @@ impl World {
         volumes.iter().map(|v| (v.1, v.2)).collect()
     }
 
-    fn flush(&mut self) -> Verdict {
+    pub(crate) fn flush(&mut self) -> Verdict {
         let Some(n) = self.serving() else {
             return Ok(());
         };
@@ -621,7 +636,7 @@ impl World {
     }
 
     /// Compares what a store holds with what others held at the same position.
-    fn look_at(&mut self, n: usize) -> Verdict {
+    pub(crate) fn look_at(&mut self, n: usize) -> Verdict {
         let (position, image) = self.nodes[n]
             .image(self.seed ^ self.now, self.rots.is_some())
             .map_err(|what| format!("store {n}: {what}"))?;
@@ -709,6 +724,7 @@ impl World {
                     ));
                 }
                 SetEvent::StoreFailed => return Err(format!("the store of node {n} failed")),
+                SetEvent::Verified(peer) => self.verified(n, &peer)?,
                 _ => {}
             }
         }
@@ -801,7 +817,7 @@ impl World {
         Ok(())
     }
 
-    fn pass(&mut self, until: u64) -> Verdict {
+    pub(crate) fn pass(&mut self, until: u64) -> Verdict {
         while let Some((&key, _)) = self.events.first_key_value() {
             if key.0 > until {
                 break;
@@ -924,7 +940,7 @@ impl World {
     // Rot.
 
     /// All members hold what the primary holds, and are connected with it.
-    fn converged(&self) -> bool {
+    pub(crate) fn converged(&self) -> bool {
         let n = self.primary();
         let epoch = |n: usize| {
             let set = self.nodes[n].engine.as_ref().and_then(|e| e.set());
@@ -976,12 +992,16 @@ impl World {
         Ok(None)
     }
 
-    fn draw(&mut self, bound: u64) -> u64 {
+    pub(crate) fn draw(&mut self, bound: u64) -> u64 {
         self.rots.as_mut().map_or(0, |rng| rng.below(bound))
     }
 
     /// Lets time pass until something holds, for at most so long.
-    fn until(&mut self, time: u64, what: impl Fn(&World) -> bool) -> Result<bool, String> {
+    pub(crate) fn until(
+        &mut self,
+        time: u64,
+        what: impl Fn(&World) -> bool,
+    ) -> Result<bool, String> {
         let end = self.now + time;
         while self.now < end && !what(self) {
             let until = self.now + 5;
@@ -1111,7 +1131,7 @@ impl World {
         self.connect_pair(a, b)
     }
 
-    fn connect_pair(&mut self, a: usize, b: usize) -> Verdict {
+    pub(crate) fn connect_pair(&mut self, a: usize, b: usize) -> Verdict {
         let joined = self
             .sessions
             .values()
@@ -1315,19 +1335,23 @@ impl World {
             for at in 0..self.nodes.len() {
                 let waits = self.latest.members[at].state == MemberState::Async;
                 if waits && self.is_up(at) && self.joining.insert(at) {
-                    self.serial += 1;
-                    let (now, number) = (self.now, self.serial);
-                    let command = SetCommand::Join { peer: store_id(at) };
-                    if let Some(engine) = self.nodes[n].engine.as_mut() {
-                        engine
-                            .set_command(now, number, command)
-                            .map_err(|e| format!("{e:?}"))?;
-                    }
-                    self.pump(n)?;
+                    self.command(n, SetCommand::Join { peer: store_id(at) })?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Gives a command to a store, if it is attached.
+    pub fn command(&mut self, n: usize, command: SetCommand) -> Verdict {
+        self.serial += 1;
+        let (now, number) = (self.now, self.serial);
+        if let Some(engine) = self.nodes[n].engine.as_mut() {
+            engine
+                .set_command(now, number, command)
+                .map_err(|e| format!("{e:?}"))?;
+        }
+        self.pump(n)
     }
 
     /// The faults stop: all members must end with the same.
