@@ -381,6 +381,8 @@ pub enum PeerVerb {
     Resolve(PeerResolveArgs),
     /// End the connection to a member; ddupd connects again
     Drop(PeerDropArgs),
+    /// Compare what a member holds with what it should hold, and repair it
+    Verify(PeerVerifyArgs),
     /// Connect two stores that are both attached here, for tests: ddupd connects those of machines
     Connect(PeerConnectArgs),
 }
@@ -465,6 +467,36 @@ pub struct PeerDropArgs {
     pub device: PathBuf,
     /// The member: UUID of its store, the beginning of that, or a path on this machine
     pub peer: String,
+}
+
+/// Arguments of `ddup peer verify`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Run it on the machine of the primary. What the member holds is compared with what it should hold at one \
+position, by sums of ranges and then by check and digest of each block, while the volumes are in use; no \
+data is read. Blocks that differ are printed, up to a bound, and the exit status is 8 if there are any, \
+repaired or not. With --repair what each of them holds is recorded again, as a change of the set that \
+goes to all members; those that were written meanwhile are on their way anyway. It goes on in the kernel \
+if this command is interrupted; `ddup set show` says how far it is. It ends without a result if space \
+runs short, or the connection is lost. The knob resync_tranquility says how much of the time it rests. \
+`ddup scrub`, on the machine of the member, finds data that has rotted there.")]
+pub struct PeerVerifyArgs {
+    /// A device of the primary: /dev/ddupN, ddupN, or the path of its backing device or file
+    pub device: PathBuf,
+    /// The member: UUID of its store, the beginning of that, or a path on this machine
+    pub peer: String,
+    /// Repair what differs
+    #[arg(long, conflicts_with = "stop")]
+    pub repair: bool,
+    /// Begin, and do not wait for the end
+    #[arg(long, conflicts_with_all = ["stop", "json"])]
+    pub no_wait: bool,
+    /// End the one that goes on
+    #[arg(long, conflicts_with = "json")]
+    pub stop: bool,
+    /// Print JSON
+    #[arg(short, long)]
+    pub json: bool,
 }
 
 /// Arguments of `ddup peer connect`.
@@ -764,6 +796,11 @@ mod tests {
             (&["peer"], "add"),
             (&["peer", "add", "ddup0"], "STORE"),
             (&["peer", "resolve", "ddup0"], "--discard-local"),
+            (&["peer", "verify", "ddup0"], "PEER"),
+            (
+                &["peer", "verify", "ddup0", "1234", "--stop", "--repair"],
+                "--repair",
+            ),
             (&["peer", "connect", "ddup0", "ddup1"], "--local"),
             (
                 &["peer", "shrink", "ddup0", "1234", "--fenced", "x"],

@@ -22,11 +22,13 @@ pub enum Exit {
     NotPermitted = 6,
     /// The store is damaged.
     Damaged = 7,
+    /// A member of the replica set differs from its primary.
+    Differs = 8,
 }
 
 impl Exit {
     /// Each code with what it means, for the man page.
-    pub const ALL: [(Exit, &'static str); 7] = [
+    pub const ALL: [(Exit, &'static str); 8] = [
         (Exit::Failed, "The operation failed."),
         (
             Exit::Usage,
@@ -40,6 +42,10 @@ impl Exit {
         ),
         (Exit::NotPermitted, "Not permitted."),
         (Exit::Damaged, "The store is damaged."),
+        (
+            Exit::Differs,
+            "A member of the replica set differs from its primary.",
+        ),
     ];
 
     /// The code that fits an errno.

@@ -72,6 +72,7 @@ numbers! {
         SCRUB_FOUND = 25,
         SCRUBBED = 26,
         LEASE = 27,
+        VERIFY = 28,
     }
 }
 

@@ -202,7 +202,7 @@ fn peer_families(text: &mut String, sets: &[SetState]) {
     family(text, "ddup_peer_state", "stateset", about, &samples[0]);
     let about = "How far the connection to the other member is.";
     family(text, "ddup_peer_link", "stateset", about, &samples[1]);
-    let of_peers: [Told<OfPeer>; 16] = [
+    let of_peers: [Told<OfPeer>; 20] = [
         (
             "ddup_peer_acked_epoch",
             "gauge",
@@ -256,6 +256,34 @@ fn peer_families(text: &mut String, sets: &[SetState]) {
             "gauge",
             "About how long a compare under way still takes.",
             |_, peer| peer.compare_left_ms().map(|ms| ms.div_ceil(1000)),
+        ),
+        (
+            "ddup_peer_verify_running",
+            "gauge",
+            "Whether a verify of it goes on.",
+            |_, peer| {
+                peer.verify
+                    .as_ref()
+                    .map(|verify| u64::from(verify.state.goes_on()))
+            },
+        ),
+        (
+            "ddup_peer_verify_compared_blocks",
+            "gauge",
+            "Blocks that the last verify of it has compared.",
+            |_, peer| peer.verify.as_ref().map(|verify| verify.compared_blocks),
+        ),
+        (
+            "ddup_peer_verify_differing_blocks",
+            "gauge",
+            "Blocks that the last verify of it found to differ.",
+            |_, peer| peer.verify.as_ref().map(|verify| verify.differing_blocks),
+        ),
+        (
+            "ddup_peer_verify_repaired_blocks",
+            "gauge",
+            "How many of them were repaired.",
+            |_, peer| peer.verify.as_ref().map(|verify| verify.repaired_blocks),
         ),
         (
             "ddup_peer_told_blocks",

@@ -2,6 +2,7 @@
 
 //! Replica sets: the operations from `set-get` on.
 
+use self::verify::Verify;
 use super::{cmd, error, format_uuid, refused_with, Driver, VERSION};
 use crate::{
     error::{Error, Exit, Result},
@@ -61,6 +62,7 @@ numbers! {
         SENT_UNCOMPRESSED_BYTES = 18,
         RECEIVED_UNCOMPRESSED_BYTES = 19,
         LAG_BYTES = 20,
+        VERIFY = 21,
     }
 }
 
@@ -93,11 +95,13 @@ numbers! {
         EVENT_SEQ = 24,
         LEASE_UNTIL = 25,
         LEASE_OVER = 26,
+        VERIFY_REPAIR = 27,
+        VERIFY_STOP = 28,
     }
 }
 
 /// The attributes' names, for messages about them.
-pub(super) const ATTRIBUTES: [&str; 26] = [
+pub(super) const ATTRIBUTES: [&str; 28] = [
     "index",
     "store-uuid",
     "set-uuid",
@@ -124,6 +128,8 @@ pub(super) const ATTRIBUTES: [&str; 26] = [
     "event-seq",
     "lease-until",
     "lease-over",
+    "verify-repair",
+    "verify-stop",
 ];
 
 /// Bytes of the longest configuration.
@@ -161,6 +167,8 @@ macro_rules! named {
         }
     };
 }
+
+pub mod verify;
 
 named! {
     /// What a store is in its set.
@@ -217,6 +225,8 @@ named! {
         Demoted = 12 "demoted",
         /// The lease of this primary is over.
         LeaseExpired = 13 "lease-expired",
+        /// A verify of a peer has ended.
+        Verified = 14 "verified",
     }
 }
 
@@ -335,6 +345,8 @@ pub struct PeerState {
     pub to_compare_blocks: Option<u64>,
     /// It is a diff: the peer is told what was changed behind this epoch.
     pub compare_since_epoch: Option<u64>,
+    /// The verify of it that goes on, or was the last one.
+    pub verify: Option<Verify>,
 }
 
 impl Default for PeerState {
@@ -360,6 +372,7 @@ impl Default for PeerState {
             compare_ms: None,
             to_compare_blocks: None,
             compare_since_epoch: None,
+            verify: None,
         }
     }
 }
@@ -419,6 +432,7 @@ impl PeerState {
                 peer::RECEIVED_UNCOMPRESSED_BYTES => {
                     state.received_uncompressed_bytes = attribute.number();
                 }
+                peer::VERIFY => state.verify = Some(Verify::read(attribute.nested())),
                 _ => {}
             }
         }

@@ -4,6 +4,7 @@
 
 mod connect;
 mod join;
+pub(super) mod verify;
 
 use crate::{
     cli::{
@@ -42,6 +43,9 @@ pub fn run(args: &PeerArgs) -> Result {
             let doing = format!("cannot resolve the history of {}", args.device.display());
             error.context(doing)
         }),
+        PeerVerb::Verify(args) => {
+            verify::verify(args, doing("verify member", &args.peer, &args.device))
+        }
         PeerVerb::Connect(args) => connect::connect(args).map_err(|error| {
             let (one, other) = (args.device.display(), args.other.display());
             error.context(format!("cannot connect {one} and {other}"))

@@ -7,11 +7,11 @@ use crate::{
     error::{Error, Exit, Result},
     family::{
         format_uuid,
-        set::{member_state_name, Link, PeerState, Place, Role, SetState},
+        set::{member_state_name, verify::Verify, Link, PeerState, Place, Role, SetState},
         Device, Driver,
     },
     size, sys, target,
-    verb::print_json,
+    verb::{peer::verify, print_json},
 };
 use ddup_engine::engine::replication::types::Id;
 use serde::Serialize;
@@ -126,6 +126,9 @@ pub struct MemberView {
     /// The compare under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compare: Option<CompareView>,
+    /// The verify that goes on, or was the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verify>,
 }
 
 /// How far a compare is.
@@ -212,6 +215,7 @@ impl View {
                         lag_bytes: peer.and_then(|peer| peer.lag_bytes),
                         lag_ms: peer.and_then(|peer| peer.lag_ms),
                         compare: peer.and_then(CompareView::of),
+                        verify: peer.and_then(|peer| peer.verify.clone()),
                     }
                 })
                 .collect(),
@@ -371,6 +375,9 @@ fn describe_member(member: &MemberView) -> String {
     }
     if let Some(compare) = &member.compare {
         phrases.push(describe_compare(compare));
+    }
+    if let Some(report) = &member.verify {
+        phrases.push(verify::summary(report));
     }
     for (bytes, blocks, whole, word) in [
         (
