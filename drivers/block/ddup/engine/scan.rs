@@ -214,7 +214,7 @@ impl Store {
     /// applied next waits for that. False: not now.
     pub(super) fn freeze_now(&mut self, scan: u64) -> bool {
         let frozen = self.scans().is_some_and(|s| s.frozen.is_some());
-        if !(frozen || self.checkpointer.is_running() || self.pin.is_some()) {
+        if !(frozen || self.pin.is_some()) {
             return self.open_scan(scan);
         }
         mark!(member_can_not_freeze_now);

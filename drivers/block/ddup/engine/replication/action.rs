@@ -130,7 +130,7 @@ pub enum Action {
         max: u32,
     },
     /// Freeze the state as it is, before anything else is applied: cut a checkpoint at once.
-    /// `Set::scan_cut`, then `Set::scan_opened`; `Set::scan_lost` if another checkpoint is under way.
+    /// `Set::scan_cut`, then `Set::scan_opened`; `Set::scan_lost` if another state is kept.
     Freeze {
         /// Names the scan.
         scan: u64,

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! When it has applied the epoch that VERIFY came behind, it cuts a checkpoint before it applies the
-//! next one. It holds epochs back for no longer than that: if a checkpoint is under way, or the cut takes
-//! too long, it says that it can't. What it has frozen it shows by sums of ranges and block by block.
+//! next one. It holds epochs back for no longer than that: if another state is kept, or the cut does not
+//! come in time, it says that it can't. What it has frozen it shows by sums of ranges and block by block.
 
 use super::super::mark::mark;
 use super::super::mutant::mutant;

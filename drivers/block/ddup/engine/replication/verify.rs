@@ -40,7 +40,7 @@ pub const FOUND_MAX: usize = 32;
 /// A state that the peer could not freeze is asked for again after this, in milliseconds: twice as
 /// long after each time, up to a cap.
 const FREEZE_PAUSE: u64 = 100;
-const FREEZE_PAUSE_MAX: u64 = 2000;
+const FREEZE_PAUSE_MAX: u64 = 1000;
 /// How often.
 const FREEZE_TRIES: u32 = 20;
 /// So long both may take to freeze a state, in milliseconds.
