@@ -292,6 +292,7 @@ pub(crate) struct Options {
 impl Store {
     /// Attaches the store on `device`: recovers it, and lets it take requests. May sleep for as long
     /// as recovery takes.
+    #[inline(never)]
     pub(crate) fn attach(
         device: Arc<BlockDevice>,
         queue: Arc<OwnedQueue>,
@@ -322,13 +323,17 @@ impl Store {
             )?;
             free.push(tag, GFP_KERNEL)?;
         }
-        let inner = Inner {
+        let compared = Compared::new()?;
+        let scrub = ScrubNews::new()?;
+        let member = Membership::new()?;
+        // In its place: it is large for the stack.
+        let inner = init!(Inner {
             engine,
             slots,
             free,
             crowd: 0,
             backlog: None,
-            compared: Compared::new()?,
+            compared,
             run: None,
             stalled: None,
             commit: Commit::default(),
@@ -341,9 +346,9 @@ impl Store {
             change: None,
             next: None,
             observed: false,
-            scrub: ScrubNews::new()?,
-            member: Membership::new()?,
-        };
+            scrub,
+            member,
+        });
 
         let can_discard = device.limits().max_discard_sectors > 0;
         let worker = Worker::new(queue, device.devt())?;

@@ -8,6 +8,7 @@ use crate::{
     target::device_number,
 };
 use ddup_engine::engine::format::superblock::Superblock;
+use kernel::prelude::KBox;
 use std::{
     fs::{self, File, OpenOptions},
     io,
@@ -178,7 +179,7 @@ pub fn superblock_of(path: &Path) -> io::Result<Option<Superblock>> {
             read => read?,
         }
         if let Ok(superblock) = Superblock::read(&block, hash) {
-            return Ok(Some(superblock));
+            return Ok(Some(KBox::into_inner(superblock)));
         }
     }
     Ok(None)

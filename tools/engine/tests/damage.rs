@@ -16,6 +16,7 @@ use ddup_engine::engine::format::page::{COUNT_LEAF, FANOUT, HEADER_BYTES, MAP_LE
 use ddup_engine::engine::format::superblock::{Superblock, SuperblockError};
 use ddup_engine::engine::types::{Generation, CLUSTER_SIZE, SEGMENT_CLUSTERS};
 use ddup_engine::engine::{Cluster, FailReason, Lbn, Name, Status};
+use kernel::prelude::KBox;
 use memory::{check_disk, content, findings_of, hash, Disk, Shell};
 
 const CLUSTERS: u64 = 8 * SEGMENT_CLUSTERS;
@@ -54,14 +55,14 @@ fn rot(disk: &mut Disk, place: Cluster) {
     page_mut(disk, place)[2000] ^= 4;
 }
 
-fn newest(disk: &Disk) -> Superblock {
+fn newest(disk: &Disk) -> KBox<Superblock> {
     let copy = |slot: u64| Superblock::read(&disk.pages[&slot], hash).ok();
     let copies = [copy(0), copy(1)].into_iter().flatten();
     copies.max_by_key(|s| s.generation).unwrap()
 }
 
 fn all_copies(superblock: &Superblock) -> [Cluster; 4] {
-    let mut older = superblock.clone();
+    let mut older = superblock.try_clone().unwrap();
     older.generation -= 1;
     let ([a, b], [c, d]) = (superblock.places(), older.places());
     [a, b, c, d]
@@ -732,7 +733,7 @@ fn a_name_of_an_available_cluster_is_named() {
 /// A store whose journal holds three blocks since the last checkpoint, and their places.
 fn store_with_journal() -> (Disk, [(u64, u64); 3]) {
     let mut shell = attach(&sound_store());
-    let join = *newest(&shell.disk).joins().last().unwrap();
+    let join = *newest(&shell.disk).joins.last().unwrap();
     for step in 0..3 {
         assert_eq!(shell.write(8 + step, &[70_000 + step]), Status::Ok);
         shell.flush();
@@ -767,7 +768,7 @@ fn a_journal_record_that_does_not_fit_the_store_is_named() {
     let (mut disk, blocks) = store_with_journal();
     let superblock = newest(&disk);
     let (sequence, place) = blocks[0];
-    let chain = superblock.joins().last().unwrap().chain;
+    let chain = superblock.joins.last().unwrap().chain;
     let block = page_mut(&mut disk, Cluster(place));
     let mut header: BlockHeader = journal::header(block, &superblock.uuid, hash).unwrap();
     assert_eq!(header.sequence, sequence);
@@ -804,7 +805,7 @@ fn a_journal_with_more_changes_than_an_attach_may_leave_is_named() {
     }
     header.record_bytes = end - journal::HEADER_BYTES;
     header.clusters = (block.len() / CLUSTER_SIZE) as u64;
-    let chain = superblock.joins().last().unwrap().chain;
+    let chain = superblock.joins.last().unwrap().chain;
     journal::seal(&mut block, &header, chain, hash);
     for (page, at) in block.chunks(CLUSTER_SIZE).zip(place..) {
         disk.pages.insert(at, page.into());

@@ -15,6 +15,7 @@ use ddup_engine::engine::format::superblock::{Checkpoint, Join, Superblock};
 use ddup_engine::engine::replication::types::Position;
 use ddup_engine::engine::types::{Check, Generation, Lbn, Name, CLUSTER_SIZE};
 use ddup_engine::engine::{Cluster, FingerprintAlgorithm};
+use kernel::prelude::{KVec, GFP_KERNEL};
 use std::collections::BTreeMap;
 use xxhash_rust::xxh64::xxh64;
 
@@ -112,6 +113,10 @@ fn bytes_of(pointer: Pointer) -> Vec<u8> {
     bytes
 }
 
+fn kvec<T: Clone>(count: usize, entry: T) -> KVec<T> {
+    KVec::from_elem(entry, count, GFP_KERNEL).unwrap()
+}
+
 /// The first entry of a page.
 fn entry(length: usize, write: impl FnOnce(&mut [u8])) -> Vec<u8> {
     let mut page = vec![0; CLUSTER_SIZE];
@@ -122,7 +127,7 @@ fn entry(length: usize, write: impl FnOnce(&mut [u8])) -> Vec<u8> {
 #[test]
 fn the_superblock_is_as_documented() {
     let layout = Layout::new(123 * 4096, 4096).unwrap();
-    let mut joins = [Join::default(); 32];
+    let mut joins = kvec(32, Join::default());
     joins[0] = Join {
         incarnation: 0x31,
         sequence: 0x3233_3435,
@@ -130,7 +135,7 @@ fn the_superblock_is_as_documented() {
         chain: 0x3738_393a_3b3c_3d3e,
     };
     joins[31].chain = 0x41;
-    let mut ends = [Position::ZERO; 24];
+    let mut ends = kvec(24, Position::ZERO);
     ends[0] = Position {
         term: 0xc1,
         reign: [0xc2; 16],
@@ -138,7 +143,7 @@ fn the_superblock_is_as_documented() {
         chain: 0xc5c6_c7c8_c9ca_cbcc,
     };
     ends[23].chain = 0xd1;
-    let mut select = [Pointer::NULL; 28];
+    let mut select = kvec(28, Pointer::NULL);
     select[0] = pointer(0x5100);
     select[27] = pointer(0x5200);
     let ticks: [Tick; BIRTHS_MAX] = std::array::from_fn(|n| Tick {
@@ -177,15 +182,14 @@ fn the_superblock_is_as_documented() {
         },
         select,
         joins,
-        join_count: 32,
         member: true,
-        history: ends,
-        history_count: 24,
-        births: Births::of(&ticks).unwrap(),
+        ends,
+        births: Births::of(ticks.into_iter()).unwrap(),
     };
     let mut block = vec![0; CLUSTER_SIZE];
     superblock.write(&mut block, xxh64);
-    let select = select.map(bytes_of).concat();
+    let select = superblock.select.iter().copied().map(bytes_of);
+    let select = select.collect::<Vec<_>>().concat();
     let table = Table::read("Superblock");
     let joins_at = table.rows.iter().find(|row| row.2 == "joins").unwrap().0;
     let join = Table::read("Join");

@@ -25,6 +25,7 @@ use ddup_engine::engine::format::superblock::Superblock;
 use ddup_engine::engine::mkfs::Params;
 use ddup_engine::engine::types::CHECK_MASK;
 use ddup_engine::engine::{BlockContent, Check, FingerprintAlgorithm, Name, Status};
+use kernel::prelude::KBox;
 use memory::{findings_of, hash, params, Disk, Shell, PAGE};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -269,7 +270,7 @@ fn decode(mut file: &[u8]) -> Disk {
     disk
 }
 
-fn newest(disk: &Disk) -> Superblock {
+fn newest(disk: &Disk) -> KBox<Superblock> {
     let copy = |slot: u64| Superblock::read(&disk.pages[&slot], hash).ok();
     let copies = [copy(0), copy(1)].into_iter().flatten();
     copies.max_by_key(|s| s.generation).unwrap()
@@ -280,7 +281,7 @@ fn records(disk: &Disk) -> BTreeMap<&'static str, u32> {
     let superblock = newest(disk);
     let ring = superblock.layout.journal_clusters;
     let mut found = BTreeMap::new();
-    let mut joins = superblock.joins().iter().peekable();
+    let mut joins = superblock.joins.iter().peekable();
     let mut at = *joins.next().unwrap();
     loop {
         while let Some(join) = joins.next_if(|join| join.sequence == at.sequence) {
@@ -352,7 +353,7 @@ fn assert_sound(disk: &Disk) {
         (NAME_KEY, CHECK_KEY)
     );
     assert!(!superblock.clean);
-    assert_eq!(superblock.join_count, 3);
+    assert_eq!(superblock.joins.len(), 3);
     assert_eq!(superblock.checkpoint.punch_count, 1);
     let kinds: BTreeSet<_> = records(disk).into_keys().collect();
     let all = [

@@ -10,6 +10,7 @@
 //!   follows the kernel's rule, so that a capacity which suffices here suffices there; `Kmalloc`
 //!   refuses more than 4 MiB, as there;
 //! - [`error`]: [`Error`](error::Error), [`Result`](error::Result) and the codes;
+//! - [`init`]: values that are made in their place;
 //! - the assertion macros of the prelude.
 //!
 //! What is missing here and exists there does not compile on the host; what is kept out on purpose
@@ -24,4 +25,5 @@ pub mod alloc;
 pub mod build_assert;
 pub mod error;
 pub mod fail_alloc;
+pub mod init;
 pub mod prelude;

@@ -11,4 +11,6 @@ pub use crate::{
     alloc::{flags::*, Box, KBox, KVBox, KVVec, KVec, VBox, VVec, Vec},
     build_assert::{const_assert, static_assert},
     error::{code::*, Error, Result},
+    init::{InPlaceInit, Init},
+    try_init,
 };

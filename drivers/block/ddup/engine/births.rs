@@ -36,26 +36,18 @@ pub struct Births {
 
 impl Births {
     /// A table of these entries; `None` if no table has those.
-    pub fn of(entries: &[Tick]) -> Option<Self> {
-        let mut births = Births {
-            count: entries.len(),
-            ..Births::default()
-        };
-        births
-            .ticks
-            .get_mut(..entries.len())?
-            .copy_from_slice(entries);
-        let mut before = 0;
-        let ascend = entries.iter().all(|tick| {
-            let last = core::mem::replace(&mut before, tick.epoch);
-            tick.epoch > last
-        });
-        let ascend = ascend
-            && entries.windows(2).all(|pair| match pair {
-                [a, b] => a.generation < b.generation,
-                _ => true,
-            });
-        ascend.then_some(births)
+    pub fn of(entries: impl Iterator<Item = Tick>) -> Option<Self> {
+        let mut births = Births::default();
+        for tick in entries {
+            let last = births.ticks().last().copied().unwrap_or_default();
+            let ascends = births.count == 0 || tick.generation > last.generation;
+            if tick.epoch <= last.epoch || !ascends {
+                return None;
+            }
+            *births.ticks.get_mut(births.count)? = tick;
+            births.count += 1;
+        }
+        Some(births)
     }
 
     /// Its entries.
@@ -111,6 +103,10 @@ mod tests {
     extern crate std;
     use std::vec::Vec as List;
 
+    fn of(ticks: &[Tick]) -> Option<Births> {
+        Births::of(ticks.iter().copied())
+    }
+
     fn tick(generation: u32, epoch: u64) -> Tick {
         Tick {
             generation: Generation(generation),
@@ -144,20 +140,20 @@ mod tests {
     #[test]
     fn only_what_ascends_is_a_table() {
         let good = [tick(0, 1), tick(4, 2), tick(5, 9)];
-        assert_eq!(Births::of(&good).unwrap().ticks(), good);
-        assert_eq!(Births::of(&[]), Some(Births::default()));
+        assert_eq!(of(&good).unwrap().ticks(), good);
+        assert_eq!(of(&[]), Some(Births::default()));
         for bad in [
             [tick(1, 0), tick(4, 2)],
             [tick(4, 1), tick(4, 2)],
             [tick(3, 2), tick(4, 2)],
             [tick(5, 1), tick(4, 2)],
         ] {
-            assert_eq!(Births::of(&bad), None, "{bad:?}");
+            assert_eq!(of(&bad), None, "{bad:?}");
         }
         let many: List<Tick> = (1..=BIRTHS_MAX as u32 + 1)
             .map(|n| tick(n, n.into()))
             .collect();
-        assert!(Births::of(&many[1..]).is_some() && Births::of(&many).is_none());
+        assert!(of(&many[1..]).is_some() && of(&many).is_none());
     }
 
     #[test]
@@ -167,7 +163,7 @@ mod tests {
             let newest = tick(generation, 3 * u64::from(generation));
             births.note(newest);
             let ticks = births.ticks();
-            assert!(Births::of(ticks).is_some());
+            assert!(of(ticks).is_some());
             assert_eq!(
                 (ticks.first(), ticks.last()),
                 (Some(&tick(1, 3)), Some(&newest))

@@ -137,6 +137,7 @@ impl fmt::Display for Finding {
                         write!(f, "unknown incompatible features {bits:#x}")
                     }
                     SuperblockError::Field => f.write_str("a field holds an impossible value"),
+                    SuperblockError::Memory => f.write_str("memory is short"),
                 }
             }
             Self::ConfigSlot { place, empty } => {
@@ -251,7 +252,7 @@ struct Checker<'a> {
     source: &'a mut dyn PageSource,
     report: &'a mut dyn FnMut(Finding),
     hash: Hash,
-    superblock: Superblock,
+    superblock: KBox<Superblock>,
     /// `None`: its page of the segment table can't be believed.
     segments: KVVec<Option<SegmentEntry>>,
     bitmaps: KVVec<u64>,
@@ -294,7 +295,7 @@ pub fn check(
     report: &mut dyn FnMut(Finding),
 ) -> Result<Summary> {
     let mut buf = zeroed(CLUSTER_SIZE)?;
-    let mut newest: Option<Superblock> = None;
+    let mut newest: Option<KBox<Superblock>> = None;
     let mut findings = 0;
     for number in 0..4 {
         let layout = newest
@@ -313,11 +314,12 @@ pub fn check(
             .and_then(|()| Superblock::read(&buf, hash));
         match result {
             Ok(found) => {
-                let newer = |n: &Superblock| n.generation < found.generation;
+                let newer = |n: &KBox<Superblock>| n.generation < found.generation;
                 if newest.as_ref().is_none_or(newer) {
                     newest = Some(found);
                 }
             }
+            Err(SuperblockError::Memory) => return Err(ENOMEM),
             Err(error) => {
                 findings += 1;
                 report(Finding::Superblock { place, error });
@@ -366,7 +368,10 @@ pub fn check_pinned(
     report: &mut dyn FnMut(Finding),
     table_read: &mut dyn FnMut(),
 ) -> Result<Summary> {
-    let superblock = Superblock::read(superblock, hash).map_err(|_| EINVAL)?;
+    let superblock = Superblock::read(superblock, hash).map_err(|error| match error {
+        SuperblockError::Memory => ENOMEM,
+        _ => EINVAL,
+    })?;
     if superblock.layout.clusters > device_clusters {
         return Err(EINVAL);
     }
@@ -377,7 +382,7 @@ pub fn check_pinned(
 /// Reads all that a checkpoint refers to.
 fn walk_all(
     source: &mut dyn PageSource,
-    superblock: Superblock,
+    superblock: KBox<Superblock>,
     hash: Hash,
     report: &mut dyn FnMut(Finding),
     table_read: &mut dyn FnMut(),
@@ -826,10 +831,11 @@ impl<'a> Checker<'a> {
 
     fn load_tables(&mut self, buf: &mut Buf) -> Result {
         let layout = self.superblock.layout;
-        let select = self.superblock.select;
         // Which place of each page counts; `None`: not known.
         let mut second = KVVec::from_elem(None, layout.table_pages() as usize, GFP_KERNEL)?;
-        for (index, pointer) in (0..layout.select_pages()).zip(select.iter()) {
+        for index in 0..layout.select_pages() {
+            let pointer = self.superblock.select.get(index as usize);
+            let pointer = pointer.copied().unwrap_or_default();
             let id = PageId {
                 tree: tree::SELECT,
                 level: 0,
@@ -881,8 +887,11 @@ impl<'a> Checker<'a> {
             }
         }
         // Pages that say which place counts lie in metadata segments themselves.
-        for pointer in select.iter().filter(|pointer| !pointer.is_null()) {
-            self.reach(pointer.place);
+        for at in 0..self.superblock.select.len() {
+            let pointer = self.superblock.select.get(at).copied().unwrap_or_default();
+            if !pointer.is_null() {
+                self.reach(pointer.place);
+            }
         }
         Ok(())
     }

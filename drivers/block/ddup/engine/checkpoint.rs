@@ -38,7 +38,7 @@ use super::replication::types::{Position, REIGNS_MAX};
 use super::show::{lines, Maybe, Plain};
 use super::state::{IoToken, Mode, Store};
 use super::tree::Page;
-use super::types::{Cluster, Generation, Lbn, Millis, Name, CLUSTER_SIZE, JOINS_MAX, LEVELS_MAX};
+use super::types::{Cluster, Generation, Lbn, Millis, Name, CLUSTER_SIZE, LEVELS_MAX};
 use super::{Action, Buf, Durability};
 use core::fmt;
 use kernel::prelude::*;
@@ -122,8 +122,8 @@ impl Checkpointer {
         generation: Generation,
         now: Millis,
         places: [KVec<Cluster>; 2],
-    ) -> Result<Self> {
-        Ok(Checkpointer {
+    ) -> Result<KBox<Self>> {
+        let checkpointer = try_init!(Checkpointer {
             stage: Stage::Idle,
             wanted: false,
             generation,
@@ -142,7 +142,8 @@ impl Checkpointer {
             births: Births::default(),
             next: None,
             final_done: false,
-        })
+        });
+        KBox::try_init(checkpointer, GFP_KERNEL)
     }
 
     /// Asks for a checkpoint.
@@ -970,18 +971,18 @@ impl Store {
         true
     }
 
+    #[inline(never)]
     fn next_superblock(&self) -> Option<KBox<Superblock>> {
         let cut = self.checkpointer.cut.as_ref()?;
-        let mut next = KBox::new(Superblock::clone(&self.superblock), GFP_KERNEL).ok()?;
+        let mut next = KBox::new(self.superblock.try_clone().ok()?, GFP_KERNEL).ok()?;
         next.generation += 1;
         next.clean = cut.clean;
         if self.member.is_some() {
-            next.set_history(&self.checkpointer.history);
+            next.set_history(&self.checkpointer.history).ok()?;
             next.births = self.checkpointer.births;
         }
-        next.joins = [Join::default(); JOINS_MAX];
-        next.joins[0] = cut.join;
-        next.join_count = 1;
+        next.joins.clear();
+        next.joins.push_within_capacity(cut.join).ok()?;
         let c = &mut next.checkpoint;
         c.number += 1;
         c.generation = self.checkpointer.generation;

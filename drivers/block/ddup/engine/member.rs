@@ -124,7 +124,7 @@ impl Pins {
 
 /// A store's part in its set, and what the store below owes it.
 pub struct Member {
-    set: Set,
+    set: KBox<Set>,
     /// Where the history ends for all that is in the journal, durable or not.
     pub(super) appended: History,
     /// Where it ends when the change of volumes that is under way is durable.
@@ -177,8 +177,9 @@ impl Member {
             unpacks: true,
         };
         let appended = history.try_clone()?;
-        Ok(KBox::new(
-            Member {
+        // In its place: it is too large for the stack.
+        KBox::try_init(
+            try_init!(Member {
                 set: Set::attach(params, found, history, config.fresh)?,
                 appended,
                 changing: None,
@@ -200,9 +201,9 @@ impl Member {
                 keeps: Ring::new(),
                 more: false,
                 told: false,
-            },
+            }),
             GFP_KERNEL,
-        )?)
+        )
     }
 
     /// The protocol's side.

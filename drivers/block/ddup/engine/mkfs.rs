@@ -12,9 +12,9 @@ use super::format::page::{SegmentKind, VolumeEntry, HEADER_BYTES, MAP_LEAF, SEGM
 use super::format::superblock::{Checkpoint, Join, Superblock};
 use super::format::{journal, le};
 use super::replication::record::Record;
-use super::replication::types::{Id, Position, NO_ID, REIGNS_MAX};
+use super::replication::types::{Id, NO_ID};
 use super::types::{Cluster, FingerprintAlgorithm, Generation, SEGMENT_CLUSTERS};
-use super::types::{CLUSTER_SIZE, JOINS_MAX, LBN_LIMIT};
+use super::types::{CLUSTER_SIZE, LBN_LIMIT};
 use super::Buf;
 use kernel::prelude::*;
 
@@ -185,7 +185,8 @@ pub fn format<E>(
         },
         Cluster(first),
     )?;
-    let mut select = [Pointer::NULL; SELECT_PAGES_MAX];
+    let mut select = KVec::from_elem(Pointer::NULL, SELECT_PAGES_MAX, GFP_KERNEL)
+        .map_err(|_| MkfsError::Memory)?;
     for index in 0..layout.select_pages() {
         buf.as_mut_slice().fill(0);
         let id = PageId {
@@ -218,13 +219,13 @@ pub fn format<E>(
         put(&mut buf, id, layout.table_place(table_page, false))?;
     }
     let chain = journal::join_chain(0, 1, params.hash);
-    let mut joins = [Join::default(); JOINS_MAX];
-    joins[0] = Join {
+    let join = Join {
         incarnation: 1,
         sequence: 1,
         offset: 0,
         chain,
     };
+    let joins = KVec::from_elem(join, 1, GFP_KERNEL).map_err(|_| MkfsError::Memory)?;
     let mut superblock = Superblock {
         uuid: params.uuid,
         label: params.label,
@@ -249,10 +250,8 @@ pub fn format<E>(
         index: SavedIndex::default(),
         select,
         joins,
-        join_count: 1,
         member: params.member.is_some(),
-        history: [Position::ZERO; REIGNS_MAX],
-        history_count: 0,
+        ends: KVec::new(),
         births: Births::default(),
     };
     if let Some(member) = params.member {

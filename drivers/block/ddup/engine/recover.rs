@@ -207,7 +207,7 @@ struct Scanned {
     superblock: KBox<Superblock>,
     space: KBox<Space>,
     volumes: KVec<VolumeEntry>,
-    overlay: Overlay,
+    overlay: KBox<Overlay>,
     places: [KVec<Cluster>; 2],
     scan: Scan,
     /// The last block, while it may lack its data.
@@ -404,10 +404,9 @@ impl Recovery {
         }
         let layout = superblock.layout;
         let reserve = 2 * super::admit::pages_max(store);
-        let space = Space::new(layout, reserve)
-            .and_then(|space| Ok(KBox::new(space, GFP_KERNEL)?))
-            .map_err(|_| FailReason::Memory)?;
-        let at = superblock.joins[0];
+        let space = Space::new(layout, reserve).map_err(|_| FailReason::Memory)?;
+        let overlay = KBox::new(Overlay::new(store), GFP_KERNEL);
+        let at = superblock.joins.first().copied().unwrap_or_default();
         let history = match superblock.member {
             true => Some(superblock.history().map_err(|_| FailReason::Memory)?),
             false => None,
@@ -418,7 +417,7 @@ impl Recovery {
             unsealed: KVec::new(),
             space,
             volumes: KVec::new(),
-            overlay: Overlay::new(store),
+            overlay: overlay.map_err(|_| FailReason::Memory)?,
             places: [KVec::new(), KVec::new()],
             saved: SavedIndex::default(),
             doubtful: None,
@@ -454,6 +453,7 @@ impl Recovery {
     }
 
     /// The membership in a replica set, if the store is in one and may be written.
+    #[inline(never)]
     fn membership(&mut self) -> Result<Option<KBox<Member>>, FailReason> {
         let [near, distant] = &self.slots;
         let of = |slot: usize| {
@@ -739,7 +739,7 @@ impl Recovery {
         loop {
             let parts = self.parts()?;
             let ring = parts.superblock.layout.journal_clusters;
-            while let Some(&join) = parts.superblock.joins().get(parts.scan.join) {
+            while let Some(&join) = parts.superblock.joins.get(parts.scan.join) {
                 if join.sequence != parts.scan.at.sequence {
                     break;
                 }
@@ -940,7 +940,7 @@ impl Recovery {
 
     fn chain_ended(&mut self) -> Result<(), FailReason> {
         let parts = self.parts()?;
-        let lost = parts.scan.join < parts.superblock.join_count;
+        let lost = parts.scan.join < parts.superblock.joins.len();
         let sequence = parts.scan.at.sequence;
         if lost {
             self.reason
@@ -977,13 +977,13 @@ impl Recovery {
         }
         // A join that no kept block followed is replaced.
         while superblock
-            .joins()
+            .joins
             .last()
             .is_some_and(|j| j.sequence == sequence)
         {
-            superblock.join_count -= 1;
+            superblock.joins.pop();
         }
-        if superblock.join_count >= JOINS_MAX {
+        if superblock.joins.len() >= JOINS_MAX {
             // No room for another: the first checkpoint makes this incarnation durable, and the
             // journal is not written before. What counts must be durable all the same before a
             // cluster is handed out: the machine may have failed, and the device kept its cache.
@@ -994,11 +994,8 @@ impl Recovery {
             self.action = Some(Action::Flush { token });
             return Ok(());
         }
-        let count = superblock.join_count;
-        if let Some(slot) = superblock.joins.get_mut(count) {
-            *slot = parts.scan.at;
-            superblock.join_count += 1;
-        }
+        let pushed = superblock.joins.push(parts.scan.at, GFP_KERNEL);
+        pushed.map_err(|_| FailReason::Memory)?;
         self.write(0)
     }
 
@@ -1101,18 +1098,13 @@ impl Recovery {
     }
 }
 
-/// Reads a superblock to the heap: it is large for a kernel's stack, and not to be inlined.
-#[inline(never)]
 fn read_superblock(
     block: &[u8],
     hash: page::Hash,
 ) -> Result<Result<KBox<Superblock>, SuperblockError>, FailReason> {
     match Superblock::read(block, hash) {
-        Ok(superblock) => match KBox::new(superblock, GFP_KERNEL) {
-            Ok(superblock) => Ok(Ok(superblock)),
-            Err(_) => Err(FailReason::Memory),
-        },
-        Err(error) => Ok(Err(error)),
+        Err(SuperblockError::Memory) => Err(FailReason::Memory),
+        read => Ok(read),
     }
 }
 
@@ -1124,9 +1116,10 @@ fn block_of(superblock: &Superblock, hash: page::Hash) -> Result<Buf, FailReason
 }
 
 /// Copies a superblock on the heap.
-#[inline(never)]
 fn copy_superblock(superblock: &Superblock) -> Result<KBox<Superblock>, FailReason> {
-    KBox::new(superblock.clone(), GFP_KERNEL).map_err(|_| FailReason::Memory)
+    let copy = superblock.try_clone();
+    let copy = copy.and_then(|copy| Ok(KBox::new(copy, GFP_KERNEL)?));
+    copy.map_err(|_| FailReason::Memory)
 }
 
 /// Pages of the segment table that are read together from `page` on: entries, which tell who owns

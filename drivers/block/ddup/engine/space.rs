@@ -192,13 +192,13 @@ pub enum OpenStep {
 
 impl Space {
     /// An empty table for this layout; `reserve` in pages.
-    pub fn new(layout: Layout, reserve: u64) -> Result<Space> {
+    pub fn new(layout: Layout, reserve: u64) -> Result<KBox<Space>> {
         let pages = layout.table_pages() as usize;
         let mut metadata = KVVec::with_capacity(layout.bitmaps as usize, GFP_KERNEL)?;
         for _ in 0..layout.bitmaps {
             metadata.push(None, GFP_KERNEL)?;
         }
-        Ok(Space {
+        let space = try_init!(Space {
             layout,
             segments: KVVec::with_capacity(layout.segments() as usize, GFP_KERNEL)?,
             table_dirty: KVVec::from_elem(false, pages, GFP_KERNEL)?,
@@ -218,7 +218,8 @@ impl Space {
             hand: 0,
             barren: false,
             reserve,
-        })
+        });
+        KBox::try_init(space, GFP_KERNEL)
     }
 
     /// Adds the next segment of the table, read at attach.

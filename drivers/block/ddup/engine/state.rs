@@ -239,7 +239,7 @@ pub struct Store {
     pub(super) committing: WaitList,
     /// What admitted requests may still add.
     pub(super) reserved: Reservation,
-    pub(super) overlay: Overlay,
+    pub(super) overlay: KBox<Overlay>,
     pub(super) cache: Cache,
     pub(super) space: KBox<Space>,
     pub(super) index: Index,
@@ -256,7 +256,7 @@ pub struct Store {
     pub(super) reads: [u32; 2],
     /// The epoch that new reads are counted in.
     pub(super) read_epoch: usize,
-    pub(super) checkpointer: Checkpointer,
+    pub(super) checkpointer: KBox<Checkpointer>,
     pub(super) recycler: Recycler,
     /// The scrub that goes on, or the last one.
     pub(super) scrub: Option<Scrub>,
@@ -308,7 +308,7 @@ pub struct Parts {
     pub(super) now: Millis,
     pub(super) superblock: KBox<Superblock>,
     pub(super) volumes: KVec<VolumeEntry>,
-    pub(super) overlay: Overlay,
+    pub(super) overlay: KBox<Overlay>,
     pub(super) cache: Cache,
     pub(super) space: KBox<Space>,
     pub(super) journal: Journal,
@@ -325,32 +325,22 @@ pub struct Parts {
 
 impl Store {
     /// Puts an attached store together.
+    #[inline(never)]
     pub(super) fn new(parts: Parts) -> Result<KBox<Store>> {
-        let Parts {
-            config,
-            now,
-            superblock,
-            volumes,
-            overlay,
-            ..
-        } = parts;
+        let superblock = &parts.superblock;
         let clusters = superblock.layout.clusters;
-        let (names, counts) = trees(&superblock);
+        let (names, counts) = trees(superblock);
         let generation = superblock.checkpoint.generation;
         let owner_count = superblock.checkpoint.owner_count;
         let mut actions = Ring::new();
         actions.reserve(ACTIONS_MAX)?;
-        let mut locks = SortedMap::new();
-        locks.reserve(4096)?;
-        let mut holds = SortedMap::new();
-        holds.reserve(4096)?;
-        let read_only = parts.reason.is_some() || config.read_only;
+        let read_only = parts.reason.is_some() || parts.config.read_only;
         let mode = if read_only {
             Mode::ReadOnly
         } else {
             Mode::Attached
         };
-        let index = Index::new(config.index_bytes)?;
+        let index = Index::new(parts.config.index_bytes)?;
         let stage_tags = match parts.member.is_some() {
             true => STAGE_TAGS + HEAL_TAGS + REPAIR_TAGS,
             false => 0,
@@ -362,22 +352,24 @@ impl Store {
         };
         let rebuild_cursor = saved.named.clamp(1, clusters.max(1));
         let copier = Copier::new(saved, superblock.checkpoint.number);
+        let attached_at = (parts.now, superblock.checkpoint.attached_seconds);
         // Also a journal without a change that is left takes room, which a checkpoint frees.
         let dirty = parts.journal.used() > 0 || parts.journal_blocked;
-        Ok(KBox::new(
-            Store {
-                config,
-                now,
-                attached_at: (now, superblock.checkpoint.attached_seconds),
+        // In its place: it is too large for the stack.
+        KBox::try_init(
+            try_init!(Store {
+                config: parts.config,
+                now: parts.now,
+                attached_at,
                 mode,
-                superblock,
-                volumes,
+                superblock: parts.superblock,
+                volumes: parts.volumes,
                 change: None,
                 replaces: Replaces::default(),
                 names,
                 counts,
                 owner_count,
-                ops: Ops::new(config.queue_depth + stage_tags + SCRUB_TAGS)?,
+                ops: Ops::new(parts.config.queue_depth + stage_tags + SCRUB_TAGS)?,
                 ready: WaitList::new(),
                 admission: WaitList::new(),
                 space_wait: WaitList::new(),
@@ -387,20 +379,20 @@ impl Store {
                 commit_wait: WaitList::new(),
                 committing: WaitList::new(),
                 reserved: Reservation::default(),
-                dirty_since: dirty.then_some(now),
+                dirty_since: dirty.then_some(parts.now),
                 journal_blocked: parts.journal_blocked,
-                overlay,
+                overlay: parts.overlay,
                 cache: parts.cache,
                 space: parts.space,
                 index,
                 copier,
                 journal: parts.journal,
-                locks,
+                locks: with_room(4096)?,
                 twins: 0,
-                holds,
+                holds: with_room(4096)?,
                 reads: [0; 2],
                 read_epoch: 0,
-                checkpointer: Checkpointer::new(generation, now, parts.blob_places)?,
+                checkpointer: Checkpointer::new(generation, parts.now, parts.blob_places)?,
                 recycler: Recycler::new()?,
                 scrub: None,
                 pin: None,
@@ -423,9 +415,9 @@ impl Store {
                 detach_wanted: false,
                 meta_in_flight: 0,
                 actions,
-            },
+            }),
             GFP_KERNEL,
-        )?)
+        )
     }
 
     /// Queues an action for the shell.
@@ -954,4 +946,10 @@ pub(super) fn trees(superblock: &Superblock) -> (Tree, Tree) {
 /// A name that may be looked up: not that of content that nothing shares.
 pub(super) fn is_shareable(name: &Name) -> bool {
     *name != Name::NONE
+}
+
+fn with_room(entries: usize) -> Result<SortedMap<u32>> {
+    let mut map = SortedMap::new();
+    map.reserve(entries)?;
+    Ok(map)
 }

@@ -19,6 +19,7 @@ use ddup_engine::engine::{
     },
     types::JOURNAL_BLOCK_CLUSTERS_MAX,
 };
+use kernel::prelude::KBox;
 use serde::Serialize;
 
 #[derive(Serialize)]
@@ -109,7 +110,7 @@ pub fn run(args: &DumpArgs) -> Result {
     let device = Device::open(&args.store, false).map_err(|error| error.context(&doing))?;
     let (copies, newest) = superblocks(&device);
     let dump = Dump {
-        store: newest.as_ref().map(describe),
+        store: newest.as_deref().map(describe),
         journal: newest
             .as_ref()
             .filter(|_| args.journal)
@@ -135,9 +136,9 @@ pub fn run(args: &DumpArgs) -> Result {
 }
 
 /// The four copies, and the newest that is intact.
-fn superblocks(device: &Device) -> (Vec<Copy>, Option<Superblock>) {
+fn superblocks(device: &Device) -> (Vec<Copy>, Option<KBox<Superblock>>) {
     let mut copies = Vec::new();
-    let mut newest: Option<Superblock> = None;
+    let mut newest: Option<KBox<Superblock>> = None;
     for (distant, slot) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
         // Where the distant ones lie an intact one says; without any, the default layout.
         let layout = newest
@@ -165,6 +166,9 @@ fn superblocks(device: &Device) -> (Vec<Copy>, Option<Superblock>) {
             }
             (Ok(()), Err(SuperblockError::Field)) => {
                 "intact, but a field holds an impossible value".to_owned()
+            }
+            (Ok(()), Err(SuperblockError::Memory)) => {
+                "not looked at, for want of memory".to_owned()
             }
         };
         copies.push(Copy {
@@ -215,7 +219,7 @@ fn describe(superblock: &Superblock) -> Store {
             named: superblock.index.named,
         }),
         joins: superblock
-            .joins()
+            .joins
             .iter()
             .map(|join| Join {
                 incarnation: join.incarnation,
@@ -230,7 +234,7 @@ fn describe(superblock: &Superblock) -> Store {
 fn journal_blocks(device: &Device, superblock: &Superblock, with_records: bool) -> Vec<Block> {
     let ring = superblock.layout.journal_clusters;
     let mut blocks = Vec::new();
-    let Some(first) = superblock.joins().first() else {
+    let Some(first) = superblock.joins.first() else {
         return blocks;
     };
     let (mut offset, mut sequence, mut chain) = (first.offset, first.sequence, first.chain);
@@ -238,7 +242,7 @@ fn journal_blocks(device: &Device, superblock: &Superblock, with_records: bool) 
     // More blocks than the ring has clusters can't follow each other.
     for _ in 0..ring {
         let join = superblock
-            .joins()
+            .joins
             .iter()
             .rev()
             .find(|join| join.sequence == sequence && join.offset == offset);
@@ -461,7 +465,7 @@ mod tests {
         let device = Device::open(&file.0, false).unwrap();
         let (superblocks, newest) = superblocks(&device);
         let dump = Dump {
-            store: newest.as_ref().map(describe),
+            store: newest.as_deref().map(describe),
             journal: newest.as_ref().map(|s| journal_blocks(&device, s, true)),
             map: newest.as_ref().map(|s| map::maps(&device, s)),
             superblocks,

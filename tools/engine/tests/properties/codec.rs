@@ -12,6 +12,7 @@ use ddup_engine::engine::format::superblock::{Checkpoint, SuperblockError};
 use ddup_engine::engine::format::superblock::{Join, Superblock};
 use ddup_engine::engine::replication::types::{Position, REIGNS_MAX};
 use ddup_engine::engine::types::*;
+use kernel::prelude::{KVec, GFP_KERNEL};
 
 const STORE: u64 = 1 << 20;
 
@@ -306,22 +307,23 @@ fn any_bytes_of_a_saved_index_give_entries_or_an_error() {
 }
 
 fn superblock(random: &mut Random) -> Superblock {
-    let mut joins = [Join::default(); JOINS_MAX];
+    let mut joins = KVec::new();
     let layout = Layout::new(STORE, 0).unwrap();
     let join_count = 1 + random.below(JOINS_MAX as u64) as usize;
     let (mut incarnation, mut sequence) = (random.below(100), random.below(100));
-    for join in &mut joins[..join_count] {
+    for _ in 0..join_count {
         incarnation += 1 + random.below(9);
         sequence += random.below(1000);
         let offset = random.below(layout.journal_clusters - 15);
-        *join = Join {
+        let join = Join {
             incarnation,
             sequence,
             offset,
             chain: random.draw(),
         };
+        joins.push(join, GFP_KERNEL).unwrap();
     }
-    let mut select = [Pointer::NULL; 28];
+    let mut select = KVec::from_elem(Pointer::NULL, 28, GFP_KERNEL).unwrap();
     select[0] = pointer(random);
     let fingerprint = [
         FingerprintAlgorithm::Blake2b,
@@ -329,24 +331,23 @@ fn superblock(random: &mut Random) -> Superblock {
         FingerprintAlgorithm::Xxh64,
     ][random.below(3) as usize];
     let member = fingerprint.is_cryptographic() && random.below(2) == 0;
-    let mut history = [Position::ZERO; REIGNS_MAX];
-    let mut history_count = 0;
+    let mut ends = KVec::new();
     if member {
-        history_count = random.below(REIGNS_MAX as u64 + 1) as usize;
         let (mut term, mut epoch) = (0, 0);
-        for end in &mut history[..history_count] {
+        for _ in 0..random.below(REIGNS_MAX as u64 + 1) {
             term += random.below(9);
             epoch += 1 + random.below(1 << 40);
-            *end = Position {
+            let end = Position {
                 term,
                 reign: random.bytes(),
                 epoch,
                 chain: random.draw(),
             };
+            ends.push(end, GFP_KERNEL).unwrap();
         }
     }
     let mut births = Births::default();
-    let end = history[..history_count].last().map_or(0, |end| end.epoch);
+    let end = ends.last().map_or(0, |end| end.epoch);
     let generation = 100 + random.below(1 << 30) as u32;
     for n in 1..random.below(40).min(end) {
         let generation = Generation(n as u32);
@@ -387,10 +388,8 @@ fn superblock(random: &mut Random) -> Superblock {
         },
         select,
         joins,
-        join_count,
         member,
-        history,
-        history_count,
+        ends,
         births,
     }
 }
@@ -447,13 +446,13 @@ fn a_superblock_with_a_right_checksum_and_wrong_values_is_refused() {
         match Superblock::read(&block, hash) {
             Ok(read) => {
                 assert!(read.layout.is_sound());
-                assert!((1..=JOINS_MAX).contains(&read.joins().len()));
+                assert!((1..=JOINS_MAX).contains(&read.joins.len()));
                 let newest = read.births.ticks().last().copied().unwrap_or_default();
                 assert!(newest.epoch <= read.position().epoch);
                 assert!(newest.generation <= read.checkpoint.generation);
                 assert!(read.checkpoint.names.place.0 < read.layout.clusters);
                 assert!(read
-                    .joins()
+                    .joins
                     .iter()
                     .all(|j| j.offset < read.layout.journal_clusters));
             }

@@ -7,6 +7,7 @@ use ddup_engine::engine::format::layout::Layout;
 use ddup_engine::engine::format::page::{SegmentEntry, SegmentKind};
 use ddup_engine::engine::space::{Bits, OpenStep, Space};
 use ddup_engine::engine::types::{Cluster, SEGMENT_CLUSTERS};
+use kernel::prelude::KBox;
 use std::collections::BTreeSet;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,7 +22,7 @@ enum State {
 }
 
 struct World {
-    space: Space,
+    space: KBox<Space>,
     states: Vec<State>,
     pages: BTreeSet<u64>,
     durable: BTreeSet<u64>,

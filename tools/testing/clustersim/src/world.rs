@@ -78,7 +78,7 @@ pub struct Node {
     /// Its store.
     pub store: Store,
     /// The engine, while it is attached.
-    pub set: Option<Set>,
+    pub set: Option<KBox<Set>>,
     /// How often it was attached.
     pub life: u64,
     slots: [[std::vec::Vec<u8>; 2]; 2],
@@ -2043,7 +2043,7 @@ impl World {
                 .filter_map(|p| p.lag)
                 .find(|l| l.entries + l.bytes > 0)
         };
-        if let Some(lag) = self.nodes[primary].set.as_ref().and_then(behind) {
+        if let Some(lag) = self.nodes[primary].set.as_deref().and_then(behind) {
             return Some(format!("all are equal, and a peer is behind by {lag:?}"));
         }
         (self.totals.flushes == 0).then(|| "no FLUSH ever".into())

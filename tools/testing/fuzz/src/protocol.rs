@@ -586,7 +586,7 @@ fn work(set: &mut Set, rng: &mut Rng, honest: &mut Honest) {
                     generation: Generation(1 + rng.below(9) as u32),
                     epoch: 1 + rng.below(epoch + 1),
                 };
-                let births = Births::of(&[tick]).unwrap_or_default();
+                let births = Births::of([tick].into_iter()).unwrap_or_default();
                 let frozen = history.as_ref().map(|history| FrozenState {
                     history,
                     volumes: &volumes,

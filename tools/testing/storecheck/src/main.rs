@@ -21,7 +21,7 @@ use ddup_engine::engine::types::{CHECK_MASK, CLUSTER_SIZE, REQUEST_BLOCKS_MAX};
 use ddup_engine::engine::{
     Action, Cluster, Config, DataResult, Engine, FailReason, Knobs, Lbn, OpKind, Request, Status,
 };
-use kernel::prelude::{Result as KernelResult, EIO};
+use kernel::prelude::{KBox, Result as KernelResult, EIO};
 
 /// Check what a crash left of the store in IMAGE: as it is, and recovered in memory.
 ///
@@ -281,7 +281,7 @@ fn check_all(disk: &Disk, when: &str, problems: &mut Vec<String>) -> Result<Summ
         .map_err(|error| format!("{when}: {error:?}"))
 }
 
-fn newest_superblock(disk: &Disk) -> Option<Superblock> {
+fn newest_superblock(disk: &Disk) -> Option<KBox<Superblock>> {
     let copy = |place| {
         let mut block = vec![0; CLUSTER_SIZE];
         disk.fill(place, &mut block).ok()?;

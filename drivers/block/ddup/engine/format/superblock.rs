@@ -19,7 +19,8 @@ use super::index::{SavedIndex, CHUNK_CLUSTERS};
 use super::layout::{Layout, SELECT_PAGES_MAX};
 use super::le;
 use super::page::{Hash, Pointer, FANOUT, POINTER_BYTES, PUNCH_LEAF};
-use kernel::error::Result as KernelResult;
+use kernel::alloc::AllocError;
+use kernel::prelude::*;
 
 const MAGIC: [u8; 8] = *b"ddup\x8b\xf7st";
 /// The format's version; a different one is refused.
@@ -76,6 +77,14 @@ pub enum SuperblockError {
     Features(u64),
     /// Intact, but a field holds a value that no writer writes.
     Field,
+    /// Memory was short.
+    Memory,
+}
+
+impl From<AllocError> for SuperblockError {
+    fn from(_: AllocError) -> Self {
+        Self::Memory
+    }
 }
 
 /// Where the journal continues, under which incarnation, with which chained checksum before it.
@@ -119,7 +128,9 @@ pub struct Checkpoint {
 }
 
 /// What a store is, and the root of its last checkpoint.
-#[derive(Clone, Debug)]
+///
+/// Its lists lie outside: all of them together are too large for a kernel's stack.
+#[derive(Debug)]
 pub struct Superblock {
     /// Names the store.
     pub uuid: [u8; 16],
@@ -145,18 +156,14 @@ pub struct Superblock {
     pub checkpoint: Checkpoint,
     /// The saved index; no longer after an attach for writing.
     pub index: SavedIndex,
-    /// Pages that say which place of each segment-table page counts.
-    pub select: [Pointer; SELECT_PAGES_MAX],
-    /// The journal's continuation since the checkpoint; at least one, ascending in sequence.
-    pub joins: [Join; JOINS_MAX],
-    /// How many of `joins` are in use.
-    pub join_count: usize,
+    /// Pages that say which place of each segment-table page counts: [`SELECT_PAGES_MAX`].
+    pub select: KVec<Pointer>,
+    /// The journal's continuation since the checkpoint; 1 to [`JOINS_MAX`], ascending in sequence.
+    pub joins: KVec<Join>,
     /// The store is a member of a replica set: the configuration slots say of which.
     pub member: bool,
-    /// Of a member: where each of its newest reigns ended, as of the checkpoint.
-    pub history: [Position; REIGNS_MAX],
-    /// How many of `history` are in use.
-    pub history_count: usize,
+    /// Of a member: where each of its newest reigns ended, as of the checkpoint; up to [`REIGNS_MAX`].
+    pub ends: KVec<Position>,
     /// Of a member: which generations had ended where in that history.
     pub births: Births,
 }
@@ -167,34 +174,31 @@ impl Superblock {
         block.get(..8) == Some(&MAGIC[..])
     }
 
-    /// The joins in use.
-    pub fn joins(&self) -> &[Join] {
-        self.joins.get(..self.join_count).unwrap_or(&[])
-    }
-
-    fn history_ends(&self) -> &[Position] {
-        self.history.get(..self.history_count).unwrap_or(&[])
+    /// A copy.
+    pub fn try_clone(&self) -> Result<Superblock> {
+        Ok(Superblock {
+            select: list(self.select.iter().copied())?,
+            joins: list(self.joins.iter().copied())?,
+            ends: list(self.ends.iter().copied())?,
+            ..*self
+        })
     }
 
     /// Of a member: where the history of its checkpoint ends.
     pub fn position(&self) -> Position {
-        self.history_ends().last().copied().unwrap_or_default()
+        self.ends.last().copied().unwrap_or_default()
     }
 
     /// Of a member: the history of its checkpoint.
-    pub fn history(&self) -> KernelResult<History> {
-        History::from_ends(self.history_ends())
+    pub fn history(&self) -> Result<History> {
+        History::from_ends(&self.ends)
     }
 
     /// Sets that, by the ends of its reigns; the oldest give way.
-    pub fn set_history(&mut self, ends: &[Position]) {
-        let newest = ends.get(ends.len().saturating_sub(REIGNS_MAX)..);
-        let newest = newest.unwrap_or(&[]);
-        self.history = [Position::ZERO; REIGNS_MAX];
-        self.history_count = newest.len();
-        for (to, from) in self.history.iter_mut().zip(newest) {
-            *to = *from;
-        }
+    pub fn set_history(&mut self, ends: &[Position]) -> Result {
+        let older = ends.len().saturating_sub(REIGNS_MAX);
+        self.ends = list(ends.iter().skip(older).copied())?;
+        Ok(())
     }
 
     /// Encodes into a zeroed block of one cluster.
@@ -247,8 +251,8 @@ impl Superblock {
         for (i, pointer) in self.select.iter().enumerate() {
             pointer.write(block, AT_SELECT + i * POINTER_BYTES);
         }
-        le::put_uint::<8>(block, AT_JOINS, self.join_count as u64);
-        for (i, join) in self.joins().iter().enumerate() {
+        le::put_uint::<8>(block, AT_JOINS, self.joins.len() as u64);
+        for (i, join) in self.joins.iter().enumerate() {
             let at = AT_JOINS + 8 + i * JOIN_BYTES;
             le::put_uint::<8>(block, at, join.incarnation);
             le::put_uint::<8>(block, at + 8, join.sequence);
@@ -256,8 +260,8 @@ impl Superblock {
             le::put_uint::<8>(block, at + 24, join.chain);
         }
         if self.member {
-            le::put_uint::<8>(block, AT_HISTORY, self.history_count as u64);
-            for (i, end) in self.history_ends().iter().enumerate() {
+            le::put_uint::<8>(block, AT_HISTORY, self.ends.len() as u64);
+            for (i, end) in self.ends.iter().enumerate() {
                 write_position(block, AT_HISTORY + 8 + i * POSITION_BYTES, end);
             }
             self.write_births(block);
@@ -267,7 +271,7 @@ impl Superblock {
     }
 
     /// Decodes and checks a block of one cluster.
-    pub fn read(block: &[u8], hash: Hash) -> Result<Superblock, SuperblockError> {
+    pub fn read(block: &[u8], hash: Hash) -> Result<KBox<Superblock>, SuperblockError> {
         if block.len() != CLUSTER_SIZE || !Self::probe(block) {
             return Err(SuperblockError::Magic);
         }
@@ -298,34 +302,18 @@ impl Superblock {
             return Err(SuperblockError::Field);
         };
         let root = |i: usize| Pointer::read(block, AT_ROOTS + i * POINTER_BYTES);
-        let mut select = [Pointer::NULL; SELECT_PAGES_MAX];
-        for (i, pointer) in select.iter_mut().enumerate() {
-            *pointer = Pointer::read(block, AT_SELECT + i * POINTER_BYTES);
-        }
-        let mut joins = [Join::default(); JOINS_MAX];
-        for (i, join) in joins.iter_mut().enumerate() {
-            let at = AT_JOINS + 8 + i * JOIN_BYTES;
-            *join = Join {
-                incarnation: le::uint::<8>(block, at),
-                sequence: le::uint::<8>(block, at + 8),
-                offset: le::uint::<8>(block, at + 16),
-                chain: le::uint::<8>(block, at + 24),
-            };
-        }
+        let select = (0..SELECT_PAGES_MAX).map(|i| AT_SELECT + i * POINTER_BYTES);
+        let joins = counted(block, AT_JOINS, JOINS_MAX, JOIN_BYTES)?;
         let member = le::uint::<8>(block, AT_INCOMPAT) & INCOMPAT_MEMBER != 0;
-        let mut history = [Position::ZERO; REIGNS_MAX];
-        let mut history_count = 0;
-        if member {
-            history_count = le::uint::<8>(block, AT_HISTORY).min(REIGNS_MAX as u64 + 1) as usize;
-            for (i, end) in history.iter_mut().take(history_count).enumerate() {
-                *end = read_position(block, AT_HISTORY + 8 + i * POSITION_BYTES);
-            }
-        }
-        let births = match member {
-            true => read_births(block).ok_or(SuperblockError::Field)?,
-            false => Births::default(),
+        let (ends, births) = match member {
+            true => (
+                Some(counted(block, AT_HISTORY, REIGNS_MAX, POSITION_BYTES)?),
+                read_births(block)?,
+            ),
+            false => (None, Births::default()),
         };
-        let superblock = Superblock {
+        let ends = ends.into_iter().flatten();
+        let superblock = try_init!(Superblock {
             uuid: le::bytes(block, AT_UUID),
             label: le::bytes(block, AT_LABEL),
             generation: le::uint::<8>(block, AT_GENERATION),
@@ -355,14 +343,13 @@ impl Superblock {
                 buckets: le::uint::<8>(block, AT_INDEX + 16),
                 named: le::uint::<8>(block, AT_INDEX + 24),
             },
-            select,
-            joins,
-            join_count: le::uint::<8>(block, AT_JOINS).min(JOINS_MAX as u64 + 1) as usize,
+            select: list(select.map(|at| Pointer::read(block, at)))?,
+            joins: list(joins.map(|at| read_join(block, at)))?,
             member,
-            history,
-            history_count,
+            ends: list(ends.map(|at| read_position(block, at)))?,
             births,
-        };
+        }? SuperblockError);
+        let superblock = KBox::try_init(superblock, GFP_KERNEL)?;
         if superblock.is_sound() {
             Ok(superblock)
         } else {
@@ -375,13 +362,13 @@ impl Superblock {
         let in_store = |p: &Pointer| p.place.0 < self.layout.clusters;
         // A block never wraps.
         let last = self.layout.journal_clusters - JOURNAL_BLOCK_CLUSTERS_MAX;
-        (1..=JOINS_MAX).contains(&self.join_count)
-            && self.joins().windows(2).all(|w| match w {
+        !self.joins.is_empty()
+            && self.joins.windows(2).all(|w| match w {
                 [a, b] => a.sequence <= b.sequence && a.incarnation < b.incarnation,
                 _ => true,
             })
             && self
-                .joins()
+                .joins
                 .iter()
                 .all(|j| j.offset <= last && j.sequence < u64::MAX / 2)
             && self.generation < u64::MAX / 2
@@ -406,8 +393,7 @@ impl Superblock {
     /// Between stores only a cryptographic digest names content.
     fn is_sound_member(&self) -> bool {
         self.fingerprint.is_cryptographic()
-            && self.history_count <= REIGNS_MAX
-            && history::are_ends(self.history_ends())
+            && history::are_ends(&self.ends)
             && self.are_sound_births()
     }
 
@@ -438,18 +424,43 @@ impl Superblock {
     }
 }
 
-/// The table of births; `None` if no writer writes that.
-fn read_births(block: &[u8]) -> Option<Births> {
-    let mut ticks = [Tick::default(); BIRTHS_MAX];
-    let count = le::uint::<8>(block, AT_BIRTHS).min(BIRTHS_MAX as u64 + 1) as usize;
-    for (i, tick) in ticks.get_mut(..count)?.iter_mut().enumerate() {
-        let at = AT_BIRTHS + 8 + i * TICK_BYTES;
-        *tick = Tick {
-            epoch: le::uint::<8>(block, at),
-            generation: Generation(le::uint::<4>(block, at + 8) as u32),
-        };
+/// Where the entries of a list lie that begins with their number, which is `max` at most.
+fn counted(
+    block: &[u8],
+    at: usize,
+    max: usize,
+    bytes: usize,
+) -> Result<impl Iterator<Item = usize>, SuperblockError> {
+    let count = le::uint::<8>(block, at);
+    match usize::try_from(count).ok().filter(|count| *count <= max) {
+        Some(count) => Ok((0..count).map(move |i| at + 8 + i * bytes)),
+        None => Err(SuperblockError::Field),
     }
-    Births::of(ticks.get(..count)?)
+}
+
+fn list<T>(entries: impl Iterator<Item = T>) -> Result<KVec<T>, AllocError> {
+    let mut list = KVec::new();
+    for entry in entries {
+        list.push(entry, GFP_KERNEL)?;
+    }
+    Ok(list)
+}
+
+fn read_births(block: &[u8]) -> Result<Births, SuperblockError> {
+    let ticks = counted(block, AT_BIRTHS, BIRTHS_MAX, TICK_BYTES)?.map(|at| Tick {
+        epoch: le::uint::<8>(block, at),
+        generation: Generation(le::uint::<4>(block, at + 8) as u32),
+    });
+    Births::of(ticks).ok_or(SuperblockError::Field)
+}
+
+fn read_join(block: &[u8], at: usize) -> Join {
+    Join {
+        incarnation: le::uint::<8>(block, at),
+        sequence: le::uint::<8>(block, at + 8),
+        offset: le::uint::<8>(block, at + 16),
+        chain: le::uint::<8>(block, at + 24),
+    }
 }
 
 fn write_position(block: &mut [u8], at: usize, position: &Position) {

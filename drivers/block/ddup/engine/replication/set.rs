@@ -194,7 +194,12 @@ pub struct State<'a> {
 impl Set {
     /// A store's part after an attach: always that of a replica (clause 5). Exempt is the only
     /// member of a set, which begins a reign with the id and reign of `fresh`.
-    pub fn attach(params: Params, found: Found, history: History, fresh: [Id; 2]) -> Result<Self> {
+    pub fn attach(
+        params: Params,
+        found: Found,
+        history: History,
+        fresh: [Id; 2],
+    ) -> Result<KBox<Self>> {
         let Found {
             generation,
             record,
@@ -204,7 +209,7 @@ impl Set {
         let alone = record.config.members.len() == 1
             && record.config.primary == params.store
             && term < u64::MAX / 2;
-        let mut set = Set {
+        let set = try_init!(Set {
             params,
             generation,
             first,
@@ -238,7 +243,8 @@ impl Set {
             refused: 0,
             failed: false,
             record,
-        };
+        });
+        let mut set = KBox::try_init(set, GFP_KERNEL)?;
         set.release = (set.history.position().epoch, 0);
         set.window.reserve(4)?;
         set.reset_peers();
