@@ -13,6 +13,7 @@ use ddup_engine::engine::replication::config::{Config, Member, MemberState, Refu
 use ddup_engine::engine::replication::record::Record;
 use ddup_engine::engine::replication::set::Compared;
 use ddup_engine::engine::replication::types::{Id, Position};
+use ddup_engine::engine::show::Object;
 use ddup_engine::engine::VolumeChange::{self, Create, Remove, Resize};
 use ddup_engine::engine::{Knobs, SendBlock, SetCommand, Status};
 use kernel::error::code::{EEXIST, EINVAL, ENOENT, EPERM};
@@ -648,6 +649,134 @@ fn a_store_that_was_compared_tells_others_what_changed_since() {
 
 /// Steps of the compare of a store that has nothing: 64 blocks each.
 const STEPS: u64 = BLOCKS / 64;
+
+/// A primary and an asynchronous member that was level with it and is away, and what it lacks since: 40
+/// times the same 4 blocks with other content, and one block more in every tenth. Then the disk of the
+/// primary before it discards two of the blocks, in the last epoch.
+fn overwritten() -> (Net, Disk) {
+    let config = config(1, &[insync(0), member(1, MemberState::Async)]);
+    let shells: Vec<_> = (0..2).map(|n| attach(format(n, &config))).collect();
+    let mut net = Net::new(shells);
+    net.run(10);
+    begin_reign(&mut net);
+    net.connect(0, 1);
+    net.write(0, 0, &[1]);
+    assert_eq!(net.flush(0), Status::Ok);
+    until_level(&mut net, false);
+    net.disconnect(0, 1);
+    for round in 0..40 {
+        let ids: Vec<_> = (0..4).map(|n| 1000 + 4 * round + n).collect();
+        net.write(0, 10, &ids);
+        if round % 10 == 0 {
+            net.write(0, 50 + round, &[2]);
+        }
+        assert_eq!(net.flush(0), Status::Ok);
+    }
+    let disk = net.shells[0].disk.clone();
+    net.shells[0].discard(10, 2);
+    assert_eq!(net.flush(0), Status::Ok);
+    (net, disk)
+}
+
+#[test]
+fn epochs_that_wait_for_an_asynchronous_peer_go_as_one() {
+    let (mut net, _) = overwritten();
+    let (bytes, blocks) = (net.bytes, net.blocks);
+    let epochs = net.position(0).epoch - net.position(1).epoch;
+    net.connect(0, 1);
+    until_level(&mut net, false);
+    net.assert_same();
+    let state = net.shells[0].engine.set().unwrap().peer_state(&store(1));
+    assert_eq!(state.map(|state| state.merged), Some(epochs));
+    // Two blocks as they were written last, and one content for those beside them.
+    let (bytes, blocks) = (net.bytes - bytes, net.blocks - blocks);
+    println!("{epochs} epochs that write 164 blocks: {blocks} blocks, {bytes} bytes");
+    assert_eq!((epochs, blocks), (41, 3));
+    assert!(bytes < 3 * 4096 + 3000);
+    // Alone again, behind the end of what was merged, and that is what the journal says, too.
+    net.write(0, 11, &[5]);
+    assert_eq!(net.flush(0), Status::Ok);
+    until_level(&mut net, false);
+    net.assert_same();
+    let shell = attach(net.shells[1].disk.clone());
+    let state = shell.engine.set().unwrap().state();
+    assert_eq!(state.position, net.position(0));
+}
+
+#[test]
+fn who_was_sent_merged_epochs_compares_those_that_lack_some_of_them() {
+    let (mut net, disk) = overwritten();
+    net.connect(0, 1);
+    until_level(&mut net, false);
+    let fence = net.command(1, SetCommand::Fence { term: 9 });
+    assert!(matches!(fence, Reply::Fenced { .. }), "{fence:?}");
+    net.disconnect(0, 1);
+    let mut next = net.next(1);
+    next.primary = store(1);
+    (next.term, next.reign) = (10, [0xcc; 16]);
+    next.forced = 1;
+    next.members = KVec::new();
+    let members = [member(0, MemberState::Async), insync(1)];
+    next.members
+        .extend_from_slice(&members, GFP_KERNEL)
+        .unwrap();
+    assert_eq!(net.set_config(1, &next), Reply::Done);
+    net.run(50);
+    net.write(1, 200, &[9]);
+    assert_eq!(net.flush(1), Status::Ok);
+    // Store 0 lacks the last of them: the store that leads has it as a part of all.
+    net.shells[0] = attach(disk);
+    net.run(20);
+    net.connect(0, 1);
+    for _ in 0..5000 {
+        net.run(1);
+        if net.position(0) == net.position(1) {
+            break;
+        }
+    }
+    net.assert_same();
+    let refused = net.shells[0].engine.set().unwrap().state().refused;
+    assert_eq!(refused, 0);
+}
+
+#[test]
+fn what_was_staged_outlives_neither_its_session_nor_a_power_cut() {
+    let mut net = pair();
+    net.write(0, 0, &[1, 2, 3]);
+    assert_eq!(net.flush(0), Status::Ok);
+    let staged = |net: &Net| {
+        let mut text = String::new();
+        let engine = &net.shells[1].engine;
+        engine.show(Object::Member, &mut text).unwrap();
+        let figure = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            line.unwrap()
+                .trim_matches([':', ' '])
+                .parse::<u64>()
+                .unwrap()
+        };
+        (figure("stage_ops"), figure("stage_fresh"))
+    };
+    let position = net.position(1);
+    net.write(0, 10, &[50, 51, 52, 1]);
+    net.run(20);
+    assert_eq!((staged(&net), net.position(1)), ((4, 3), position));
+    // Nothing refers to it after a power cut: its clusters are available.
+    let mut shell = attach(net.shells[1].disk.clone());
+    shell.pass(20);
+    assert_eq!(shell.engine.set().unwrap().state().position, position);
+    let summary = check_disk(&shell.detach(), CLUSTERS);
+    assert_eq!((summary.live, summary.junk), (3, 0));
+    net.disconnect(0, 1);
+    net.run(20);
+    assert_eq!(staged(&net), (0, 0));
+    // The next session begins anew with it.
+    net.connect(0, 1);
+    net.run(20);
+    assert_eq!((staged(&net), net.position(1)), ((4, 3), position));
+    assert_eq!(net.flush(0), Status::Ok);
+    net.assert_same();
+}
 
 #[test]
 fn a_compare_rests_while_requests_are_served_and_only_then() {

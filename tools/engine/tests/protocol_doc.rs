@@ -231,6 +231,7 @@ fn frames_are_as_documented() {
         verifies: true,
         diffs: true,
         unpacks: true,
+        merges: true,
         promise: 0x74,
         limits: Limits {
             entries: 0x75,
@@ -242,7 +243,7 @@ fn frames_are_as_documented() {
     };
     let frame = framed(&Frame::Hello(KBox::new(hello, GFP_KERNEL).unwrap()));
     let fields: [(&str, &[u8]); 9] = [
-        ("features", &[0x3f]),
+        ("features", &[0x7f]),
         ("store", &[0x71; 16]),
         ("incarnation", &[0x72]),
         ("promise", &[0x74]),
@@ -255,6 +256,17 @@ fn frames_are_as_documented() {
     compare("HELLO", &frame[56..120], &fields);
     assert_eq!(frame[120..122], [0, 0]);
     assert_eq!(frame[122..], config().bytes().unwrap()[..]);
+
+    let to = Position {
+        epoch: POSITION.epoch + 2,
+        ..POSITION
+    };
+    let frame = framed(&Frame::Merge { from: POSITION, to });
+    assert_eq!(frame[20], 22);
+    let mut last = position_bytes();
+    last[24..32].copy_from_slice(&to.epoch.to_le_bytes());
+    let fields: [(&str, &[u8]); 2] = [("from", &position_bytes()), ("to", &last)];
+    compare("Merge", &frame[56..], &fields);
 
     let wanted = Wanted {
         volume: [0x81; 16],

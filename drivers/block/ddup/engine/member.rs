@@ -175,6 +175,7 @@ impl Member {
             keepalive: KEEPALIVE,
             timeout: TIMEOUT,
             unpacks: true,
+            merges: true,
         };
         let appended = history.try_clone()?;
         // In its place: it is too large for the stack.
@@ -607,8 +608,12 @@ impl Store {
         let Some(member) = self.member.as_mut() else {
             return;
         };
+        let may_follow = |history: &History| match applied {
+            true => history.may_lead_to(&position),
+            false => history.is_next(&position),
+        };
         match appended {
-            Ok(sequence) if member.appended.is_next(&position) => {
+            Ok(sequence) if may_follow(&member.appended) => {
                 member.appended.append(position);
                 member.push_end(match applied {
                     true => End::Applied(sequence),

@@ -125,6 +125,18 @@ const NAMES: &[(u32, &str)] = &[
     (280, "10: blocks are packed for who does not take them so"),
     (281, "10: who does not take packed blocks says so"),
     (282, "blocks are packed though the store is not to"),
+    (300, "what is not committed is merged"),
+    (301, "epochs of several reigns are merged"),
+    (302, "a change of volumes is merged with what is around it"),
+    (303, "what a block was first is told in a merged epoch"),
+    (306, "a merged epoch has more entries than the peer takes"),
+    (307, "13: epochs are merged across the place of a VERIFY"),
+    (309, "what a peer lacks of a merged epoch is not sent"),
+    (
+        310,
+        "zeroes are left out of a merged epoch if a part of them was written again",
+    ),
+    (311, "merged epochs are told to whom does not take them"),
 ];
 
 /// Chooses the deliberate error from now on; 0 is none.

@@ -114,15 +114,29 @@ impl Oracle {
         Ok(())
     }
 
-    /// Invariant 4: epochs are applied in the order of their history.
-    pub fn follows(&self, position: &Position, last: &Position) -> Verdict {
+    /// Invariant 4: epochs are applied in the order of their history, some of a reign as one if they may
+    /// be merged.
+    pub fn follows(&self, position: &Position, last: &Position, merges: bool) -> Verdict {
+        let merged = merges && position.is_of_reign(last) && self.contains(position, last);
         match self.states.get(&key(position)) {
-            Some((_, parent)) if parent == last => Ok(()),
+            Some((_, parent)) if parent == last || merged => Ok(()),
             _ => Err(format!(
                 "(4) {} was applied on {}",
                 short(position),
                 short(last)
             )),
+        }
+    }
+
+    /// Epochs are merged: none between these positions changes volumes.
+    pub fn merges(&self, from: &Position, to: &Position) -> Verdict {
+        let mut path = self.path(to);
+        path.retain(|position| position.epoch >= from.epoch);
+        let state = |position: &Position| self.states.get(&key(position)).map(|(i, _)| volumes(i));
+        let same = path.windows(2).all(|two| state(&two[0]) == state(&two[1]));
+        match path.first() == Some(from) && same {
+            true => Ok(()),
+            false => Err(format!("(3) {} to {} are merged", short(from), short(to))),
         }
     }
 

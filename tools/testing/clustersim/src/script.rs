@@ -55,12 +55,21 @@ pub struct Setup {
     pub unpacks: u64,
     /// When which of them is told to pack, as [`Setup::packs`] reads it.
     pub packs: u64,
+    /// Which stores take merged epochs, a bit for each.
+    pub merges: u64,
+    /// How much longer a frame to an asynchronous member takes at most, in milliseconds.
+    pub slow: u64,
 }
 
 impl Setup {
     /// Whether a store takes packed blocks.
     pub fn unpacks(&self, n: usize) -> bool {
         self.unpacks >> n & 1 != 0
+    }
+
+    /// Whether a store takes merged epochs.
+    pub fn merges(&self, n: usize) -> bool {
+        self.merges >> n & 1 != 0
     }
 
     /// Whether a store is told to pack what it sends, at some time.
@@ -154,6 +163,8 @@ pub fn generate(seed: u64, steps: u32) -> Script {
         lease: rng.pick(&[0, 0, 0, 250, 1000]),
         unpacks: rng.draw() | rng.draw(),
         packs: rng.draw() | rng.draw(),
+        merges: rng.draw() | rng.draw() | rng.draw(),
+        slow: rng.pick(&[0, 0, 100, 400]),
     };
     let mut weights = [300, 60, 8, 20, 12, 6, 3, 10, 60, 12, 6, 20, 40, 15];
     // Some histories are calm, some hit one thing hard.

@@ -161,6 +161,8 @@ pub struct Totals {
     pub epochs: u64,
     /// Compares that ended.
     pub switches: u64,
+    /// Epochs that went to a peer merged with others.
+    pub merged: u64,
     /// Ranges that were kept in diffs.
     pub kept: u64,
     /// Frames.
@@ -191,7 +193,7 @@ pub struct Totals {
 
 impl Totals {
     /// Counters and their names.
-    pub fn rows(&self) -> [(&'static str, u64); 23] {
+    pub fn rows(&self) -> [(&'static str, u64); 24] {
         [
             ("reads", self.reads),
             ("writes", self.writes),
@@ -203,6 +205,7 @@ impl Totals {
             ("reigns", self.reigns),
             ("epochs sealed", self.epochs),
             ("compares", self.switches),
+            ("epochs merged", self.merged),
             ("ranges kept", self.kept),
             ("frames", self.frames),
             ("blocks sent", self.blocks),
@@ -470,6 +473,7 @@ impl World {
             keepalive: KEEPALIVE,
             timeout: TIMEOUT,
             unpacks: self.setup.unpacks(n),
+            merges: self.setup.merges(n),
         };
         let history = History::from_ends(&ends).map_err(|_| "memory")?;
         let mut set = Set::attach(params, found, history, fresh).map_err(|_| "memory")?;
@@ -834,6 +838,10 @@ impl World {
             });
         }
         self.check_frame(n, peer, &outgoing.meta, blocks.len())?;
+        let slow = match self.is_async(n, peer) && !self.calm {
+            true => self.rng.below(self.setup.slow + 1),
+            false => 0,
+        };
         let (_, _, connection) = match self.connections.get_mut(&nonce) {
             Some(c) if !c.2.dead => c,
             _ => return Ok(()),
@@ -848,7 +856,7 @@ impl World {
             }
         }
         let from = usize::from(n > peer);
-        let delay = self.rng.below(self.setup.delay + 1);
+        let delay = self.rng.below(self.setup.delay + 1) + slow;
         let arrival = (self.now + delay).max(connection.queues[from].1);
         connection.queues[from].1 = arrival;
         connection.queues[from].0.push_back(Packet { meta, blocks });
@@ -857,7 +865,7 @@ impl World {
     }
 
     /// What a frame may say, given what is durable.
-    fn check_frame(&self, n: usize, peer: usize, meta: &[u8], blocks: usize) -> Verdict {
+    fn check_frame(&mut self, n: usize, peer: usize, meta: &[u8], blocks: usize) -> Verdict {
         let node = &self.nodes[n];
         let decoded = wire::decode(meta, blocks * 4096, xxh64).map_err(|_| "memory")?;
         let Ok((envelope, frame)) = decoded else {
@@ -919,9 +927,27 @@ impl World {
                 }
                 self.check_async(n, peer, *epoch, *resync)?;
             }
+            Frame::Merge { from, to } => {
+                if !self.is_async(n, peer) || !self.setup.merges(peer) {
+                    return Err(format!("(3) node {n} merges epochs for {peer}"));
+                }
+                self.oracle.merges(from, to)?;
+                self.check_async(n, peer, to.epoch, false)?;
+                self.totals.merged += to.epoch - from.epoch;
+            }
             _ => {}
         }
         Ok(())
+    }
+
+    /// Whether a peer is asynchronous in a store's configuration, and nobody waits for it.
+    fn is_async(&self, n: usize, peer: usize) -> bool {
+        let id = self.nodes[peer].id;
+        self.nodes[n].set.as_ref().is_some_and(|set| {
+            let joining = set.peer_state(&id).is_some_and(|p| p.joining);
+            let member = set.state().config.member(&id);
+            !joining && member.is_some_and(|m| m.state == MemberState::Async)
+        })
     }
 
     /// Who nobody waits for gets only what everybody has that FLUSHes wait for.
@@ -929,10 +955,8 @@ impl World {
         let Some(set) = &self.nodes[n].set else {
             return Ok(());
         };
-        let id = self.nodes[peer].id;
         let config = set.state().config;
-        let joining = set.peer_state(&id).is_some_and(|p| p.joining);
-        if resync || joining || config.is_in_sync(&id) {
+        if resync || !self.is_async(n, peer) {
             return Ok(());
         }
         for member in config
@@ -1013,7 +1037,8 @@ impl World {
                 count,
             } => {
                 let last = self.nodes[n].store.newest_position();
-                self.oracle.follows(&position, &last)?;
+                let merges = self.may_merge(n);
+                self.oracle.follows(&position, &last, merges)?;
                 let node = &mut self.nodes[n];
                 let (mut image, mut dates) = (node.store.newest(), node.store.newest_dates());
                 for token in token..token + u64::from(count) {
@@ -1177,6 +1202,16 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Whether a store may be sent merged epochs.
+    fn may_merge(&self, n: usize) -> bool {
+        let node = &self.nodes[n];
+        let is_async = node.set.as_ref().is_some_and(|set| {
+            let member = set.state().config.member(&node.id);
+            member.is_some_and(|m| m.state == MemberState::Async)
+        });
+        is_async && self.setup.merges(n)
     }
 
     /// Whether a read for a peer fails. Where nothing rots the last try succeeds.
@@ -2076,6 +2111,7 @@ fn brief(envelope: &wire::Envelope, frame: &Frame) -> String {
         } => format!("SEAL {} resync {resync}", short(position)),
         Frame::Ack(position) => format!("ACK {}", short(position)),
         Frame::Resync { position, .. } => format!("RESYNC {}", short(position)),
+        Frame::Merge { from, to } => format!("MERGE {} to {}", short(from), short(to)),
         other => format!("{other:?}"),
     };
     format!(

@@ -183,7 +183,7 @@ fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallib
     let at = position(rng, set);
     let (epoch, index) = (at.epoch, rng.below(10) as u32);
     let resync = rng.chance(1, 3);
-    Ok(match rng.below(24) {
+    Ok(match rng.below(25) {
         0 | 1 => {
             let hello = Hello {
                 store: store(peer),
@@ -194,6 +194,7 @@ fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallib
                 verifies: rng.chance(3, 4),
                 diffs: rng.chance(3, 4),
                 unpacks: rng.chance(3, 4),
+                merges: rng.chance(3, 4),
                 promise: config.term + rng.below(3) / 2,
                 limits: LIMITS,
                 config: match rng.below(4) {
@@ -309,6 +310,13 @@ fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallib
                 entries,
             }
         }
+        23 => Frame::Merge {
+            from: at,
+            to: Position {
+                epoch: epoch.saturating_add(rng.pick(&[1, 2, 5])),
+                ..at
+            },
+        },
         _ => {
             let history = history(rng, set)?;
             let position = history.position();
@@ -391,11 +399,26 @@ struct Honest {
     index: u32,
     /// The epoch is a change of volumes.
     alone: bool,
+    /// It stands for several.
+    merged: bool,
 }
 
 impl Honest {
     /// The next frame of the stream.
     fn frame(&mut self, rng: &mut Rng, config: &Config) -> Fallible<Frame> {
+        if self.index == 0 && self.epoch > 1 && !self.merged && rng.chance(1, 6) {
+            let position = |epoch| Position {
+                term: config.term,
+                reign: config.reign,
+                epoch,
+                chain: 0,
+            };
+            let from = position(self.epoch - 1);
+            self.epoch += rng.pick(&[1, 3]);
+            self.merged = true;
+            let to = position(self.epoch);
+            return Ok(Frame::Merge { from, to });
+        }
         if rng.chance(1, 3) || self.index > 4 || std::mem::take(&mut self.alone) {
             let position = Position {
                 term: config.term,
@@ -404,6 +427,7 @@ impl Honest {
                 chain: 0,
             };
             let entries = std::mem::take(&mut self.index);
+            self.merged = false;
             self.epoch += 1;
             return Ok(Frame::Seal {
                 position,
@@ -414,7 +438,7 @@ impl Honest {
         let mut entries = entries(rng)?;
         entries.truncate(4);
         let changes = |e: &Entry| e.op.changes_volumes();
-        if self.index > 0 || entries.len() > 1 {
+        if self.index > 0 || entries.len() > 1 || self.merged {
             entries.retain(|e| !changes(e));
         }
         self.alone = entries.iter().any(changes);
@@ -450,6 +474,7 @@ pub fn session(rng: &mut Rng) -> Fallible<()> {
         keepalive: 100,
         timeout: 1000,
         unpacks: rng.chance(3, 4),
+        merges: rng.chance(3, 4),
     };
     let history = History::new().map_err(memory)?;
     let mut set = Set::attach(params, found, history, [[7; 16]; 2]).map_err(memory)?;
@@ -484,6 +509,7 @@ pub fn session(rng: &mut Rng) -> Fallible<()> {
                 verifies: true,
                 diffs: true,
                 unpacks: rng.chance(1, 2),
+                merges: rng.chance(1, 2),
                 promise: current.term,
                 limits: LIMITS,
                 config: current.try_clone().map_err(memory)?,
@@ -647,7 +673,7 @@ fn send(set: &mut Set, honest: &mut Honest) {
             if let (0, Ok(Ok((_, Frame::Hello(hello))))) = (peer, decoded) {
                 honest.stream = hello.serial;
                 honest.epoch = hello.history.position().epoch + 1;
-                (honest.index, honest.alone) = (0, false);
+                (honest.index, honest.alone, honest.merged) = (0, false, false);
             }
         }
     }

@@ -19,6 +19,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// The type of a frame with which a compare begins.
 const RESYNC: u8 = 11;
+/// The type of a frame with which merged epochs begin.
+const MERGE: u8 = 22;
 /// The type of a frame with a block that a peer has found.
 const FOUND: u8 = 15;
 
@@ -43,6 +45,7 @@ pub struct Totals {
     pub blocks_sent: u64,
     pub compares: u64,
     pub diffs: u64,
+    pub epochs_merged: u64,
     pub reigns: u64,
     pub configurations: u64,
     pub images_compared: u64,
@@ -71,6 +74,7 @@ impl Totals {
         self.blocks_sent += other.blocks_sent;
         self.compares += other.compares;
         self.diffs += other.diffs;
+        self.epochs_merged += other.epochs_merged;
         self.reigns += other.reigns;
         self.configurations += other.configurations;
         self.images_compared += other.images_compared;
@@ -139,6 +143,8 @@ pub struct World {
     pub(crate) fresh: Content,
     /// Volumes change; all that is drawn for that and for those that come comes from here.
     volumes: Option<Rng>,
+    /// Sockets to asynchronous members have no room most of the time.
+    slow: Option<Rng>,
     /// Draws what concerns scrubs, apart from everything else.
     scrubs: Rng,
     /// Draws what concerns verifies.
@@ -227,6 +233,8 @@ impl World {
             rots: Some(Rng::new(mix(seed ^ 0x726f_7473))).filter(|_| mix(seed) % 2 == 0),
             volumes: Some(Rng::new(mix(seed ^ 0x766f_6c75)))
                 .filter(|_| mix(seed ^ 0x6d65_7300) % 2 == 0),
+            slow: Some(Rng::new(mix(seed ^ 0x736c_6f77)))
+                .filter(|_| mix(seed ^ 0x6173_796e) % 2 == 0),
             scrubs: Rng::new(mix(seed ^ 0x7363_7275)),
             verifies: Rng::new(mix(seed ^ 0x7665_7269)),
             changed_at: 0,
@@ -761,7 +769,13 @@ impl World {
                 if !session.open[end] || session.lives[end] != self.nodes[n].life {
                     break;
                 }
-                let peer = store_id(session.ends[1 - end]);
+                let other = session.ends[1 - end];
+                let peer = store_id(other);
+                let is_async = self.latest.members[other].state == MemberState::Async;
+                let slow = self.slow.as_mut().filter(|_| is_async && self.faults);
+                if slow.is_some_and(|rng| rng.chance(9, 10)) {
+                    break;
+                }
                 let Some(engine) = self.nodes[n].engine.as_mut() else {
                     return Ok(());
                 };
@@ -796,11 +810,18 @@ impl World {
                         }
                     });
                 }
-                if frame.meta[20] == RESYNC {
+                if let RESYNC | MERGE = frame.meta[20] {
                     let decoded = wire::decode(&frame.meta, 0, xxh64).map_err(|_| "memory")?;
-                    let is_diff = |f: &Frame| matches!(f, Frame::Resync { since: Some(_), .. });
-                    self.totals.compares += 1;
-                    self.totals.diffs += u64::from(decoded.is_ok_and(|(_, f)| is_diff(&f)));
+                    match decoded.map(|(_, frame)| frame) {
+                        Ok(Frame::Resync { since, .. }) => {
+                            self.totals.compares += 1;
+                            self.totals.diffs += u64::from(since.is_some());
+                        }
+                        Ok(Frame::Merge { from, to }) => {
+                            self.totals.epochs_merged += to.epoch - from.epoch;
+                        }
+                        _ => return Err(format!("node {n} sends a frame that is none")),
+                    }
                 }
                 self.totals.frames += 1;
                 self.totals.blocks_sent += blocks.len() as u64;

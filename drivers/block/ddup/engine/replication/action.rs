@@ -335,4 +335,6 @@ pub struct Params {
     pub timeout: u64,
     /// It takes packed blocks.
     pub unpacks: bool,
+    /// It takes merged epochs while it is asynchronous.
+    pub merges: bool,
 }

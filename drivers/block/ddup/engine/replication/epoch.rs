@@ -127,6 +127,11 @@ impl Window {
         self.epochs.get(usize::try_from(at).ok()?)
     }
 
+    /// An entry of an epoch.
+    pub fn entry(&self, number: u64, index: u32) -> Option<&Entry> {
+        self.get(number)?.entries.get(index as usize)
+    }
+
     /// Makes room for `count` more epochs.
     pub fn reserve(&mut self, count: usize) -> Result {
         self.epochs.reserve(count)

@@ -51,14 +51,21 @@ impl History {
     /// Whether `position` is the next one, or the first of a later reign.
     pub fn is_next(&self, position: &Position) -> bool {
         let last = self.position();
-        let same = position.term == last.term && position.reign == last.reign;
+        let same = position.is_of_reign(&last);
         position.epoch == last.epoch.wrapping_add(1) && (same || position.term > last.term)
     }
 
-    /// Takes a position that [`History::is_next`] found good.
+    /// The same for what a replica applies: merged epochs end at a later one of the same reign.
+    pub fn may_lead_to(&self, position: &Position) -> bool {
+        let last = self.position();
+        let merged = position.is_of_reign(&last) && position.epoch > last.epoch;
+        self.is_next(position) || merged
+    }
+
+    /// Takes a position that [`History::is_next`] or [`History::may_lead_to`] found good.
     pub fn append(&mut self, position: Position) {
         if let Some(last) = self.ends.last_mut() {
-            if last.reign == position.reign && last.term == position.term {
+            if last.is_of_reign(&position) {
                 *last = position;
                 return;
             }
@@ -76,7 +83,7 @@ impl History {
         }
         let mut before = 0;
         for end in &self.ends {
-            if end.term == position.term && end.reign == position.reign {
+            if end.is_of_reign(position) {
                 let inside = position.epoch > before && position.epoch < end.epoch;
                 return inside || position == end;
             }

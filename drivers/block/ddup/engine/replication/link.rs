@@ -12,7 +12,7 @@ use super::config::{MemberState, Refusal};
 use super::heal::{Asked, Serve};
 use super::pace::Backoff;
 use super::receiver::Receiver;
-use super::sender::Sender;
+use super::sender::{Sender, Takes};
 use super::set::Set;
 use super::types::{Id, Position};
 use super::wire::{decode, encode, Envelope, Frame, Hello};
@@ -59,6 +59,8 @@ pub(super) struct Link {
     pub(super) sender: Option<Sender>,
     /// Blocks that hold data of which the peer was told.
     pub(super) told: u64,
+    /// Epochs that it got merged with others.
+    pub(super) merged: u64,
     /// A verify of which the peer is to hear that its state is not kept any more.
     pub(super) thawed: Option<u64>,
     /// Blocks that the peer asks for.
@@ -136,6 +138,7 @@ impl Set {
                 follows: false,
                 sender: None,
                 told: 0,
+                merged: 0,
                 thawed: None,
                 serves: KVec::new(),
                 asked: Asked::default(),
@@ -536,7 +539,11 @@ impl Set {
             let position = hello.history.position();
             // Stores with an empty history may have been made with other volumes.
             let known = position.epoch > 0 && self.knows(&position);
-            let (limits, diffs) = (hello.limits, hello.diffs);
+            let takes = Takes {
+                limits: hello.limits,
+                diffs: hello.diffs,
+                merges: hello.merges || mutant!(311),
+            };
             let best = self.peers.get(at).map_or(Position::ZERO, |p| p.best);
             if best != Position::ZERO && best.term == config.term && !hello.history.contains(&best)
             {
@@ -551,7 +558,7 @@ impl Set {
                 return Ok(());
             }
             let first = self.window.first();
-            let sender = Sender::new(serial, limits, &position, known, diffs, first);
+            let sender = Sender::new(serial, takes, &position, known, first);
             if let Some(link) = self.link_mut(at) {
                 link.sender = Some(sender?);
             }
@@ -748,6 +755,7 @@ impl Set {
             verifies: true,
             diffs: !self.wants_all,
             unpacks: self.params.unpacks || mutant!(281),
+            merges: self.params.merges,
             promise: self.record.promise,
             limits: self.params.limits,
             config: self.record.config.try_clone()?,

@@ -18,6 +18,7 @@
 //! | `change` | promises and configurations: durable, then in force |
 //! | `link` | sessions and HELLO |
 //! | `sender`, `receiver` | the two halves of a stream |
+//! | `merge` | epochs that an asynchronous peer gets as one |
 //! | `pace` | rests of a compare; how soon what failed is tried again |
 //! | [`verify`], `verified` | whether a peer holds what it should: the primary's half, the replica's |
 //! | [`heal`] | blocks whose copy here is bad |
@@ -49,6 +50,7 @@ pub mod wire;
 
 mod change;
 mod link;
+mod merge;
 mod pace;
 mod receiver;
 mod sender;

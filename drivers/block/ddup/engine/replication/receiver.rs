@@ -10,6 +10,7 @@ use super::super::sorted::SortedMap;
 use super::super::types::BlockContent;
 use super::super::Hash;
 use super::action::{Action, Params, Source, StageResult};
+use super::config::MemberState;
 use super::epoch::{chain_entry, chain_seal, Epoch};
 use super::history::History;
 use super::range::Range;
@@ -26,6 +27,8 @@ const APPLYING_MAX: usize = 2;
 pub(super) enum Applying {
     /// An epoch.
     Epoch(Epoch),
+    /// Several as one, with the end of the last.
+    Merged { end: Position, entries: u32 },
     /// The state after a full compare, with its history.
     Switch(History),
 }
@@ -35,6 +38,7 @@ impl Applying {
     fn end(&self) -> Option<Position> {
         match self {
             Applying::Epoch(epoch) => epoch.position,
+            Applying::Merged { end, .. } => Some(*end),
             Applying::Switch(history) => Some(history.position()),
         }
     }
@@ -43,6 +47,7 @@ impl Applying {
     fn changes_volumes(&self) -> bool {
         match self {
             Applying::Epoch(epoch) => epoch.changes_volumes() && !mutant!(152),
+            Applying::Merged { .. } => false,
             Applying::Switch(_) => !mutant!(153),
         }
     }
@@ -111,7 +116,18 @@ impl Target {
     }
 }
 
-/// An epoch, or a compare, that is being received.
+/// What is being received.
+#[derive(Debug)]
+enum What {
+    /// An epoch.
+    Epoch,
+    /// Several as one, and the end of the last.
+    Merged(Position),
+    /// A compare.
+    Compare(Target),
+}
+
+/// An epoch, or what takes the place of some, that is being received.
 #[derive(Debug)]
 struct StagedEpoch {
     number: u64,
@@ -123,13 +139,20 @@ struct StagedEpoch {
     /// Entries that are not held yet.
     lacking: usize,
     position: Option<Position>,
-    /// It is a compare.
-    compare: Option<Target>,
+    what: What,
     /// It is a change of volumes, and nothing else.
     changes: bool,
 }
 
 impl StagedEpoch {
+    /// What a compare is to make of this store, if it is one.
+    fn compare(&self) -> Option<&Target> {
+        match &self.what {
+            What::Compare(target) => Some(target),
+            What::Epoch | What::Merged(_) => None,
+        }
+    }
+
     fn count(&self) -> u32 {
         self.base + self.entries.len() as u32
     }
@@ -141,9 +164,9 @@ impl StagedEpoch {
 
     /// Whether volumes may be others when it was applied: what comes behind it is staged then.
     fn changes_volumes(&self) -> bool {
-        match self.compare {
-            Some(_) => !mutant!(153),
-            None => self.changes && !mutant!(152),
+        match self.what {
+            What::Compare(_) => !mutant!(153),
+            What::Epoch | What::Merged(_) => self.changes && !mutant!(152),
         }
     }
 }
@@ -249,7 +272,7 @@ impl Receiver {
         (self.last.epoch > 0).then_some(self.last)
     }
 
-    fn open(&mut self, number: u64, token: u64, compare: Option<Target>) -> Result {
+    fn open(&mut self, number: u64, token: u64, what: What) -> Result {
         self.epochs.reserve(1)?;
         let epoch = StagedEpoch {
             number,
@@ -258,7 +281,7 @@ impl Receiver {
             entries: Ring::new(),
             lacking: 0,
             position: None,
-            compare,
+            what,
             changes: false,
         };
         self.changes += usize::from(epoch.changes_volumes());
@@ -287,7 +310,7 @@ impl Receiver {
     /// Token of an entry of an epoch, or of a compare, if it is still kept.
     fn token_of(&self, (number, resync): (u64, bool), index: u32) -> Option<u64> {
         let at = self.epochs.partition_point(|e| e.number < number);
-        let is_it = |e: &&StagedEpoch| e.number == number && e.compare.is_some() == resync;
+        let is_it = |e: &&StagedEpoch| e.number == number && e.compare().is_some() == resync;
         let epoch = self.epochs.get(at).filter(is_it)?;
         let kept = epoch.base <= index && index < epoch.count();
         kept.then(|| epoch.token + u64::from(index))
@@ -445,7 +468,7 @@ impl Receiver {
             if resync || first != 0 || number != self.last.epoch + 1 {
                 return Ok(None);
             }
-            self.open(number, *token + 1, None)?;
+            self.open(number, *token + 1, What::Epoch)?;
         }
         let limit = self.limits.epoch as usize;
         let Some(epoch) = self.epochs.last_mut() else {
@@ -457,13 +480,14 @@ impl Receiver {
         let is_meant = fresh.zip(blocks).all(|(e, b)| is_content(e, b));
         // A change of volumes is alone in its epoch.
         let changes = entries.iter().any(|e| e.op.changes_volumes());
-        let is_alone = epoch.count() == 0 && entries.len() == 1 && !resync;
+        let is_epoch = matches!(epoch.what, What::Epoch);
+        let is_alone = epoch.count() == 0 && entries.len() == 1 && is_epoch;
         let is_apart = !epoch.changes && (!changes || is_alone);
         let keeps = entries.iter().any(|e| e.op == Op::Keep);
-        let is_diff = epoch.compare.as_ref().is_some_and(|c| c.since.is_some());
+        let is_diff = epoch.compare().is_some_and(|c| c.since.is_some());
         if epoch.number != number
             || epoch.count() != first
-            || epoch.compare.is_some() != resync
+            || epoch.compare().is_some() != resync
             || !fits
             || !is_apart
             || (keeps && !is_diff)
@@ -517,7 +541,7 @@ impl Receiver {
         let Some(epoch) = self
             .epochs
             .last()
-            .filter(|e| is_open && e.compare.is_some())
+            .filter(|e| is_open && e.compare().is_some())
         else {
             return Ok(None);
         };
@@ -619,6 +643,17 @@ impl Receiver {
         Some(())
     }
 
+    /// Takes that epochs follow as one; `None` if they are not the next ones.
+    fn take_merge(&mut self, from: &Position, to: Position, token: u64) -> Result<Option<()>> {
+        let many = self.epochs.len() > self.limits.entries as usize;
+        if self.is_open() || self.last != *from || many {
+            return Ok(None);
+        }
+        mark!(replication_merged_begins);
+        self.open(to.epoch, token + 1, What::Merged(to))?;
+        Ok(Some(()))
+    }
+
     /// Takes the end of an epoch; `None` if it does not fit what came.
     fn take_seal(
         &mut self,
@@ -633,12 +668,11 @@ impl Receiver {
             if resync || self.epochs.len() > self.limits.entries as usize {
                 return Ok(None);
             }
-            self.open(self.last.epoch + 1, token + 1, None)?;
+            self.open(self.last.epoch + 1, token + 1, What::Epoch)?;
         }
         let last = self.last;
         let follows = position.epoch == last.epoch.wrapping_add(1)
-            && (position.term > last.term
-                || (position.term == last.term && position.reign == last.reign));
+            && (position.term > last.term || position.is_of_reign(&last));
         let chain = chain_seal(
             self.chain,
             position.term,
@@ -649,21 +683,23 @@ impl Receiver {
         let Some(epoch) = self.epochs.last_mut() else {
             return Ok(None);
         };
-        let fits = match &epoch.compare {
-            Some(target) => target.history.position() == position,
-            None => follows && chain == position.chain,
+        let (fits, end) = match &epoch.what {
+            What::Epoch => (follows && chain == position.chain, position),
+            // The chain of the epochs themselves can't be known from a part of their entries.
+            What::Merged(to) => (chain == position.chain && to.is_of_reign(&position), *to),
+            What::Compare(target) => (target.history.position() == position, position),
         };
         if epoch.count() != count
-            || epoch.compare.is_some() != resync
+            || epoch.compare().is_some() != resync
             || epoch.number != position.epoch
             || !fits
         {
             mark!(replication_seal_refused);
             return Ok(None);
         }
-        epoch.position = Some(position);
-        self.last = position;
-        self.chain = position.chain;
+        epoch.position = Some(end);
+        self.last = end;
+        self.chain = end.chain;
         Ok(Some(()))
     }
 
@@ -729,7 +765,7 @@ impl Receiver {
             return;
         };
         let is_held = |s: &Staged| s.state == State::Held;
-        while epoch.compare.is_some() && epoch.entries.first().is_some_and(is_held) {
+        while epoch.compare().is_some() && epoch.entries.first().is_some_and(is_held) {
             let _ = epoch.entries.pop_front();
             epoch.base += 1;
             self.granted += 1;
@@ -754,7 +790,7 @@ impl Receiver {
         if entry.op == Op::Keep && !settled {
             return None;
         }
-        let resync = self.epochs.get(at)?.compare.is_some();
+        let resync = self.epochs.get(at)?.compare().is_some();
         let State::New(source) = state else {
             return None;
         };
@@ -779,7 +815,7 @@ impl Receiver {
         if epoch.lacking > 0 && !mutant!(134) {
             return Ok(None);
         }
-        if let Some(Target { history, .. }) = &epoch.compare {
+        if let Some(Target { history, .. }) = epoch.compare() {
             let (told, kept) = (history.try_clone()?, history.try_clone()?);
             let action = Action::Switch {
                 position,
@@ -790,18 +826,25 @@ impl Receiver {
             self.pop_epoch();
             return Ok(Some((action, Applying::Switch(kept))));
         }
-        let mut entries = KVVec::with_capacity(epoch.entries.len(), GFP_KERNEL)?;
-        for staged in epoch.entries.iter() {
-            let _ = entries.push_within_capacity(staged.entry);
-        }
         let action = Action::Apply {
             position,
             token: epoch.token,
             count: epoch.count(),
         };
-        let whole = Epoch::new(epoch.number, entries, Some(position), now);
+        let applying = if let What::Merged(_) = epoch.what {
+            Applying::Merged {
+                end: position,
+                entries: epoch.count(),
+            }
+        } else {
+            let mut entries = KVVec::with_capacity(epoch.entries.len(), GFP_KERNEL)?;
+            for staged in epoch.entries.iter() {
+                let _ = entries.push_within_capacity(staged.entry);
+            }
+            Applying::Epoch(Epoch::new(epoch.number, entries, Some(position), now))
+        };
         self.pop_epoch();
-        Ok(Some((action, Applying::Epoch(whole))))
+        Ok(Some((action, applying)))
     }
 
     /// The store has the oldest epoch.
@@ -862,7 +905,7 @@ impl Receiver {
         }
         let frame = Frame::Need {
             epoch: epoch.number,
-            resync: epoch.compare.is_some(),
+            resync: epoch.compare().is_some(),
             needs,
         };
         mark!(replication_need);
@@ -903,6 +946,9 @@ impl Set {
             return Ok(self.take_verify(frame).map(|()| false));
         }
         let (hash, term) = (self.params.hash, self.record.config.term);
+        let member = self.record.config.member(&self.params.store);
+        let is_async = member.is_some_and(|m| m.state == MemberState::Async);
+        let may_merge = self.params.merges && is_async;
         let (own, contains) = (self.history.position(), |history: &History| {
             history.contains(&self.history.position())
         });
@@ -932,6 +978,15 @@ impl Set {
             } => {
                 let token = &mut self.stage_token;
                 let taken = receiver.take_ranges((compare, first, keep), ranges, token)?;
+                taken.map(|()| false)
+            }
+            Frame::Merge { from, to } => {
+                // Who FLUSHes may wait for gets each epoch as it is.
+                if !may_merge || to.term > term {
+                    return Ok(None);
+                }
+                let token = self.stage_token;
+                let taken = receiver.take_merge(&from, to, token)?;
                 taken.map(|()| false)
             }
             Frame::Seal {
@@ -994,7 +1049,8 @@ impl Set {
                 receiver.clear(&mut self.dropped);
                 self.void = true;
                 receiver.last = position;
-                receiver.open(position.epoch, self.stage_token + 1, Some(target))?;
+                let what = What::Compare(target);
+                receiver.open(position.epoch, self.stage_token + 1, what)?;
                 receiver.volumes = Some(volumes);
                 Some(false)
             }
@@ -1103,13 +1159,14 @@ mod tests {
                 keepalive: 1,
                 timeout: 1,
                 unpacks: false,
+                merges: true,
             };
             let mut receiver = Receiver::new(NONCE, 1, Position::ZERO, &params).unwrap();
             let target = Target {
                 history: History::new().unwrap(),
                 since: None,
             };
-            receiver.open(1, 1, Some(target)).unwrap();
+            receiver.open(1, 1, What::Compare(target)).unwrap();
             Compare {
                 receiver,
                 state: seed,
@@ -1266,14 +1323,62 @@ mod tests {
     }
 
     #[test]
+    fn merged_epochs_lead_from_where_all_ends_to_the_end_that_was_told() {
+        let at = |epoch| Position {
+            term: 1,
+            reign: [1; 16],
+            epoch,
+            chain: 1000 + epoch,
+        };
+        let entries = [entry(1, 7), entry(2, 8)];
+        let told = entries
+            .iter()
+            .fold(at(3).chain, |c, e| chain_entry(c, e, sum));
+        let seal = |chain| Position {
+            chain: chain_seal(chain, 1, &[1; 16], 9, sum),
+            ..at(9)
+        };
+        let elsewhere = Position { chain: 1, ..at(3) };
+        for (from, end, good) in [
+            (at(3), seal(told), true),
+            // From elsewhere; with another entry than was told; with the chain that is the history's.
+            (at(2), seal(told), false),
+            (elsewhere, seal(told), false),
+            (at(3), seal(told + 1), false),
+            (at(3), at(9), false),
+        ] {
+            let mut receiver = Compare::new(1).receiver;
+            receiver.clear(&mut KVec::new());
+            (receiver.last, receiver.chain) = (at(3), at(3).chain);
+            let mut token = 0;
+            let begun = receiver.take_merge(&from, at(9), token).unwrap();
+            let taken = begun.is_some().then(|| {
+                let frame = (9, 0, false);
+                let data = (0, &[][..]);
+                let taken = receiver.take_entries(frame, &entries, data, &mut token, sum);
+                assert_eq!(taken, Ok(Some(())));
+                receiver.take_seal(end, 2, false, token, sum).unwrap()
+            });
+            assert_eq!(taken.flatten().is_some(), good, "{from:?} {end:?}");
+            if good {
+                assert_eq!(receiver.sealed_end(), Some(at(9)));
+                assert_eq!(receiver.token_of((9, false), 1), Some(2));
+            }
+        }
+    }
+
+    #[test]
     fn ranges_are_kept_in_a_diff_only() {
         for (since, compares) in [(Some(1), true), (None, true), (None, false)] {
             let mut compare = Compare::new(1);
             let receiver = &mut compare.receiver;
             receiver.clear(&mut KVec::new());
             let history = History::new().unwrap();
-            let target = compares.then_some(Target { history, since });
-            receiver.open(1, 1, target).unwrap();
+            let what = match compares {
+                true => What::Compare(Target { history, since }),
+                false => What::Epoch,
+            };
+            receiver.open(1, 1, what).unwrap();
             let kept = Entry {
                 op: Op::Keep,
                 volume: VOLUME,

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The primary's half of a stream: epochs from the window, as far as the peer's credit goes; a compare
-//! for a peer that is too far behind or went another way; what the peer lacks.
+//! The primary's half of a stream: epochs from the window, as far as the peer's credit goes, those that
+//! wait for an asynchronous peer as one; a compare for a peer that is too far behind or went another
+//! way; what the peer lacks.
 //!
 //! A compare is a *diff* if it is known where the peer is, and which generation had ended here by then:
 //! what is not younger both hold, and goes without saying. The peer may be farther than it has
@@ -15,9 +16,10 @@ use super::super::types::NAME_BYTES;
 use super::super::Hash;
 use super::action::{Action, Block, FrozenState, Outgoing, Shown};
 use super::codec::copy;
-use super::epoch::Epoch;
+use super::epoch::{Epoch, Window};
 use super::history::History;
 use super::link::Link;
+use super::merge::Merged;
 use super::pace::{Backoff, Pace};
 use super::range::Range;
 use super::set::{Compared, Set};
@@ -46,6 +48,8 @@ struct Fetch {
     lbn: u64,
     digest: [u8; NAME_BYTES],
     scan: Option<u64>,
+    /// Else where the entry lies in the window.
+    place: (u64, u32),
     state: FetchState,
     /// Reads of it that failed.
     reads: Backoff,
@@ -274,7 +278,7 @@ fn writes(entries: &[Entry]) -> u64 {
 /// Where a stream is.
 #[derive(Debug)]
 pub(super) enum At {
-    /// The next entry.
+    /// The next entry, of an epoch or of a merged one that ends with it.
     Epoch { number: u64, index: u32 },
     /// A compare is to begin.
     Behind,
@@ -284,11 +288,21 @@ pub(super) enum At {
     Compare(KBox<Compare>),
 }
 
+/// What a peer says in its HELLO that it takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Takes {
+    pub(super) limits: Limits,
+    pub(super) diffs: bool,
+    pub(super) merges: bool,
+}
+
 /// A stream to a peer.
 #[derive(Debug)]
 pub(super) struct Sender {
     pub(super) stream: u32,
     pub(super) acked: u64,
+    /// All that was told ends there.
+    sealed: Position,
     /// Entries of the largest epoch that the peer takes.
     epoch_limit: usize,
     /// Mapped blocks of a range: the credit suffices for them.
@@ -297,6 +311,10 @@ pub(super) struct Sender {
     is_empty: bool,
     /// It takes diffs.
     diffs: bool,
+    /// It takes merged epochs.
+    merges: bool,
+    /// Merged epochs that it was told, or is being told, and has not acknowledged, oldest first.
+    merged: KVec<Merged>,
     /// The peer is not compared with a state that ends before this epoch.
     least: u64,
     credit: u64,
@@ -314,12 +332,12 @@ impl Sender {
     /// A stream to a peer at a position, which is `known` if it is in the history here.
     pub(super) fn new(
         stream: u32,
-        limits: Limits,
+        takes: Takes,
         position: &Position,
         known: bool,
-        diffs: bool,
         first: Option<u64>,
     ) -> Result<Self> {
+        let limits = takes.limits;
         let number = position.epoch + 1;
         let at = if known && first.is_some_and(|first| first <= number) {
             mark!(replication_tail);
@@ -330,10 +348,13 @@ impl Sender {
         Ok(Sender {
             stream,
             acked: if known { position.epoch } else { 0 },
+            sealed: *position,
             epoch_limit: limits.epoch as usize,
             range_blocks: range_blocks_of(&limits),
             is_empty: position.epoch == 0,
-            diffs,
+            diffs: takes.diffs,
+            merges: takes.merges,
+            merged: KVec::new(),
             least: if known { position.epoch } else { 0 },
             credit: limits.entries.into(),
             sent: 0,
@@ -362,9 +383,81 @@ impl Sender {
         opens || self.scan.is_some_and(|(_, p)| epoch <= p.epoch)
     }
 
+    /// The merged epoch that ends with this one, if the peer is told of that.
+    fn merged_to(&self, epoch: u64) -> Option<&Merged> {
+        self.merged.iter().find(|merged| merged.to.epoch == epoch)
+    }
+
+    /// An entry of an epoch as it is told, merged or not, and where it lies in the window.
+    fn entry<'a>(
+        &self,
+        window: &'a Window,
+        epoch: u64,
+        index: u32,
+    ) -> Option<((u64, u32), &'a Entry)> {
+        let place = match self.merged_to(epoch) {
+            Some(merged) => merged.place(index)?,
+            None => (epoch, index),
+        };
+        Some((place, window.entry(place.0, place.1)?))
+    }
+
+    /// Whether the peer was told an entry since it was compared. Before, an epoch may have been merged
+    /// with others.
+    fn has_told(&self, epoch: u64, index: u32) -> bool {
+        match self.at {
+            At::Epoch {
+                number,
+                index: next,
+            } => (epoch, index) < (number, next),
+            At::Behind | At::Opening { .. } | At::Compare(_) => false,
+        }
+    }
+
+    /// The peer is compared with a later state: what it was told does not matter any more.
+    fn falls_behind(&mut self) {
+        self.at = At::Behind;
+        self.scan = None;
+        self.fetches.clear();
+        self.merged.clear();
+    }
+
+    /// Whether the next frame begins an epoch, and may as well begin one that stands for those up to
+    /// `last`.
+    fn may_merge(&self, last: u64) -> bool {
+        let next = self.sealed.epoch + 1;
+        let begins = matches!(self.at, At::Epoch { number, index: 0 } if number == next);
+        begins && next < last && self.merges && self.sent < self.credit
+    }
+
+    /// The frame that begins what stands for the epochs up to `last`, or for some of them.
+    fn merge(
+        &mut self,
+        window: &Window,
+        last: u64,
+        envelope: &Envelope,
+        hash: Hash,
+    ) -> Result<Option<KVec<u8>>> {
+        self.merged.reserve(1, GFP_KERNEL)?;
+        let merged = Merged::of(window, &self.sealed, last, self.epoch_limit, hash)?;
+        let Some(merged) = merged else {
+            return Ok(None);
+        };
+        let (from, to) = (merged.from, merged.to);
+        let meta = encode(envelope, &Frame::Merge { from, to }, hash)?;
+        mark!(replication_merged);
+        let _ = self.merged.push_within_capacity(merged);
+        self.at = At::Epoch {
+            number: to.epoch,
+            index: 0,
+        };
+        Ok(Some(meta))
+    }
+
     /// Whether the peer refuses an epoch for its size: it was begun when no such peer was there.
     fn takes_not(&self, epoch: &Epoch) -> bool {
-        epoch.entries.len() > self.epoch_limit && !mutant!(140)
+        let alone = self.merged_to(epoch.number).is_none();
+        alone && epoch.entries.len() > self.epoch_limit && !mutant!(140)
     }
 
     /// Where a diff begins for this peer, if it may get one: at the newest generation that had ended
@@ -429,12 +522,12 @@ impl Sender {
     }
 
     /// The first entries of `entries` that fit a frame and the credit.
-    fn batch(&self, entries: &[Entry]) -> Result<KVec<Entry>> {
+    fn batch<'a>(&self, entries: impl Iterator<Item = &'a Entry>) -> Result<KVec<Entry>> {
         let credit = (self.credit - self.sent.min(self.credit)) as usize;
         let credit = if mutant!(137) { BATCH_MAX } else { credit };
         let mut batch: KVec<Entry> = KVec::with_capacity(BATCH_MAX, GFP_KERNEL)?;
         let mut volumes = 0;
-        for entry in entries.iter().take(credit.min(BATCH_MAX)) {
+        for entry in entries.take(credit.min(BATCH_MAX)) {
             if !batch.iter().any(|e| e.volume == entry.volume) {
                 volumes += 1;
                 if volumes > BATCH_VOLUMES_MAX {
@@ -464,9 +557,8 @@ impl Set {
             };
             if sender.needs(epoch) {
                 mark!(replication_fell_behind);
-                let compared = sender.scan.take().is_some();
-                sender.at = At::Behind;
-                sender.fetches.clear();
+                let compared = sender.scan.is_some();
+                sender.falls_behind();
                 if compared {
                     self.compare_lost(at);
                 }
@@ -581,6 +673,7 @@ impl Set {
                 }
                 // What it asked for in a compare that was lost it may have from the next one.
                 sender.fetches.retain(|f| f.epoch > position.epoch);
+                sender.merged.retain(|m| m.to.epoch > position.epoch);
                 let follows = matches!(sender.at, At::Epoch { .. }) && sender.scan.is_none();
                 if let Some(peer) = self.peers.get_mut(at).filter(|_| follows) {
                     peer.compares.succeeded();
@@ -628,13 +721,18 @@ impl Set {
                 }
                 sender.fetches.reserve(needs.len(), GFP_KERNEL)?;
                 for need in &needs {
-                    let entries = window.get(epoch).map_or(&[][..], |e| &e.entries);
-                    let pinned = entries.get(need.index as usize);
-                    let gone = resync || pinned.is_none_or(|e| e.digest != need.digest);
-                    if scan.is_none() && gone {
+                    let place = (epoch, need.index);
+                    let pinned = match mutant!(309) {
+                        true => window.entry(place.0, place.1).map(|e| (place, e)),
+                        false => sender.entry(window, place.0, place.1),
+                    };
+                    let told = !resync && sender.has_told(epoch, need.index);
+                    let pinned = pinned.filter(|(_, e)| told && e.digest == need.digest);
+                    if scan.is_none() && pinned.is_none() {
                         // It has gone meanwhile; a full compare is on its way.
                         continue;
                     }
+                    let place = pinned.map_or(place, |(place, _)| place);
                     let _ = sender.fetches.push_within_capacity(Fetch {
                         epoch,
                         index: need.index,
@@ -642,6 +740,7 @@ impl Set {
                         lbn: need.lbn,
                         digest: need.digest,
                         scan,
+                        place,
                         state: FetchState::Wanted,
                         reads: Backoff::default(),
                     });
@@ -846,15 +945,13 @@ impl Set {
                 continue;
             }
             mark!(replication_scan_lost);
-            sender.scan = None;
-            if let At::Epoch { number, .. } = sender.at {
+            if let At::Epoch { .. } = sender.at {
                 // It was told all, but not all that it lacks can be read any more. What came behind
                 // that it may have by then.
                 mark!(replication_scan_lost_behind_all);
-                sender.least = sender.least.max(number.saturating_sub(1));
+                sender.least = sender.least.max(sender.sealed.epoch);
             }
-            sender.at = At::Behind;
-            sender.fetches.clear();
+            sender.falls_behind();
             sender.stale = (sender.stale + 1).min(STALE_MAX);
             self.compare_lost(at);
         }
@@ -953,7 +1050,7 @@ impl Set {
                     lbn: fetch.lbn,
                     digest: fetch.digest,
                     scan: fetch.scan,
-                    pinned: (fetch.epoch, fetch.index),
+                    pinned: fetch.place,
                 });
             }
             if let At::Epoch { number, .. } = sender.at {
@@ -962,9 +1059,7 @@ impl Set {
                 if refused && number <= position.epoch && sender.scan.is_none() {
                     mark!(replication_epoch_too_large_for_peer);
                     sender.least = sender.least.max(number);
-                    sender.at = At::Behind;
-                    sender.scan = None;
-                    sender.fetches.clear();
+                    sender.falls_behind();
                 }
             }
             match &mut sender.at {
@@ -1018,6 +1113,7 @@ impl Set {
         let Some(Link {
             sender: Some(sender),
             told,
+            merged,
             nonce,
             ..
         }) = self.peers.get_mut(at).and_then(|p| p.link.as_mut())
@@ -1032,6 +1128,20 @@ impl Set {
             self.fetched
                 .retain(|(_, handle)| !handle.is_some_and(is_sent));
             return Self::outgoing(meta, blocks);
+        }
+        // Nothing that a peer lacks is committed if FLUSHes wait for it: such a one gets each epoch as it
+        // is. And nothing is merged across the place of a VERIFY.
+        let marked = verify.as_ref().and_then(|v| v.place(*nonce));
+        let marked = marked
+            .filter(|_| !mutant!(307))
+            .map_or(u64::MAX, |p| p.epoch);
+        let last = if mutant!(300) { u64::MAX } else { committed };
+        let last = last.min(marked);
+        if sender.may_merge(last) {
+            // Without memory for that each goes alone.
+            if let Ok(Some(meta)) = sender.merge(window, last, envelope, hash) {
+                return Self::outgoing(meta, KVec::new());
+            }
         }
         match &sender.at {
             At::Behind | At::Opening { .. } => Ok(None),
@@ -1055,19 +1165,20 @@ impl Set {
                 if !urgent && number > committed {
                     return Ok(None);
                 }
-                let rest = epoch.entries.get(index as usize..).unwrap_or(&[]);
-                if !rest.is_empty() {
-                    let entries = sender.batch(rest)?;
+                let rest = || (index..).map_while(|at| sender.entry(window, number, at));
+                if rest().next().is_some() {
+                    let entries = sender.batch(rest().map(|(_, entry)| entry))?;
                     if entries.is_empty() {
                         mark!(replication_no_credit);
                         return Ok(None);
                     }
                     let (count, told_now) = (entries.len() as u32, writes(&entries));
                     let mut blocks = KVec::with_capacity(BATCH_MAX, GFP_KERNEL)?;
-                    for (entry, at) in entries.iter().zip(index..).filter(|(e, _)| e.fresh) {
+                    let these = rest().take(entries.len());
+                    for ((epoch, index), entry) in these.filter(|(_, e)| e.fresh) {
                         let _ = blocks.push_within_capacity(Block::Pinned {
-                            epoch: number,
-                            index: at,
+                            epoch,
+                            index,
                             digest: entry.digest,
                             check: entry.check,
                         });
@@ -1090,12 +1201,16 @@ impl Set {
                 let Some(position) = epoch.position else {
                     return Ok(None);
                 };
+                let several = sender.merged_to(number);
+                let chain = several.map_or(position.chain, |merged| merged.chain);
                 let frame = Frame::Seal {
-                    position,
+                    position: Position { chain, ..position },
                     entries: index,
                     resync: false,
                 };
                 let meta = encode(envelope, &frame, hash)?;
+                *merged += several.map_or(0, Merged::epochs);
+                sender.sealed = position;
                 sender.at = At::Epoch {
                     number: number + 1,
                     index: 0,
@@ -1155,7 +1270,7 @@ impl Set {
             };
             (frame, count)
         } else if !compare.batch.is_empty() {
-            let entries = sender.batch(&compare.batch)?;
+            let entries = sender.batch(compare.batch.iter())?;
             if entries.is_empty() {
                 return Ok(None);
             }
@@ -1184,6 +1299,7 @@ impl Set {
             _ => count as u64,
         };
         if let Frame::Seal { .. } = frame {
+            sender.sealed = position;
             sender.at = At::Epoch {
                 number: position.epoch + 1,
                 index: 0,

@@ -132,6 +132,8 @@ pub struct PeerState {
     pub lag: Option<Lag>,
     /// Blocks that hold data of which it was told in this session, with their data or without.
     pub told: u64,
+    /// Epochs that were merged with others for it in this session, and so not sent alone.
+    pub merged: u64,
     /// The compare under way.
     pub compare: Option<Compared>,
 }
@@ -424,7 +426,7 @@ impl Set {
 
     /// An entry of an epoch that is in memory.
     pub fn entry(&self, epoch: u64, index: u32) -> Option<&Entry> {
-        self.window.get(epoch)?.entries.get(index as usize)
+        self.window.entry(epoch, index)
     }
 
     /// Whether a write may come now: this store rules, the reign is reconciled, its lease is not over,
@@ -654,15 +656,27 @@ impl Set {
                     receiver.granted += count;
                 }
             }
+            Applying::Merged { end, entries } => {
+                self.history.append(end);
+                self.forget_window();
+                if let Some(receiver) = self.receiver.as_mut() {
+                    receiver.granted += u64::from(entries);
+                }
+            }
             Applying::Switch(history) => {
                 self.history = history;
                 self.wants_all = false;
-                self.window.clear();
-                self.release.0 = self.history.position().epoch;
+                self.forget_window();
             }
         }
         self.ack_due();
         self.trim();
+    }
+
+    /// What leads to where this replica is now is no sequence of epochs.
+    fn forget_window(&mut self) {
+        self.window.clear();
+        self.release.0 = self.history.position().epoch;
     }
 
     /// The store failed for good: nothing is taken, sent or acknowledged any more.
@@ -1065,6 +1079,7 @@ impl Set {
             joinable: peer.joining.as_ref().and_then(|j| j.joinable),
             lag: self.is_streaming(at).then_some(lag),
             told: self.link_at(at).map_or(0, |l| l.told),
+            merged: self.link_at(at).map_or(0, |l| l.merged),
             compare: self.compared(at),
         })
     }

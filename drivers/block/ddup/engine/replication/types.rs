@@ -54,6 +54,11 @@ impl Position {
         epoch: 0,
         chain: 0,
     };
+
+    /// Whether one primary's rule led to both.
+    pub fn is_of_reign(&self, other: &Position) -> bool {
+        self.term == other.term && self.reign == other.reign
+    }
 }
 
 /// A volume of a set.

@@ -244,18 +244,21 @@ impl Verify {
         has.then_some(self.number)
     }
 
+    /// The epoch behind which the peer of this session is still to be told of it.
+    pub(super) fn place(&self, nonce: u64) -> Option<Position> {
+        match self.walk {
+            Walk::Opening {
+                cut, told: false, ..
+            } => cut.filter(|_| self.nonce == nonce),
+            _ => None,
+        }
+    }
+
     /// The frame that is to come before this entry of the stream.
     pub(super) fn marker(&self, nonce: u64, next: (u64, u32)) -> Option<Frame> {
-        let Walk::Opening {
-            cut: Some(position),
-            told: false,
-            ..
-        } = self.walk
-        else {
-            return None;
-        };
+        let position = self.place(nonce)?;
         let due = next == (position.epoch + 1, 0) || mutant!(244);
-        (self.nonce == nonce && due).then_some(Frame::Verify {
+        due.then_some(Frame::Verify {
             number: self.number,
             position,
         })

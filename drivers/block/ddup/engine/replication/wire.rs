@@ -38,7 +38,8 @@ const FEATURES_KNOWN: u64 = FEATURE_HEAL
     | FEATURE_VOLUMES
     | FEATURE_VERIFY
     | FEATURE_DIFF
-    | FEATURE_PACKED;
+    | FEATURE_PACKED
+    | FEATURE_MERGED;
 /// The sender sends ASK, and answers it.
 const FEATURE_HEAL: u64 = 1;
 /// Full compares begin with sums of ranges.
@@ -51,6 +52,8 @@ const FEATURE_VERIFY: u64 = 8;
 const FEATURE_DIFF: u64 = 16;
 /// The sender takes packed blocks.
 const FEATURE_PACKED: u64 = 32;
+/// The sender takes merged epochs while it is asynchronous.
+const FEATURE_MERGED: u64 = 64;
 /// The blocks behind the frame are packed.
 const FLAG_PACKED: u64 = 1;
 const FLAG_REIGNS: u64 = 1;
@@ -103,6 +106,8 @@ pub struct Hello {
     pub diffs: bool,
     /// It takes packed blocks.
     pub unpacks: bool,
+    /// It takes merged epochs while it is asynchronous.
+    pub merges: bool,
     /// Its promised term.
     pub promise: u64,
     /// What it can hold.
@@ -142,9 +147,16 @@ pub enum Frame {
         /// The entries.
         entries: KVec<Entry>,
     },
+    /// Epochs follow as one, which has the number of the last.
+    Merge {
+        /// The position that they follow: all that the receiver was sent ends there.
+        from: Position,
+        /// The end of the last, at which the receiver is when it has applied what is told.
+        to: Position,
+    },
     /// The epoch, or the full compare, is complete.
     Seal {
-        /// Its end.
+        /// Its end. The chain of merged ones is that of what was told.
         position: Position,
         /// Its entries.
         entries: u32,
@@ -292,6 +304,7 @@ const FROZEN: u64 = 18;
 const THAWED: u64 = 19;
 const SHOW: u64 = 20;
 const BLOCKS: u64 = 21;
+const MERGE: u64 = 22;
 
 /// Why a session ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -371,6 +384,11 @@ pub fn encode(envelope: &Envelope, frame: &Frame, hash: Hash) -> Result<KVec<u8>
             put_uint::<1>(&mut out, if *resync { FLAG_RESYNC } else { 0 })?;
             put_entries(&mut out, entries)?;
             ENTRIES
+        }
+        Frame::Merge { from, to } => {
+            put_position(&mut out, from)?;
+            put_position(&mut out, to)?;
+            MERGE
         }
         Frame::Seal {
             position,
@@ -571,8 +589,9 @@ fn put_hello(out: &mut KVec<u8>, hello: &Hello) -> Result {
     let verifies = if hello.verifies { FEATURE_VERIFY } else { 0 };
     let diffs = if hello.diffs { FEATURE_DIFF } else { 0 };
     let unpacks = if hello.unpacks { FEATURE_PACKED } else { 0 };
+    let merges = if hello.merges { FEATURE_MERGED } else { 0 };
     let always = FEATURE_RANGES | FEATURE_VOLUMES;
-    put_uint::<8>(out, always | heals | verifies | diffs | unpacks)?;
+    put_uint::<8>(out, always | heals | verifies | diffs | unpacks | merges)?;
     put_id(out, &hello.store)?;
     put_uint::<8>(out, hello.incarnation)?;
     put_uint::<8>(out, hello.promise)?;
@@ -689,6 +708,7 @@ fn decode_body(kind: u64, body: &mut Reader<'_>) -> Result<Option<(Frame, usize)
         RESYNC => return Ok(read_resync(body)?.map(|frame| (frame, 0))),
         FROZEN => return Ok(read_frozen(body)?.map(|frame| (frame, 0))),
         BLOCKS => return Ok(read_shown(body)?.map(|frame| (frame, 0))),
+        MERGE => read_merge(body),
         SEAL => read_seal(body),
         EQUAL => read_equal(body),
         ACK => body.position().map(Frame::Ack),
@@ -705,6 +725,14 @@ fn decode_body(kind: u64, body: &mut Reader<'_>) -> Result<Option<(Frame, usize)
     };
     let data = if kind == FOUND { CLUSTER_SIZE } else { 0 };
     Ok(frame.map(|frame| (frame, data)))
+}
+
+fn read_merge(body: &mut Reader<'_>) -> Option<Frame> {
+    let (from, to) = (body.position()?, body.position()?);
+    // The beginning is of no reign. Fewer than two are none.
+    let several = (1..u64::MAX / 2).contains(&from.epoch)
+        && (from.epoch + 2..u64::MAX / 2).contains(&to.epoch);
+    (several && to.is_of_reign(&from)).then_some(Frame::Merge { from, to })
 }
 
 fn read_seal(body: &mut Reader<'_>) -> Option<Frame> {
@@ -956,6 +984,7 @@ fn read_hello(body: &mut Reader<'_>) -> Result<Option<KBox<Hello>>> {
             verifies: features & FEATURE_VERIFY != 0,
             diffs: features & FEATURE_DIFF != 0,
             unpacks: features & FEATURE_PACKED != 0,
+            merges: features & FEATURE_MERGED != 0,
             promise,
             limits,
             config,
@@ -1209,6 +1238,7 @@ pub(super) mod tests {
             verifies: true,
             diffs: true,
             unpacks: true,
+            merges: true,
             promise: 7,
             limits: Limits {
                 entries: 64,
@@ -1243,6 +1273,22 @@ pub(super) mod tests {
             assert!(decode(&meta, 0, sum).unwrap().is_err(), "{bad:?}");
         }
         round(&Frame::Ack(position));
+        let after = |epochs| Position {
+            epoch: position.epoch + epochs,
+            ..position
+        };
+        let other_reign = Position {
+            reign: [2; 16],
+            ..after(2)
+        };
+        for (to, good) in [(after(2), true), (after(1), false), (other_reign, false)] {
+            let frame = Frame::Merge { from: position, to };
+            let meta = encode(&ENVELOPE, &frame, sum).unwrap();
+            assert_eq!(decode(&meta, 0, sum).unwrap().is_ok(), good, "{to:?}");
+            if good {
+                round(&frame);
+            }
+        }
         round(&Frame::Seal {
             position,
             entries: 9,
