@@ -537,6 +537,7 @@ fn put_peer(store: &Store, known: &Known, message: &mut Message<'_>) -> Result {
         }
         if state.connected {
             message.put_uint(uapi::DDUP_A_PEER_TOLD_BLOCKS, state.told)?;
+            message.put_uint(uapi::DDUP_A_PEER_MERGED_EPOCHS, state.merged)?;
         }
         if let Some(position) = &state.joinable {
             put_position(uapi::DDUP_A_PEER_JOINABLE, position, message)?;

@@ -202,7 +202,7 @@ fn peer_families(text: &mut String, sets: &[SetState]) {
     family(text, "ddup_peer_state", "stateset", about, &samples[0]);
     let about = "How far the connection to the other member is.";
     family(text, "ddup_peer_link", "stateset", about, &samples[1]);
-    let of_peers: [Told<OfPeer>; 20] = [
+    let of_peers: [Told<OfPeer>; 21] = [
         (
             "ddup_peer_acked_epoch",
             "gauge",
@@ -290,6 +290,12 @@ fn peer_families(text: &mut String, sets: &[SetState]) {
             "counter",
             "Blocks that hold data of which it was told, with their data or without.",
             |_, peer| peer.told_blocks,
+        ),
+        (
+            "ddup_peer_merged_epochs",
+            "counter",
+            "Epochs that were merged with others for it since it was connected.",
+            |_, peer| peer.merged_epochs,
         ),
         (
             "ddup_peer_sent_bytes",

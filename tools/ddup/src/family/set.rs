@@ -63,6 +63,7 @@ numbers! {
         RECEIVED_UNCOMPRESSED_BYTES = 19,
         LAG_BYTES = 20,
         VERIFY = 21,
+        MERGED_EPOCHS = 22,
     }
 }
 
@@ -331,6 +332,8 @@ pub struct PeerState {
     pub received_uncompressed_bytes: Option<u64>,
     /// Blocks that hold data of which it was told, with their data or without.
     pub told_blocks: Option<u64>,
+    /// Epochs that were merged with others for it.
+    pub merged_epochs: Option<u64>,
     /// Changes in memory that it has not acknowledged.
     pub lag_entries: Option<u64>,
     /// Bytes of the blocks that those write.
@@ -365,6 +368,7 @@ impl Default for PeerState {
             sent_uncompressed_bytes: None,
             received_uncompressed_bytes: None,
             told_blocks: None,
+            merged_epochs: None,
             lag_entries: None,
             lag_bytes: None,
             lag_ms: None,
@@ -419,6 +423,7 @@ impl PeerState {
                 peer::RECEIVED_BYTES => state.received_bytes = attribute.number(),
                 peer::RECEIVED_BLOCKS => state.received_blocks = attribute.number(),
                 peer::TOLD_BLOCKS => state.told_blocks = attribute.number(),
+                peer::MERGED_EPOCHS => state.merged_epochs = attribute.number(),
                 peer::LAG_ENTRIES => state.lag_entries = attribute.number(),
                 peer::LAG_BYTES => state.lag_bytes = attribute.number(),
                 peer::LAG_MS => state.lag_ms = attribute.number(),

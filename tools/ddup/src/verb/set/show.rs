@@ -114,6 +114,9 @@ pub struct MemberView {
     /// Bytes of blocks that it was told of and that were not sent, since it had what they hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saved_bytes: Option<u64>,
+    /// Epochs that were merged with others for it: what was written again in them was not sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub merged_epochs: Option<u64>,
     /// Changes in memory that it has not acknowledged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag_entries: Option<u64>,
@@ -211,6 +214,7 @@ impl View {
                         saved_bytes: peer
                             .and_then(PeerState::saved_blocks)
                             .map(|blocks| blocks.saturating_mul(BLOCK)),
+                        merged_epochs: peer.and_then(|peer| peer.merged_epochs),
                         lag_entries: peer.and_then(|peer| peer.lag_entries),
                         lag_bytes: peer.and_then(|peer| peer.lag_bytes),
                         lag_ms: peer.and_then(|peer| peer.lag_ms),
@@ -406,6 +410,9 @@ fn describe_member(member: &MemberView) -> String {
     if let Some(bytes) = member.saved_bytes.filter(|bytes| *bytes > 0) {
         phrases.push(format!("{} it had already", size::human(bytes)));
     }
+    if let Some(epochs) = member.merged_epochs.filter(|epochs| *epochs > 0) {
+        phrases.push(format!("{epochs} epochs merged"));
+    }
     phrases.join(", ")
 }
 
@@ -479,6 +486,7 @@ mod tests {
             sent_uncompressed_bytes: Some(3 << 20),
             received_bytes: Some(0),
             told_blocks: Some(456),
+            merged_epochs: Some(31),
             lag_entries: Some(12),
             lag_bytes: Some(40 << 10),
             lag_ms: Some(3400),
@@ -497,7 +505,7 @@ mod tests {
   member    01010101-0101-0101-0101-010101010101 in-sync, primary, this store
   member    0b0b0b0b-0b0b-0b0b-0b0b-0b0b0b0b0b0b async, connected, 2 epochs behind, \
 12 changes of 40.0K since 3 s, resync 25%, 1000K of 3.91M, 1m21s left, 1.00M sent with 200 blocks compressed from 3.00M, \
-1.00M it had already
+1.00M it had already, 31 epochs merged
 "
         );
     }
