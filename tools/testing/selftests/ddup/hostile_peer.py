@@ -16,6 +16,8 @@ Hands one end of a TCP connection to the driver by a raw netlink request, and
   older INDEX PEER OTHER OTHER_PEER
                            the same, but neither hears that the other one takes packed blocks; ends
                            when one sends some all the same
+  slow INDEX PEER OTHER OTHER_PEER
+                           the same as between, but 32 KiB a second at most come through
 
 Prints "ready" when the driver has the socket, and "closed" when it closed it.
 """
@@ -182,6 +184,14 @@ class Any:
         return data
 
 
+class Slow:
+    BYTES_PER_SECOND = 1 << 15
+
+    def through(self, data):
+        time.sleep(len(data) / self.BYTES_PER_SECOND)
+        return data
+
+
 def packed_blocks():
     """A block that is packed as it should be, and ways not to, by what they are called."""
     def lz4(match, offset=1):
@@ -264,6 +274,9 @@ def between(one, other, passes=Any):
                 return
 
 
+PASSES = {"between": Any, "older": Older, "slow": Slow}
+
+
 def main():
     netlink = Netlink()
     mode, index, peer = sys.argv[1:4]
@@ -271,13 +284,17 @@ def main():
         return until_refused(netlink, index, peer)
     nonce = int.from_bytes(os.urandom(7), "little") | 1
     theirs, ours = pair()
+    if mode == "slow":
+        # What waits, waits in the driver.
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
     netlink.peer(index, peer, theirs, nonce)
     theirs.close()
-    if mode in ("between", "older"):
+    if mode in PASSES:
         their_other, other = pair()
         netlink.peer(sys.argv[4], sys.argv[5], their_other, nonce)
         their_other.close()
-        return between(ours, other, Older if mode == "older" else Any)
+        return between(ours, other, PASSES[mode])
     print("ready", flush=True)
     if mode == "babble":
         return until_closed(ours, lambda: os.urandom(4096))

@@ -478,6 +478,40 @@ a_peer_that_takes_no_compressed_blocks_gets_none() {
 	[ "$before" = "$(content_of 1)" ]
 }
 
+a_slow_asynchronous_peer_is_sent_what_was_written_last() {
+	make_set in-sync async
+	local rounds=60 round before sent merged written
+	written=$((rounds * 8 * 4096))
+	"$HOSTILE" slow 0 "${uuid[2]}" 2 "${uuid[0]}" >/tmp/hostile &
+	local proxy=$!
+	defer kill "$proxy"
+	wait_for 60 grep -q ready /tmp/hostile
+	wait_for 30 is_linked 0 2
+	wait_for 60 is_level 0 2
+	before=$(of_peer 0 2 sent_bytes)
+	# The same blocks again and again, each time an epoch; few, so that any member takes several as one.
+	for ((round = 0; round < rounds; round++)); do
+		scribble 0 128 8
+		sync "${dev[0]}"
+	done
+	is_level 0 1
+	[ "$(of_peer 0 1 merged_epochs)" = 0 ]
+	wait_for 60 is_level 0 2
+	sent=$(($(of_peer 0 2 sent_bytes) - before)) merged=$(of_peer 0 2 merged_epochs)
+	figure "of $rounds epochs that write $written bytes $merged were merged, and $sent bytes sent"
+	[ "$merged" -gt 0 ]
+	[ "$sent" -lt "$written" ]
+	ddup set show "${dev[0]}" | grep -q " $merged epochs merged"
+	kill "$proxy"
+	wait_for 20 is_cut 0 2
+	connect 0 2
+	ddup peer join --timeout 60 "${dev[0]}" "${uuid[2]}"
+	before=$(content_of 0)
+	hand_over 0 2
+	[ "$before" = "$(content_of 2)" ]
+	close_and_check
+}
+
 # A read of one block in the background, as $reader. Its status is in /tmp/was_read when it ended.
 begin_read() { # number
 	rm -f /tmp/was_read
@@ -777,6 +811,7 @@ run_tests what_one_writes_the_other_has \
 	duplicates_cross_as_references \
 	blocks_cross_compressed_where_that_makes_them_shorter \
 	a_peer_that_takes_no_compressed_blocks_gets_none \
+	a_slow_asynchronous_peer_is_sent_what_was_written_last \
 	a_primary_serves_no_longer_than_its_lease \
 	a_flush_waits_for_a_member_in_sync_until_it_is_back \
 	a_flush_goes_on_when_the_member_is_shrunk \
