@@ -800,6 +800,7 @@ fn a_journal_with_more_changes_than_an_attach_may_leave_is_named() {
             volume: VOLUME,
             lbn: Lbn(leaf * MAP_LEAF),
             count: MAP_LEAF,
+            more: false,
         };
         end = journal::write_small(&mut block, end, &record);
     }

@@ -630,12 +630,19 @@ fn the_records_are_as_documented() {
         ("lbn", n(lbn.0)),
         ("count", n(count)),
     ];
-    for (record, name) in [
-        (Record::Unmap { volume, lbn, count }, "unmap"),
-        (Record::Discard { volume, lbn, count }, "discard"),
+    let unmap = |more| Record::Unmap {
+        volume,
+        lbn,
+        count,
+        more,
+    };
+    for (record, name, flags) in [
+        (unmap(false), "unmap", 0),
+        (unmap(true), "unmap", 4),
+        (Record::Discard { volume, lbn, count }, "discard", 0),
     ] {
         let end = journal::write_small(&mut block, 0, &record);
-        let table = header(&block[..end], name, 0, "Unmap or discard record");
+        let table = header(&block[..end], name, flags, "Unmap or discard record");
         table.compare(&block[4..end], &range);
     }
     let (cluster, count) = (Cluster(0x12_3456_789a), 0x0102);

@@ -63,6 +63,7 @@ impl Store {
                     volume,
                     lbn: Lbn(lbn),
                     count: leaf_end - lbn,
+                    more: leaf_end < end,
                 };
                 self.append_small(tag, &record);
                 self.overlay.note_record();

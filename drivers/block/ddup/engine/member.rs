@@ -492,8 +492,8 @@ impl Store {
         true
     }
 
-    /// Before blocks of a request are journaled: records them as entries of the open epoch. False:
-    /// the reign has ended, and they must not be journaled.
+    /// Before blocks of a request are journaled, all of them mapped or none: records them as entries of
+    /// the open epoch. False: the reign has ended, and they must not be journaled.
     pub(super) fn record_run(
         &mut self,
         tag: Tag,
@@ -508,15 +508,20 @@ impl Store {
             let Some(&b) = self.ops.block(tag, block) else {
                 return false;
             };
-            let zero = b.cluster == Cluster::NONE;
+            if b.cluster == Cluster::NONE {
+                // So are all of them.
+                let count = blocks.end - blocks.start;
+                let entry = zeroes(volume, lbn, count.into());
+                return self.record_entry(entry, Cluster::NONE);
+            }
             let entry = Entry {
-                op: if zero { Op::Zero } else { Op::Write },
+                op: Op::Write,
                 fresh: b.state == BlockState::ReadyFresh,
                 volume,
                 lbn: lbn.0 + u64::from(block - blocks.start),
                 count: 1,
-                check: if zero { 0 } else { b.content.check.0 },
-                digest: if zero { [0; 24] } else { b.content.name.0 },
+                check: b.content.check.0,
+                digest: b.content.name.0,
             };
             if !self.record_entry(entry, b.cluster) {
                 if block > blocks.start {
@@ -538,16 +543,7 @@ impl Store {
             return false;
         };
         self.make_epoch_room();
-        let entry = Entry {
-            op: Op::Zero,
-            fresh: false,
-            volume,
-            lbn: lbn.0,
-            count,
-            check: 0,
-            digest: [0; 24],
-        };
-        self.record_entry(entry, Cluster::NONE)
+        self.record_entry(zeroes(volume, lbn, count), Cluster::NONE)
     }
 
     /// Ends the open epoch if it is full. Answers how many blocks of a request may be recorded at
@@ -1230,6 +1226,19 @@ fn limits(entry_pages: u64, pages_max: u64) -> Limits {
         entries: 4 * epoch,
         epoch,
         needs: NEEDS_MAX.min(4 * epoch),
+    }
+}
+
+/// The entry of a range that reads as zeroes from here on.
+fn zeroes(volume: Id, lbn: Lbn, count: u64) -> Entry {
+    Entry {
+        op: Op::Zero,
+        fresh: false,
+        volume,
+        lbn: lbn.0,
+        count,
+        check: 0,
+        digest: [0; 24],
     }
 }
 

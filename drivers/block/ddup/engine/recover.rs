@@ -1346,7 +1346,9 @@ fn replay_record(
                     }
                 }
             }
-            Record::Unmap { volume, lbn, count } => {
+            Record::Unmap {
+                volume, lbn, count, ..
+            } => {
                 if count > UNMAP_MAX {
                     return Err(bad);
                 }

@@ -484,6 +484,7 @@ impl Store {
                 volume,
                 lbn,
                 count: count.into(),
+                more: false,
             };
             self.journal.append(&identity, SMALL_RECORD_MAX, |buf, at| {
                 codec::write_small(buf, at, &record)

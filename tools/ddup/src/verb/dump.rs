@@ -343,9 +343,15 @@ fn record_text(record: &Record<'_>) -> String {
                 clusters.join(" ")
             )
         }
-        Record::Unmap { volume, lbn, count } => {
+        Record::Unmap {
+            volume,
+            lbn,
+            count,
+            more,
+        } => {
+            let rest = if *more { " (goes on)" } else { "" };
             format!(
-                "unmap volume {volume} block {} and {} more",
+                "unmap volume {volume} block {} and {} more{rest}",
                 lbn.0,
                 count - 1
             )

@@ -81,7 +81,12 @@ fn append(random: &mut Random, block: &mut [u8], at: usize) -> Option<(Twin, usi
                 end,
             ));
         }
-        2 => Record::Unmap { volume, lbn, count },
+        2 => Record::Unmap {
+            volume,
+            lbn,
+            count,
+            more: random.below(2) == 0,
+        },
         3 => Record::Discard { volume, lbn, count },
         4 => {
             let cluster = 1 + random.below(STORE - NAME_LEAF - 1);

@@ -161,6 +161,8 @@ pub enum Record<'a> {
         lbn: Lbn,
         /// Blocks.
         count: u64,
+        /// The next record unmaps the rest of what is one change to a set's history.
+        more: bool,
     },
     /// The same for a range of any size, which the reaper turns into released clusters.
     Discard {
@@ -212,6 +214,8 @@ const TYPE_SEAL: u8 = 6;
 /// Not replicated.
 const FLAG_LOCAL: u8 = 1;
 const FLAG_FRESH: u8 = 2;
+/// Goes on in the next record.
+const FLAG_MORE: u8 = 4;
 
 fn record_header(block: &mut [u8], at: usize, kind: u8, flags: u8, payload: usize) -> usize {
     le::put(block, at, &[kind, flags]);
@@ -251,7 +255,7 @@ pub fn write_map(
 pub fn write_small(block: &mut [u8], at: usize, record: &Record<'_>) -> usize {
     let (kind, flags, payload) = match *record {
         Record::Map { .. } => return at,
-        Record::Unmap { .. } => (TYPE_UNMAP, 0, 15),
+        Record::Unmap { more, .. } => (TYPE_UNMAP, u8::from(more) * FLAG_MORE, 15),
         Record::Discard { .. } => (TYPE_DISCARD, 0, 15),
         Record::Retire { .. } => (TYPE_RETIRE, FLAG_LOCAL, 7),
         Record::Quarantine { .. } => (TYPE_QUARANTINE, FLAG_LOCAL, 5),
@@ -259,7 +263,10 @@ pub fn write_small(block: &mut [u8], at: usize, record: &Record<'_>) -> usize {
     };
     let body = record_header(block, at, kind, flags, payload);
     match *record {
-        Record::Unmap { volume, lbn, count } | Record::Discard { volume, lbn, count } => {
+        Record::Unmap {
+            volume, lbn, count, ..
+        }
+        | Record::Discard { volume, lbn, count } => {
             le::put_uint::<4>(block, body, volume.into());
             le::put_uint::<5>(block, body + 4, lbn.0);
             le::put_uint::<6>(block, body + 9, count);
@@ -339,7 +346,12 @@ pub fn read_record(
         }
         TYPE_UNMAP => {
             let (volume, lbn, count) = range()?;
-            Record::Unmap { volume, lbn, count }
+            Record::Unmap {
+                volume,
+                lbn,
+                count,
+                more: flags & FLAG_MORE != 0,
+            }
         }
         TYPE_DISCARD => {
             let (volume, lbn, count) = range()?;
