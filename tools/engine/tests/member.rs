@@ -517,9 +517,8 @@ fn forget_births(disk: &mut Disk) {
     }
 }
 
-/// A primary and an asynchronous member with the same volume, full of different content; then the
-/// member is away, something is changed, and the primary is attached anew.
-fn attached_anew(births: bool, change: impl Fn(&mut Net)) -> Net {
+/// A primary and an asynchronous member with the same volume, full of different content.
+fn level() -> Net {
     let config = config(1, &[insync(0), member(1, MemberState::Async)]);
     let shells: Vec<_> = (0..2).map(|n| attach(format(n, &config))).collect();
     let mut net = Net::new(shells);
@@ -537,6 +536,22 @@ fn attached_anew(births: bool, change: impl Fn(&mut Net)) -> Net {
     until_level(&mut net, false);
     net.run(31_000);
     net.assert_same();
+    net
+}
+
+/// Store 0 is attached, of which this is the disk, and leads again.
+fn leads_again(net: &mut Net, disk: Disk) {
+    // Few points: what a discard releases takes several checkpoints.
+    let attached = Shell::attach_with(disk, CLUSTERS, |config| config.points_max = 1024);
+    net.shells.insert(0, attached);
+    net.run(20);
+    begin_reign(net);
+    assert!(net.shells[0].serves);
+}
+
+/// The same; then the member is away, something is changed, and the primary is attached anew.
+fn attached_anew(births: bool, change: impl Fn(&mut Net)) -> Net {
+    let mut net = level();
     net.disconnect(0, 1);
     change(&mut net);
     assert_eq!(net.flush(0), Status::Ok);
@@ -544,13 +559,118 @@ fn attached_anew(births: bool, change: impl Fn(&mut Net)) -> Net {
     if !births {
         forget_births(&mut disk);
     }
-    // Few points: what a discard releases takes several checkpoints.
-    let attached = Shell::attach_with(disk, CLUSTERS, |config| config.points_max = 1024);
-    net.shells.insert(0, attached);
-    net.run(20);
-    begin_reign(&mut net);
-    assert!(net.shells[0].serves);
+    leads_again(&mut net, disk);
     net
+}
+
+/// Store 1 is connected and becomes level without a compare. Answers the bytes and blocks that crossed.
+fn follows_without_a_compare(net: &mut Net) -> (u64, u64) {
+    let (bytes, blocks) = (net.bytes, net.blocks);
+    net.connect(0, 1);
+    for _ in 0..1000 {
+        assert_eq!(compare(net), None);
+        if net.position(0) == net.position(1) {
+            break;
+        }
+        net.run(1);
+    }
+    assert_eq!(compare(net), None);
+    net.assert_same();
+    assert_eq!(net.shells[0].frozen_pages, 0);
+    (net.bytes - bytes, net.blocks - blocks)
+}
+
+fn entries(net: &Net) -> usize {
+    net.shells[0].engine.set().unwrap().state().entries
+}
+
+#[test]
+fn after_a_crash_of_the_primary_a_peer_goes_on_with_the_stream() {
+    let mut net = level();
+    net.write(0, 1, &[9001]);
+    assert_eq!(net.flush(0), Status::Ok);
+    net.run(50);
+    net.disconnect(0, 1);
+    net.write(0, 2, &[9002, 9003, 1]);
+    // Over the ends of leaves.
+    net.write(0, 240, &[0; 40]);
+    net.shells[0].discard(700, 600);
+    assert_eq!(net.flush(0), Status::Ok);
+    // What was overwritten meanwhile is junk, and nothing else would keep it.
+    net.write(0, 2, &[9004]);
+    assert_eq!(net.flush(0), Status::Ok);
+    // This is void.
+    net.write(0, 9, &[9005]);
+    let (position, mut disk) = (net.position(0), net.shells[0].disk.clone());
+    drop(net.shells.remove(0));
+    // A diff is not possible either.
+    forget_births(&mut disk);
+    leads_again(&mut net, disk);
+    assert_eq!(net.position(0).epoch, position.epoch + 1);
+    // Its journal had them: five blocks that were written, two ranges of zeroes, a discard.
+    assert!(entries(&net) >= 8);
+    // Checkpoints come and go, and the recycler takes what nobody needs.
+    for salt in 0..20 {
+        net.write(0, 3000 + salt, &[20_000 + salt]);
+        assert_eq!(net.flush(0), Status::Ok);
+        net.run(4000);
+    }
+    let crossed = follows_without_a_compare(&mut net);
+    println!("bytes and blocks of what was missed {crossed:?}");
+    assert_eq!(crossed.1, 3 + 20);
+    assert!(crossed.0 < 23 * 4096 + 9000, "{crossed:?}");
+    let volume = &volumes_on(&net.shells[1].disk)[0].2;
+    assert_eq!(volume[..10], [1, 9001, 9004, 9003, 1, 6, 7, 8, 9, 10]);
+}
+
+#[test]
+fn a_peer_that_missed_nothing_is_not_compared_after_an_attach_of_the_primary() {
+    for crashes in [false, true] {
+        let mut net = level();
+        net.write(0, 5, &[9001]);
+        assert_eq!(net.flush(0), Status::Ok);
+        net.run(50);
+        let shell = net.shells.remove(0);
+        let mut disk = match crashes {
+            true => shell.disk.clone(),
+            false => shell.detach(),
+        };
+        forget_births(&mut disk);
+        leads_again(&mut net, disk);
+        let crossed = follows_without_a_compare(&mut net);
+        println!("bytes and blocks of nothing {crossed:?}");
+        assert_eq!(crossed.1, 0);
+        assert!(crossed.0 < 3000, "{crossed:?}");
+    }
+}
+
+#[test]
+fn who_was_a_replica_before_a_crash_streams_to_others_as_primary() {
+    let mut net = pair();
+    net.write(0, 0, &[1, 2, 3, 0, 0, 4]);
+    assert_eq!(net.flush(0), Status::Ok);
+    let behind = net.shells[0].disk.clone();
+    net.write(0, 250, &[5, 0, 0, 0, 6]);
+    net.shells[0].discard(300, 3000);
+    assert_eq!(net.flush(0), Status::Ok);
+    net.assert_same();
+    // Both fail; store 0 comes back as it was a while ago, as if store 1 had led meanwhile.
+    let disks = [behind, net.shells[1].disk.clone()];
+    net.shells = disks.map(attach).into();
+    net.run(20);
+    let mut next = net.next(1);
+    (next.term, next.reign, next.primary) = (9, [0xcc; 16], store(1));
+    next.members[0].state = MemberState::Async;
+    assert_eq!(net.set_config(1, &next), Reply::Done);
+    net.run(20);
+    assert!(net.shells[1].serves);
+    net.connect(0, 1);
+    for _ in 0..1000 {
+        let state = net.shells[1].engine.set().unwrap().peer_state(&store(0));
+        assert_eq!(state.unwrap().compare, None);
+        net.run(1);
+    }
+    net.assert_same();
 }
 
 #[test]

@@ -44,7 +44,7 @@ const EPOCH_MAX: u64 = 512;
 /// Blocks that a store asks a peer for at once, at most.
 const NEEDS_MAX: u32 = 256;
 /// Entries that are kept for peers which are behind.
-const WINDOW: u32 = 8192;
+pub(super) const WINDOW: u32 = 8192;
 /// Entries that may be pinned: the window's, and what comes before it is trimmed.
 const PINS_MAX: usize = 2 * (WINDOW + STAGE_TAGS) as usize;
 /// A silent session is asked after this, and lost after that, in milliseconds.
@@ -1230,7 +1230,7 @@ fn limits(entry_pages: u64, pages_max: u64) -> Limits {
 }
 
 /// The entry of a range that reads as zeroes from here on.
-fn zeroes(volume: Id, lbn: Lbn, count: u64) -> Entry {
+pub(super) fn zeroes(volume: Id, lbn: Lbn, count: u64) -> Entry {
     Entry {
         op: Op::Zero,
         fresh: false,

@@ -87,6 +87,7 @@ mod shadow;
 mod stage;
 mod state;
 mod supply;
+mod tail;
 mod tree;
 mod verify;
 mod volume;

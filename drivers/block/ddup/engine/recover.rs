@@ -31,6 +31,7 @@ use super::replication::record::{self, Slots};
 use super::replication::types::Position;
 use super::space::{Bits, Space};
 use super::state::{IoToken, Parts, Store};
+use super::tail::Tail;
 use super::types::{
     Check, Cluster, Lbn, Millis, CLUSTER_SIZE, JOINS_MAX, JOURNAL_BLOCK_CLUSTERS_MAX, LBN_LIMIT,
 };
@@ -218,6 +219,8 @@ struct Scanned {
     history: Option<History>,
     /// Its records that count when a seal follows.
     unsealed: Buf,
+    /// Its epochs that were applied.
+    tail: Tail,
 }
 
 /// Where the journal scan stands.
@@ -415,6 +418,7 @@ impl Recovery {
         self.parts = Some(Scanned {
             history,
             unsealed: KVec::new(),
+            tail: Tail::new(self.config.hash, self.now),
             space,
             volumes: KVec::new(),
             overlay: overlay.map_err(|_| FailReason::Memory)?,
@@ -1066,6 +1070,7 @@ impl Recovery {
             doubtful: _,
             history: _,
             unsealed: _,
+            tail,
         } = self.parts.take().ok_or(FailReason::Promise)?;
         let start = Cluster(JOURNAL_START);
         let ring = superblock.layout.journal_clusters;
@@ -1088,6 +1093,7 @@ impl Recovery {
             position,
         });
         let mut store = store.map_err(memory)?;
+        store.begin_window(tail);
         if let Some(reason) = self.reason {
             store.act(Action::Failed(reason));
         }
@@ -1272,14 +1278,18 @@ fn replay_seal(parts: &mut Scanned, position: Position, bad: FailReason) -> Resu
         at = next;
         replay_record(parts, record, bad)?;
     }
-    parts.unsealed = unsealed;
-    parts.unsealed.clear();
     let history = parts.history.as_mut().ok_or(bad)?;
     if !history.may_lead_to(&position) || (mutant!(312) && !history.is_next(&position)) {
         return Err(bad);
     }
     mark!(member_replay_seal);
+    let (chain, volumes) = (history.position().chain, &parts.volumes);
+    parts
+        .tail
+        .take(&unsealed, clusters, volumes, chain, position);
     history.append(position);
+    parts.unsealed = unsealed;
+    parts.unsealed.clear();
     Ok(())
 }
 

@@ -82,7 +82,8 @@ impl Epoch {
     }
 }
 
-/// The newest epochs, for peers that are a little behind: the journal's tail.
+/// The newest epochs, for peers that are a little behind. After an attach it begins with those of the
+/// journal's tail.
 ///
 /// # Invariants
 ///

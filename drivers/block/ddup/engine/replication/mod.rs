@@ -33,6 +33,7 @@
 //! 3. What an entry of an epoch refers to stays readable until `Release` names the epoch, what is
 //!    staged until `Void`, what a scan shows until `ScanClose`.
 //! 4. A session's frames come in order; none is left out.
+//! 5. What [`set::Set::begin_window`] took is pinned like what was applied.
 
 pub mod action;
 pub mod codec;

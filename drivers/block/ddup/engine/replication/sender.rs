@@ -1108,7 +1108,7 @@ impl Set {
             self.committed()
         };
         let urgent = self.must_ack(at);
-        let window = &self.window;
+        let (window, recovered) = (&self.window, self.recovered);
         let verify = &mut self.verify;
         let Some(Link {
             sender: Some(sender),
@@ -1211,6 +1211,9 @@ impl Set {
                 let meta = encode(envelope, &frame, hash)?;
                 *merged += several.map_or(0, Merged::epochs);
                 sender.sealed = position;
+                if number <= recovered {
+                    mark!(replication_tail_of_journal);
+                }
                 sender.at = At::Epoch {
                     number: number + 1,
                     index: 0,

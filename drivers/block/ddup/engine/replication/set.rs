@@ -28,7 +28,7 @@ use kernel::prelude::*;
 /// Events that wait to be told; older ones are dropped, which their numbers show.
 const EVENTS_MAX: usize = 64;
 /// Epochs that are kept at most.
-const WINDOW_EPOCHS_MAX: usize = 1024;
+pub const WINDOW_EPOCHS_MAX: usize = 1024;
 
 /// A FLUSH that waits.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +71,8 @@ pub struct Set {
     pub(super) rule: Option<Rule>,
     pub(super) transition: Option<Transition>,
     pub(super) window: Window,
+    /// Epochs up to here were in it when it began, right behind the attach.
+    pub(super) recovered: u64,
     pub(super) applying: KVec<Applying>,
     pub(super) receiver: Option<Receiver>,
     pub(super) peers: KVec<Peer>,
@@ -219,6 +221,7 @@ impl Set {
             rule: None,
             transition: None,
             window: Window::default(),
+            recovered: 0,
             applying: KVec::new(),
             receiver: None,
             peers: KVec::with_capacity(2 * MEMBERS_MAX, GFP_KERNEL)?,
@@ -271,6 +274,25 @@ impl Set {
             set.begin_reign(&config)?;
         }
         Ok(set)
+    }
+
+    /// Lets the window begin with epochs that the store has kept, and pins, right behind an attach. False
+    /// if it begins empty: they do not end where the history does, or there is no memory.
+    pub fn begin_window(&mut self, mut kept: Window) -> bool {
+        let end = kept.last().and_then(|epoch| epoch.position);
+        let (Some(first), Some(end)) = (kept.first(), end) else {
+            return false;
+        };
+        if end != self.history.position() || !self.window.is_empty() || kept.reserve(4).is_err() {
+            return false;
+        }
+        if !mutant!(342) {
+            self.release.0 = first.saturating_sub(1);
+        }
+        self.recovered = end.epoch;
+        self.window = kept;
+        self.trim();
+        true
     }
 
     // Inputs: commands of the authority. Each is answered by `Action::Reply` with its number.
