@@ -122,6 +122,10 @@ const NAMES: &[(u32, &str)] = &[
     (241, "14: a lease outlives its configuration"),
     (242, "14: the end of a lease is not looked at"),
     (267, "a diff begins behind what the peer has"),
+    (
+        342,
+        "pins of what was kept over an attach are let go of at once",
+    ),
     (280, "10: blocks are packed for who does not take them so"),
     (281, "10: who does not take packed blocks says so"),
     (282, "blocks are packed though the store is not to"),

@@ -4,9 +4,11 @@
 //! entries. It is right where it is slow, so that what fails is the protocol.
 
 use ddup_engine::engine::births::{Births, Tick};
+use ddup_engine::engine::replication::epoch::{Epoch, Window};
 use ddup_engine::engine::replication::types::{Entry, Op, Position, Volume};
 use ddup_engine::engine::types::Generation;
 use ddup_engine::engine::{BlockContent, Check, Name};
+use kernel::prelude::{KVVec, GFP_KERNEL};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A block's content; 0 is zeroes.
@@ -172,6 +174,8 @@ pub struct Pending {
     pub dates: Dates,
     /// What it is.
     pub kind: Kind,
+    /// The entries of an epoch, and what content each was given.
+    pub entries: Vec<(Entry, Content)>,
 }
 
 /// What a store is asked to make durable.
@@ -185,6 +189,9 @@ pub enum Kind {
     Switch,
 }
 
+/// An epoch that is durable: its end, its entries, and what content each was given.
+pub type Durable = (Position, Vec<(Entry, Content)>);
+
 /// A frozen state.
 #[derive(Clone, Debug)]
 pub struct Frozen {
@@ -194,6 +201,19 @@ pub struct Frozen {
     pub dates: Dates,
     /// Which generations had ended where.
     pub births: Births,
+}
+
+fn window_of(tail: &[Durable], now: u64) -> kernel::error::Result<Window> {
+    let mut window = Window::default();
+    for (position, epoch) in tail {
+        let mut entries = KVVec::new();
+        for (entry, _) in epoch {
+            entries.push(*entry, GFP_KERNEL)?;
+        }
+        window.reserve(1)?;
+        window.push(Epoch::new(position.epoch, entries, Some(*position), now));
+    }
+    Ok(window)
 }
 
 /// A store.
@@ -207,6 +227,8 @@ pub struct Store {
     pub dates: Dates,
     /// Which generations ended where.
     pub births: Births,
+    /// Epochs that a power cut leaves for the window.
+    pub tail: Vec<Durable>,
     /// What readers see.
     pub live: Image,
     /// Entries of the open epoch and of those that are not asked to be sealed.
@@ -271,6 +293,13 @@ impl Store {
         self.durable = pending.image;
         self.dates = pending.dates;
         self.tip = pending.position;
+        // A checkpoint holds what is done at once.
+        let changes = |(entry, _): &(Entry, Content)| entry.op.changes_volumes();
+        let at_once = pending.kind == Kind::Switch || pending.entries.iter().any(changes);
+        match at_once {
+            true => self.tail.clear(),
+            false => self.tail.push((pending.position, pending.entries)),
+        }
         if pending.kind == Kind::Switch {
             self.births = Births::default();
         }
@@ -282,6 +311,24 @@ impl Store {
             generation: Generation(self.tip.epoch as u32),
             epoch: self.tip.epoch,
         });
+        // Now and then with a checkpoint, behind which the journal begins anew.
+        if self.tip.epoch % 4 == 0 {
+            self.tail.clear();
+        }
+    }
+
+    /// The tail for the window of an attach, which pins it, and one that lacks its end.
+    pub fn windows(&mut self, now: u64) -> Result<(Window, Window), String> {
+        for (position, epoch) in &self.tail {
+            let pins = self.pins.entry(position.epoch).or_default();
+            pins.extend(epoch.iter().map(|(_, content)| *content));
+        }
+        let before = self.tail.len().saturating_sub(1);
+        let memory = |_| "memory".to_string();
+        Ok((
+            window_of(&self.tail, now).map_err(memory)?,
+            window_of(&self.tail[..before], now).map_err(memory)?,
+        ))
     }
 
     /// The durable state, frozen.

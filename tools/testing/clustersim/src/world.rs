@@ -477,6 +477,13 @@ impl World {
         };
         let history = History::from_ends(&ends).map_err(|_| "memory")?;
         let mut set = Set::attach(params, found, history, fresh).map_err(|_| "memory")?;
+        let (all, some) = node.store.windows(self.now)?;
+        if set.begin_window(some) {
+            return Err(format!(
+                "(3) node {n}: a window that ends elsewhere is taken"
+            ));
+        }
+        set.begin_window(all);
         set.tick(self.now);
         node.set = Some(set);
         node.wrote = 0;
@@ -1018,7 +1025,9 @@ impl World {
                 self.oracle
                     .seal((n, life), &position, &last, &image, forced)?;
                 self.totals.epochs += 1;
-                self.pend(n, position, image, dates, Kind::Seal);
+                let entries = entries.into_iter();
+                let entries = entries.map(|e| (e, store::content(&e.digest))).collect();
+                self.pend(n, position, image, dates, Kind::Seal, entries);
             }
             Action::Stage {
                 token,
@@ -1041,19 +1050,21 @@ impl World {
                 self.oracle.follows(&position, &last, merges)?;
                 let node = &mut self.nodes[n];
                 let (mut image, mut dates) = (node.store.newest(), node.store.newest_dates());
+                let mut entries = std::vec::Vec::new();
                 for token in token..token + u64::from(count) {
                     let Some((entry, content)) = node.store.staged.remove(&token) else {
                         return Err(format!("(7) node {n} applies what is not staged"));
                     };
                     store::apply(&mut image, &entry, content)?;
                     store::date(&mut dates, &[entry], position.epoch);
+                    entries.push((entry, content));
                     let pins = node.store.pins.entry(position.epoch).or_default();
                     pins.insert(content);
                 }
                 self.oracle.state(&format!("node {n}"), &position, &image)?;
                 self.check_stated(n)?;
                 self.nodes[n].store.live = image.clone();
-                self.pend(n, position, image, dates, Kind::Apply);
+                self.pend(n, position, image, dates, Kind::Apply, entries);
             }
             Action::Compare { volumes } => {
                 self.nodes[n].store.compare = store::empty(&volumes);
@@ -1084,7 +1095,8 @@ impl World {
                 self.nodes[n].wrote = 0;
                 self.nodes[n].store.live = image.clone();
                 let dates = store::dated(&image, position.epoch);
-                self.pend(n, position, image, dates, Kind::Switch);
+                let none = std::vec::Vec::new();
+                self.pend(n, position, image, dates, Kind::Switch, none);
             }
             Action::Release(epoch) => {
                 self.nodes[n].store.pins.retain(|e, _| *e > epoch);
@@ -1253,6 +1265,7 @@ impl World {
         image: store::Image,
         dates: store::Dates,
         kind: Kind,
+        entries: std::vec::Vec<(Entry, Content)>,
     ) {
         let life = self.nodes[n].life;
         self.nodes[n].store.pending.push(Pending {
@@ -1260,6 +1273,7 @@ impl World {
             image,
             dates,
             kind,
+            entries,
         });
         let time = self.disk_time();
         self.at(time, Event::Complete(n, life));

@@ -165,6 +165,8 @@ pub struct Node {
     /// Counts attaches; what an older life began is void.
     pub life: u64,
     pub started: bool,
+    /// The epoch at which its history ended then.
+    pub attached_at: u64,
     pub serves: bool,
     pub asked: BTreeMap<Tag, Asked>,
     /// Blocks that came from peers.
@@ -268,6 +270,7 @@ impl Node {
             engine: None,
             life: 0,
             started: false,
+            attached_at: 0,
             serves: false,
             asked: BTreeMap::new(),
             received: BTreeMap::new(),
@@ -756,6 +759,7 @@ impl Node {
             engine: None,
             life: 0,
             started: false,
+            attached_at: 0,
             serves: false,
             asked: BTreeMap::new(),
             received: BTreeMap::new(),

@@ -21,6 +21,8 @@ use std::collections::{BTreeMap, BTreeSet};
 const RESYNC: u8 = 11;
 /// The type of a frame with which merged epochs begin.
 const MERGE: u8 = 22;
+/// The type of a frame with which an epoch ends.
+const SEAL: u8 = 3;
 /// The type of a frame with a block that a peer has found.
 const FOUND: u8 = 15;
 
@@ -41,6 +43,7 @@ pub struct Totals {
     pub reads: u64,
     pub power_cuts: u64,
     pub sessions: u64,
+    pub tail_epochs: u64,
     pub frames: u64,
     pub blocks_sent: u64,
     pub compares: u64,
@@ -70,6 +73,7 @@ impl Totals {
         self.reads += other.reads;
         self.power_cuts += other.power_cuts;
         self.sessions += other.sessions;
+        self.tail_epochs += other.tail_epochs;
         self.frames += other.frames;
         self.blocks_sent += other.blocks_sent;
         self.compares += other.compares;
@@ -709,7 +713,11 @@ impl World {
                         self.submit(n, OpKind::Read, 0, vec![ZERO; BLOCKS as usize], false)?;
                     }
                 }
-                Told::Started => self.say(|| format!("node {n} is up")),
+                Told::Started => {
+                    let set = self.nodes[n].engine.as_ref().and_then(|e| e.set());
+                    self.nodes[n].attached_at = set.map_or(0, |s| s.state().position.epoch);
+                    self.say(|| format!("node {n} is up"));
+                }
                 Told::Failed(reason) => return Err(format!("store {n} failed: {reason}")),
                 Told::Detached => {}
             }
@@ -810,7 +818,7 @@ impl World {
                         }
                     });
                 }
-                if let RESYNC | MERGE = frame.meta[20] {
+                if let RESYNC | MERGE | SEAL = frame.meta[20] {
                     let decoded = wire::decode(&frame.meta, 0, xxh64).map_err(|_| "memory")?;
                     match decoded.map(|(_, frame)| frame) {
                         Ok(Frame::Resync { since, .. }) => {
@@ -819,6 +827,12 @@ impl World {
                         }
                         Ok(Frame::Merge { from, to }) => {
                             self.totals.epochs_merged += to.epoch - from.epoch;
+                        }
+                        Ok(Frame::Seal {
+                            position, resync, ..
+                        }) => {
+                            let of_tail = position.epoch <= self.nodes[n].attached_at;
+                            self.totals.tail_epochs += u64::from(!resync && of_tail);
                         }
                         _ => return Err(format!("node {n} sends a frame that is none")),
                     }
@@ -863,7 +877,10 @@ impl World {
                     return Ok(());
                 }
                 self.nodes[n].io_done(now, io, &mut self.rng);
-                if let Some(cluster) = self.nodes[n].odd.take() {
+                // Where clusters rot a replica may have been told that nobody has a block.
+                let odd = self.nodes[n].odd.take();
+                let lost = |c: &u64| self.rots.is_some() && !self.nodes[n].written.contains_key(c);
+                if let Some(cluster) = odd.filter(|c| !lost(c)) {
                     return Err(format!(
                         "(7) cluster {cluster} of node {n} does not match its check"
                     ));
