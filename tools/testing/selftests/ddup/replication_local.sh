@@ -785,6 +785,57 @@ wrong_requests_are_refused_with_a_reason() {
 	refused 3 'no connection' ddup peer drop "${dev[0]}" "${uuid[1]}"
 }
 
+# The machine of a store fails while nothing is on its way, and the store is attached again: from a copy of
+# its disk as it was then, since the kernel stays.
+fails() { # number
+	local left
+	left=$(mktemp /tmp/ddup-test.XXXXXX)
+	defer rm -f "$left"
+	sleep 2
+	cp "$(losetup --noheadings --output BACK-FILE "${store[$1]}")" "$left"
+	ddup detach "${dev[$1]}"
+	make_loop "$left"
+	store[$1]=$device
+	attach_member "$1"
+}
+
+after_the_primary_failed_its_peers_go_on_with_the_stream() {
+	make_set in-sync async
+	local before n
+	# So that the journal holds it all, and a diff would have to tell of all.
+	ddup set "${dev[0]}" checkpoint_interval=3600000
+	scribble 0 0 1600
+	sync "${dev[0]}"
+	wait_for 60 is_level 0 2
+	ddup peer drop "${dev[0]}" "${uuid[2]}"
+	wait_for 10 is_cut 0 2
+	scribble 0 1001 50
+	sync "${dev[0]}"
+	is_level 0 1
+	before=$(content_of 0)
+	fails 0
+	connect 0 1
+	ddup promote "${dev[0]}"
+	wait_for 30 leads_when_connected 0
+	for n in 1 2; do
+		is_linked 0 "$n" || connect 0 "$n"
+		wait_for 30 is_level 0 "$n"
+		[ "$(of_peer 0 "$n" compare)" = null ]
+		figure "$(of_peer 0 "$n" sent_bytes) bytes went to member $n, $(of_peer 0 "$n" sent_blocks) blocks among them"
+	done
+	[ "$(of_peer 0 1 sent_blocks)" = 0 ]
+	[ "$(of_peer 0 1 sent_bytes)" -lt 20000 ]
+	[ "$(of_peer 0 2 sent_blocks)" = 50 ]
+	[ "$(of_peer 0 2 sent_bytes)" -lt $((50 * 4096 + 20000)) ]
+	[ "$before" = "$(content_of 0)" ]
+	hand_over 0 1
+	[ "$before" = "$(content_of 1)" ]
+	ddup peer join --timeout 60 "${dev[1]}" "${uuid[2]}"
+	hand_over 1 2
+	[ "$before" = "$(content_of 2)" ]
+	close_and_check
+}
+
 the_module_goes_with_sessions_open() {
 	make_set in-sync async
 	scribble 0 0 100
@@ -825,4 +876,5 @@ run_tests what_one_writes_the_other_has \
 	a_stuck_peer_does_not_hold_up_a_detach \
 	sessions_come_and_go \
 	wrong_requests_are_refused_with_a_reason \
+	after_the_primary_failed_its_peers_go_on_with_the_stream \
 	the_module_goes_with_sessions_open
