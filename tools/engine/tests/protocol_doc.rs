@@ -232,6 +232,7 @@ fn frames_are_as_documented() {
         diffs: true,
         unpacks: true,
         merges: true,
+        stands: true,
         promise: 0x74,
         limits: Limits {
             entries: 0x75,
@@ -243,7 +244,7 @@ fn frames_are_as_documented() {
     };
     let frame = framed(&Frame::Hello(KBox::new(hello, GFP_KERNEL).unwrap()));
     let fields: [(&str, &[u8]); 9] = [
-        ("features", &[0x7f]),
+        ("features", &[0xff]),
         ("store", &[0x71; 16]),
         ("incarnation", &[0x72]),
         ("promise", &[0x74]),
@@ -275,13 +276,18 @@ fn frames_are_as_documented() {
         digest: [0x86; 24],
     };
     let number = 0x87;
-    let frame = framed(&Frame::Ask { number, wanted });
-    let fields: [(&str, &[u8]); 5] = [
+    let frame = framed(&Frame::Ask {
+        number,
+        wanted,
+        stands: true,
+    });
+    let fields: [(&str, &[u8]); 6] = [
         ("number", &[0x87]),
         ("volume", &[0x81; 16]),
         ("lbn", &[0x83, 0x82]),
         ("check", &[0x85, 0x84]),
         ("digest", &[0x86; 24]),
+        ("flags", &[1]),
     ];
     compare("ASK", &frame[56..], &fields);
 

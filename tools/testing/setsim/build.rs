@@ -38,7 +38,7 @@ fn main() {
         let numbers = arguments(&text, "mutant!(")
             .into_iter()
             .filter_map(|n| n.parse().ok());
-        mutants.extend(numbers.filter(|n: &u32| matches!(n, 70..100 | 260..280 | 312..320)));
+        mutants.extend(numbers.filter(|n: &u32| matches!(n, 70..100 | 260..280 | 312..322)));
     }
     let out = env::var("OUT_DIR").unwrap_or_default();
     let text = format!(

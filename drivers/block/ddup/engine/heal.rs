@@ -18,6 +18,11 @@
 //! Reads wait for a heal on its block's chain of twins, for a bounded time. Then, and if nobody has a
 //! good copy or the store can't write, they fail with a medium error.
 //!
+//! What is not healed, since nobody has a good copy or nobody is there, is *missed*: the set tells the
+//! peers, and what comes later is taken as if it had been asked for. Before junk is retired it is held
+//! against what this store and those that are connected miss (`recycle.rs`). What is among it heals the
+//! block here, or is sent to who misses it, and is junk for a second more at most.
+//!
 //! The other side looks for the block where it has to lie, by the volume's map, and then by its
 //! digest in the index, as a read that the shell does not know of.
 
@@ -25,7 +30,7 @@ use super::mark::mark;
 use super::mutant::mutant;
 use super::op::{block_id, block_of, Block, BlockContent, BlockState, OpKind, Phase, Request};
 use super::op::{Op, WaitList, NO_TWIN};
-use super::replication::heal::{Wanted, ASKS_MAX, LOOKS_MAX};
+use super::replication::heal::{Wanted, ASKS_MAX, LOOKS_MAX, MISSES_MAX};
 use super::ring::Ring;
 use super::stage::{StageOp, STAGE_TAGS};
 use super::state::{is_shareable, Store, RETRY_INTERVAL};
@@ -41,6 +46,8 @@ const HEAL_WAIT: Millis = 5000;
 const HEALS_PER_BLOCK: u8 = 3;
 /// Names of quarantined clusters that are remembered.
 const NAMES_MAX: usize = 1024;
+/// Junk that this store misses is kept for the heal for so long, in milliseconds.
+const SPARED: Millis = 1000;
 /// Clusters of which a peer's block is read, one after the other.
 const TRIES_MAX: usize = 4;
 
@@ -63,6 +70,22 @@ struct Heal {
     waits: bool,
 }
 
+/// A block that could not be healed.
+#[derive(Clone, Copy, Debug)]
+struct Miss {
+    /// What the set calls it.
+    number: u64,
+    slot: usize,
+    lbn: Lbn,
+    /// The entry that was found to be bad.
+    cluster: Cluster,
+    check: Check,
+    /// What it held.
+    name: Name,
+    /// It is among the junk, which is kept until then at the latest.
+    until: Option<Millis>,
+}
+
 /// A block that a peer asks for.
 #[derive(Clone, Copy, Debug)]
 struct Look {
@@ -82,6 +105,8 @@ pub(super) struct Heals {
     waiting: WaitList,
     /// What clusters were found by before they were quarantined: the newest [`NAMES_MAX`].
     names: Ring<(Cluster, Name)>,
+    /// What could not be healed, one block of each name: the newest [`MISSES_MAX`].
+    misses: Ring<Miss>,
     last_number: u64,
     /// Tag of the first heal.
     first_tag: Tag,
@@ -99,11 +124,14 @@ impl Heals {
         }
         let mut names = Ring::new();
         names.reserve(NAMES_MAX)?;
+        let mut misses = Ring::new();
+        misses.reserve(MISSES_MAX)?;
         Ok(Heals {
             heals,
             looks,
             waiting: WaitList::new(),
             names,
+            misses,
             last_number: 0,
             first_tag: queue_depth + STAGE_TAGS,
         })
@@ -146,7 +174,12 @@ impl Store {
     /// Whether somebody can be asked for a block, and what comes can be written.
     pub(super) fn can_heal(&self) -> bool {
         let asks = self.member.as_ref().is_some_and(|m| m.set().can_ask());
-        asks && self.is_writable() && !self.is_refusing()
+        asks && self.may_miss()
+    }
+
+    /// Whether what can't be healed now is healed later, if it comes.
+    pub(super) fn may_miss(&self) -> bool {
+        self.member.is_some() && self.is_writable() && !self.is_refusing()
     }
 
     // The reader's side.
@@ -192,12 +225,7 @@ impl Store {
             return true;
         };
         let known = heals.heals.iter().position(|h| h.is_some_and(|h| same(&h)));
-        // One that has just ended may still be in a list.
-        let is_free = |at: &usize| {
-            heals.heals.get(*at).is_some_and(|h| h.is_none())
-                && !self.ops.is_queued(heals.first_tag + *at as u32)
-        };
-        let free = || (0..ASKS_MAX).find(is_free);
+        let free = || (0..ASKS_MAX).find(|at| self.is_free(heals, *at));
         let at = match known.or_else(free) {
             Some(at) => at,
             None => {
@@ -236,7 +264,8 @@ impl Store {
     /// A block of a read stays bad.
     fn give_up(&mut self, tag: Tag, block: u32) {
         mark!(member_heal_given_up);
-        self.stats.heals_failed += 1;
+        self.stats.heals_failed += u64::from(self.can_heal());
+        self.note_miss(tag, block);
         if let Some(op) = self.ops.get_mut(tag) {
             op.status = Status::Medium;
             if let Some(b) = op.blocks.get_mut(block as usize) {
@@ -244,6 +273,146 @@ impl Store {
                 op.todo -= 1;
             }
         }
+    }
+
+    /// What a block of a read held is missed from here on, if it is known.
+    fn note_miss(&mut self, tag: Tag, block: u32) {
+        let (Some(op), Some(&b)) = (self.ops.get(tag), self.ops.block(tag, block)) else {
+            return;
+        };
+        let (slot, lbn) = (
+            op.request.volume as usize,
+            Lbn(op.request.lbn.0 + u64::from(block)),
+        );
+        let volume = self.volumes.get(slot).map_or([0; 16], |v| v.uuid);
+        let Some(heals) = self.heals() else {
+            return;
+        };
+        let name = heals.name(b.cluster).filter(is_shareable);
+        let known = |name: &Name| heals.misses.iter().any(|m| m.name == *name);
+        let Some(name) = name.filter(|name| !known(name)) else {
+            return;
+        };
+        heals.last_number += 1;
+        let miss = Miss {
+            number: heals.last_number,
+            slot,
+            lbn,
+            cluster: b.cluster,
+            check: b.content.check,
+            name,
+            until: None,
+        };
+        let full = heals.misses.len() == MISSES_MAX;
+        let gives_way = full.then(|| heals.misses.pop_front()).flatten();
+        let _ = heals.misses.push(miss);
+        let wanted = Wanted {
+            volume,
+            lbn: lbn.0,
+            check: miss.check.0,
+            digest: name.0,
+        };
+        if let Some(member) = self.member.as_mut() {
+            if let Some(oldest) = gives_way {
+                member.set_mut().forget_miss(oldest.number);
+            }
+            // Without memory nobody is told.
+            let _ = member.set_mut().miss(miss.number, wanted);
+        }
+    }
+
+    /// What was missed is here again, or nobody reads it any more.
+    fn forget_miss(&mut self, bad: Cluster) {
+        let Some(member) = self.member.as_mut() else {
+            return;
+        };
+        for _ in 0..member.heals.misses.len() {
+            match member.heals.misses.pop_front() {
+                Some(miss) if miss.cluster == bad => member.set_mut().forget_miss(miss.number),
+                // There is room: it was there.
+                Some(miss) => drop(member.heals.misses.push(miss)),
+                None => return,
+            }
+        }
+    }
+
+    /// Begins to heal what is missed, for which nobody waits, with a block that came or with what is
+    /// here. False: not now.
+    fn heal_miss(&mut self, miss: &Miss, handle: Option<u64>) -> bool {
+        let size = self.shown(miss.slot).map_or(0, |v| v.size());
+        let Some(heals) = self.member.as_ref().map(|m| &m.heals) else {
+            return false;
+        };
+        let mut places = (0..ASKS_MAX).filter(|at| self.is_free(heals, *at));
+        let Some(at) = places
+            .next()
+            .filter(|_| self.may_miss() && miss.lbn.0 < size)
+        else {
+            return false;
+        };
+        let content = BlockContent {
+            name: miss.name,
+            check: miss.check,
+            zero: false,
+        };
+        let (place, until) = ((miss.slot, miss.lbn), self.now + HEAL_WAIT);
+        if self.is_healed(miss) || !self.start_heal(at, place, miss.cluster, content, until) {
+            return false;
+        }
+        let first = self.member.as_ref().map(|m| m.heals.first_tag);
+        let op = first.and_then(|first| self.ops.get_mut(first + at as u32));
+        if let (Some(stage), Some(handle)) = (op.and_then(|op| op.stage.as_mut()), handle) {
+            stage.give(handle);
+        }
+        true
+    }
+
+    /// Whether a heal of what is missed is under way.
+    fn is_healed(&self, miss: &Miss) -> bool {
+        let heals = self.member.iter().flat_map(|m| m.heals.heals.iter());
+        let is_it = |h: &Heal| !h.over && (h.slot, h.lbn) == (miss.slot, miss.lbn);
+        heals.flatten().any(is_it)
+    }
+
+    /// Whether junk of this name is to be kept now: a block is about to be healed with it, here or at a
+    /// peer that is connected. Nobody waits for that longer than for a second.
+    pub(super) fn spares_junk(&mut self, name: &Name, cluster: Cluster) -> bool {
+        let Some(member) = self.member.as_mut().filter(|_| !mutant!(320)) else {
+            return false;
+        };
+        let spares = is_shareable(name) && member.set_mut().spares(&name.0);
+        let misses = &member.heals.misses;
+        let at = (0..misses.len()).find(|at| misses.get(*at).is_some_and(|m| m.name == *name));
+        let miss = at.and_then(|at| misses.get(at)).copied();
+        let heals = miss.is_some_and(|miss| match miss.until {
+            None => !mutant!(321) && self.heal_miss(&miss, None),
+            Some(until) => self.now < until && self.is_healed(&miss),
+        });
+        if spares || heals {
+            mark!(member_spares_junk);
+            // It may be known no more.
+            self.index.insert(name, cluster);
+        }
+        let until = self.now + SPARED;
+        let place = self.heals().and_then(|h| h.misses.get_mut(at?));
+        if let Some(miss) = place.filter(|_| heals) {
+            miss.until.get_or_insert(until);
+        }
+        spares || heals
+    }
+
+    /// Whether this store, or a peer that is connected, misses something.
+    pub(super) fn misses_any(&self) -> bool {
+        let misses = |m: &super::member::Member| !m.heals.misses.is_empty();
+        let member = self.member.as_ref();
+        member.is_some_and(|m| misses(m) || m.set().is_missed_any())
+    }
+
+    /// Whether there can be another heal with this number.
+    fn is_free(&self, heals: &Heals, at: usize) -> bool {
+        // One that has just ended may still be in a list.
+        let queued = self.ops.is_queued(heals.first_tag + at as u32);
+        heals.heals.get(at).is_some_and(|h| h.is_none()) && !queued
     }
 
     /// Begins a heal. False: there is no memory.
@@ -404,7 +573,13 @@ impl Store {
                 self.wake(tag);
             }
             (Some(tag), None) => self.void_heal(tag),
-            (None, Some((handle, _))) => self.act(Action::StageDrop { handle }),
+            (None, Some((handle, _))) => {
+                let misses = self.member.iter().flat_map(|m| m.heals.misses.iter());
+                let miss = misses.into_iter().find(|m| m.number == number).copied();
+                if !miss.is_some_and(|miss| self.heal_miss(&miss, Some(handle))) {
+                    self.act(Action::StageDrop { handle });
+                }
+            }
             (None, None) => {}
         }
     }
@@ -435,6 +610,7 @@ impl Store {
             |e: super::format::page::MapEntry| e.cluster != heal.cluster || e.check != heal.check;
         if entry.is_some_and(other) && !mutant!(94) {
             mark!(member_heal_cancelled);
+            self.forget_miss(heal.cluster);
             self.cancel_heal(tag, true);
             return true;
         }
@@ -472,6 +648,7 @@ impl Store {
         if let (true, Some(heal), Some(cluster)) = (healed, heal, now) {
             mark!(member_healed);
             self.stats.blocks_healed += 1;
+            self.forget_miss(heal.cluster);
             self.move_pins(heal.cluster, cluster);
         }
         self.release_heal(tag, healed);

@@ -113,7 +113,7 @@ impl Store {
 
     /// A block was read, or not.
     pub(super) fn read_done(&mut self, tag: Tag, block: u32, result: DataResult) {
-        let heals = result == DataResult::Mismatch && self.can_heal();
+        let heals = result == DataResult::Mismatch && self.may_miss();
         let Some(op) = self.ops.get_mut(tag) else {
             return;
         };

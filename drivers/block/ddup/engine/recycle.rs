@@ -7,6 +7,9 @@
 //!       --[discards, then a FLUSH]--> Erased: handed out again
 //! ```
 //!
+//! What this store misses, or a peer that is connected, is given to who misses it first, unless space is
+//! short (`heal.rs`). It is passed over, for a second at most: nothing waits for a peer.
+//!
 //! Only what the last durable checkpoint shows as Junk is retired, and only without unmerged
 //! changes and holds: a cluster with a delta in either set is left alone. From the record on no
 //! look-up finds the cluster (its index entry goes and the overlay voids its name), so nothing
@@ -303,6 +306,12 @@ impl Store {
             }
             Page::Busy => return None,
         };
+        if let (Some(names), true) = (names, self.misses_any() && !self.recycler.pressed) {
+            for (cluster, wanted) in (from..to).zip(&mut wanted).filter(|(_, wanted)| **wanted) {
+                let name = name_read(self.cache.page(names), cluster % NAME_LEAF);
+                *wanted = !self.spares_junk(&name, Cluster(cluster));
+            }
+        }
         let total = (to - from) as usize;
         let want = Reservation {
             deltas: total,

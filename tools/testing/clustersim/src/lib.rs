@@ -14,11 +14,13 @@
 //! | [`store`] | the naive store |
 //! | [`net`] | connections |
 //! | [`world`] | plays a script |
+//! | [`miss`] | what primaries miss, and the junk of others that it turns up in |
 //! | [`verify`] | blocks that differ silently, and who finds them |
 //! | `operator` | commands, by the rules or by force |
 //! | [`oracle`] | what must hold |
 //! | [`mutants`] | proof that this can fail |
 
+pub mod miss;
 pub mod mutants;
 pub mod net;
 mod operator;

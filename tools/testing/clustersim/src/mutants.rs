@@ -141,6 +141,9 @@ const NAMES: &[(u32, &str)] = &[
         "zeroes are left out of a merged epoch if a part of them was written again",
     ),
     (311, "merged epochs are told to whom does not take them"),
+    (322, "peers are not told of what is missed"),
+    (323, "a peer does not remember what it was told of"),
+    (324, "junk is kept for ever for who misses it"),
 ];
 
 /// Chooses the deliberate error from now on; 0 is none.

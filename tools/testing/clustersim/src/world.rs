@@ -2,6 +2,7 @@
 
 //! Plays a script: stores, connections, clocks and crashes.
 
+use crate::miss::Misses;
 use crate::net::{Connection, Packet};
 use crate::operator::{Authority, Purpose};
 use crate::oracle::{short, Oracle, Verdict};
@@ -97,9 +98,12 @@ pub struct Node {
     /// Newest epoch that a write went to in this reign.
     wrote: u64,
     flushes: BTreeMap<u64, u64>,
-    blocks: BTreeMap<u64, Content>,
+    /// Blocks that came or were read, by handle.
+    pub blocks: BTreeMap<u64, Content>,
     /// Blocks that peers are asked for.
     asks: BTreeMap<u64, Content>,
+    /// What it misses, and what it has of what others miss.
+    pub misses: Misses,
     /// Reads for peers that failed: by frozen state, and epoch and entry.
     failed_reads: BTreeMap<(Option<u64>, (u64, u32)), u32>,
     /// When frozen states were lost, in the last second.
@@ -173,6 +177,10 @@ pub struct Totals {
     pub packed: u64,
     /// Blocks that were taken for bad and came from a peer.
     pub blocks_found: u64,
+    /// Blocks that primaries missed.
+    pub misses: u64,
+    /// Those of them that came.
+    pub missed_came: u64,
     /// Members that became in sync.
     pub joined: u64,
     /// Configurations.
@@ -193,7 +201,7 @@ pub struct Totals {
 
 impl Totals {
     /// Counters and their names.
-    pub fn rows(&self) -> [(&'static str, u64); 24] {
+    pub fn rows(&self) -> [(&'static str, u64); 26] {
         [
             ("reads", self.reads),
             ("writes", self.writes),
@@ -211,6 +219,8 @@ impl Totals {
             ("blocks sent", self.blocks),
             ("frames packed", self.packed),
             ("blocks found", self.blocks_found),
+            ("blocks missed", self.misses),
+            ("missed blocks that came", self.missed_came),
             ("members joined", self.joined),
             ("configurations", self.configs),
             ("forbidden and refused", self.refused),
@@ -246,7 +256,8 @@ pub struct World {
     events: BTreeMap<u64, Event>,
     /// Milliseconds.
     pub now: u64,
-    serial: u64,
+    /// The last number that was given.
+    pub serial: u64,
     calm: bool,
     verbose: bool,
 }
@@ -378,6 +389,7 @@ impl World {
                 flushes: BTreeMap::new(),
                 blocks: BTreeMap::new(),
                 asks: BTreeMap::new(),
+                misses: Misses::default(),
                 failed_reads: BTreeMap::new(),
                 freezes: Freezes::default(),
                 thawed: VecDeque::new(),
@@ -541,6 +553,7 @@ impl World {
         node.flushes.clear();
         node.blocks.clear();
         node.asks.clear();
+        node.misses.crash();
         node.failed_reads.clear();
         node.freezes.crash();
         node.thawed.clear();
@@ -1180,11 +1193,18 @@ impl World {
             }
             Action::Look { token, wanted } => {
                 let content = store::content(&wanted.digest);
-                let found = Some(content).filter(|c| self.nodes[n].store.holds(*c));
+                let node = &self.nodes[n];
+                let is_here = |c: &Content| node.store.holds(*c) || node.misses.holds(*c);
+                let found = Some(content).filter(is_here);
                 let time = self.disk_time();
                 self.at(time, Event::Fetched(n, life, token, found));
             }
             Action::Answer { number, found } => {
+                if let Some((handle, _)) = found {
+                    if self.missed_came(n, number, handle)? {
+                        return Ok(());
+                    }
+                }
                 let Some(wanted) = self.nodes[n].asks.remove(&number) else {
                     return Err(format!("node {n} is told twice of {number}"));
                 };
@@ -1472,6 +1492,7 @@ impl World {
         self.oracle
             .acknowledge(position, self.setup.class == Class::Force)?;
         self.want(n, tag);
+        self.miss(n, tag)?;
         self.check_in_sync()
     }
 
@@ -2038,11 +2059,18 @@ impl World {
             self.repair(round)?;
             self.advance(self.now + 500)?;
             match self.unsettled() {
-                None => return Ok(()),
+                None => return self.miss_at_end(),
                 Some(text) => why = text,
             }
         }
         Err(format!("(12) no end: {why}"))
+    }
+
+    fn miss_at_end(&mut self) -> Verdict {
+        match (0..self.nodes.len()).find(|n| self.is_leading(*n)) {
+            Some(primary) => self.miss_at_last(primary),
+            None => Ok(()),
+        }
     }
 
     /// The last writes, and a FLUSH of them.

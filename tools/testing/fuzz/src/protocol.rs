@@ -195,6 +195,7 @@ fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallib
                 diffs: rng.chance(3, 4),
                 unpacks: rng.chance(3, 4),
                 merges: rng.chance(3, 4),
+                stands: rng.chance(3, 4),
                 promise: config.term + rng.below(3) / 2,
                 limits: LIMITS,
                 config: match rng.below(4) {
@@ -281,6 +282,7 @@ fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallib
         15 => Frame::Ask {
             number: rng.below(4),
             wanted: wanted(rng),
+            stands: rng.chance(1, 2),
         },
         16 => Frame::Found(rng.below(4)),
         17 => Frame::Absent(rng.below(4)),
@@ -510,6 +512,7 @@ pub fn session(rng: &mut Rng) -> Fallible<()> {
                 diffs: true,
                 unpacks: rng.chance(1, 2),
                 merges: rng.chance(1, 2),
+                stands: rng.chance(1, 2),
                 promise: current.term,
                 limits: LIMITS,
                 config: current.try_clone().map_err(memory)?,
@@ -542,6 +545,10 @@ pub fn session(rng: &mut Rng) -> Fallible<()> {
             let number = rng.below(4);
             set.forget_ask(number);
             let _ = set.ask(number, wanted(rng));
+            let number = rng.below(4);
+            set.forget_miss(number);
+            let _ = set.miss(number, wanted(rng));
+            let _ = set.spares(&wanted(rng).digest);
         }
         let follows = !rng.chance(1, lies);
         let said = if follows {

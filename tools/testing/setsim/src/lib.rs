@@ -7,6 +7,7 @@
 //! the disk. The oracle knows what was acknowledged and flushed, and what every store must hold at a
 //! position.
 
+mod miss;
 pub mod node;
 pub mod oracle;
 mod verify;

@@ -2,6 +2,7 @@
 
 //! One machine: a disk that loses what was not flushed, and, while it is up, a store on it.
 
+use crate::miss::GC_DELAY;
 use ddup_engine::engine::births::Births;
 use ddup_engine::engine::check::{check, Finding, PageSource};
 use ddup_engine::engine::format::layout::Layout;
@@ -181,6 +182,8 @@ pub struct Node {
     pub odd: Option<u64>,
     /// Scrubs that ended.
     pub scrubs: u64,
+    /// In its next life its index knows next to nothing, and junk lies for some time.
+    pub forgets: bool,
     /// Data I/O of requests that is under way.
     ios: BTreeMap<Tag, u32>,
     /// Requests that end with their I/O.
@@ -279,6 +282,7 @@ impl Node {
             rotten: BTreeMap::new(),
             odd: None,
             scrubs: 0,
+            forgets: false,
             ios: BTreeMap::new(),
             handed: BTreeSet::new(),
             ended: VecDeque::new(),
@@ -307,8 +311,13 @@ impl Node {
     /// Begins to attach the store.
     pub fn attach(&mut self, now: u64, rng: &mut Rng) {
         let small = rng.chance(1, 3);
-        let mut engine =
-            Engine::new(engine_config(self.number, false, rng, small)).expect("memory");
+        let mut config = engine_config(self.number, false, rng, small);
+        if std::mem::take(&mut self.forgets) {
+            config.index_bytes = 64;
+            config.knobs.gc_delay = GC_DELAY;
+            config.knobs.keep_erased = u64::MAX;
+        }
+        let mut engine = Engine::new(config).expect("memory");
         engine.start(now);
         self.engine = Some(engine);
         self.life += 1;
@@ -768,6 +777,7 @@ impl Node {
             rotten: BTreeMap::new(),
             odd: None,
             scrubs: 0,
+            forgets: false,
             ios: BTreeMap::new(),
             handed: BTreeSet::new(),
             ended: VecDeque::new(),

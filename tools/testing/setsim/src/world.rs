@@ -60,6 +60,8 @@ pub struct Totals {
     pub given_up: u64,
     pub verifies: u64,
     pub blocks_repaired: u64,
+    pub misses: u64,
+    pub misses_healed: u64,
     pub replicas_repaired: u64,
 }
 
@@ -90,6 +92,8 @@ impl Totals {
         self.given_up += other.given_up;
         self.verifies += other.verifies;
         self.blocks_repaired += other.blocks_repaired;
+        self.misses += other.misses;
+        self.misses_healed += other.misses_healed;
         self.replicas_repaired += other.replicas_repaired;
     }
 }
@@ -153,6 +157,8 @@ pub struct World {
     scrubs: Rng,
     /// Draws what concerns verifies.
     pub(crate) verifies: Rng,
+    /// Draws when a primary misses a block.
+    misses: Rng,
     /// Clusters rot; all that is drawn for that comes from here.
     pub(crate) rots: Option<Rng>,
     /// When a block that was found for a peer was last changed on its way.
@@ -241,6 +247,7 @@ impl World {
                 .filter(|_| mix(seed ^ 0x6173_796e) % 2 == 0),
             scrubs: Rng::new(mix(seed ^ 0x7363_7275)),
             verifies: Rng::new(mix(seed ^ 0x7665_7269)),
+            misses: Rng::new(mix(seed ^ 0x6d69_7373)),
             changed_at: 0,
             totals: Totals::default(),
         }
@@ -291,6 +298,9 @@ impl World {
             }
             if self.rots.as_mut().is_some_and(|rng| rng.chance(1, 40)) {
                 self.rot()?;
+            }
+            if self.rots.is_some() && self.misses.chance(1, 80) {
+                self.miss()?;
             }
             if self.rots.is_some() && self.verifies.chance(1, 40) {
                 self.rot_at_replica()?;
@@ -607,7 +617,7 @@ impl World {
         self.crash_node(n)
     }
 
-    fn crash_node(&mut self, n: usize) -> Verdict {
+    pub(crate) fn crash_node(&mut self, n: usize) -> Verdict {
         if self.nodes[n].engine.is_none() {
             return Ok(());
         }
@@ -1046,6 +1056,44 @@ impl World {
             self.pass(until)?;
         }
         Ok(what(self))
+    }
+
+    /// The same, while the authority does what it has to do and all are connected.
+    pub(crate) fn until_managed(
+        &mut self,
+        time: u64,
+        what: impl Fn(&World) -> bool,
+    ) -> Result<bool, String> {
+        let end = self.now + time;
+        while self.now < end && !what(self) {
+            let until = self.now + 20;
+            self.pass(until)?;
+            self.manage()?;
+            let n = self.primary();
+            for at in 0..self.nodes.len() {
+                self.connect_pair(n, at)?;
+            }
+        }
+        Ok(what(self))
+    }
+
+    /// Nothing fails but what is meant to, for a while. Answers what was before.
+    pub(crate) fn stop_faults(&mut self) -> (bool, u64) {
+        let before = (self.faults, self.delay);
+        (self.faults, self.delay) = (false, self.delay.min(8));
+        before
+    }
+
+    /// Faults are as they were.
+    pub(crate) fn restore_faults(&mut self, before: (bool, u64)) {
+        (self.faults, self.delay) = before;
+    }
+
+    /// Since when two nodes are connected.
+    pub(crate) fn session_since(&self, a: usize, b: usize) -> Option<u64> {
+        let joins = |s: &&Session| s.ends.contains(&a) && s.ends.contains(&b);
+        let open = |s: &&Session| joins(s) && s.open == [true; 2];
+        self.sessions.values().find(open).map(|s| s.since)
     }
 
     /// Some content lies in several blocks, and everywhere. The primary's copy of it rots, and another

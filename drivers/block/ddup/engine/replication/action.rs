@@ -182,7 +182,8 @@ pub enum Action {
         /// The block.
         wanted: Wanted,
     },
-    /// The end of `Set::ask`: the block that came and the digest of its content, or nobody has it.
+    /// The end of `Set::ask`: the block that came and the digest of its content, or nobody has it. Or a
+    /// block came that is missed.
     Answer {
         /// As it was numbered.
         number: u64,

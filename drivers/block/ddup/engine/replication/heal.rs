@@ -5,6 +5,11 @@
 //! An ASK belongs to a session and to its stream: what is out of date by its envelope is dropped, and
 //! asked again. It changes nothing but who holds a good copy, so it is in no history. A block that
 //! came is taken only if it is what was wanted; else the next peer is asked.
+//!
+//! What nobody has a primary *misses*. It asks all peers for that once in each stream, with an ASK that
+//! *stands*: a peer that has no good copy then remembers the block, and gives it when it finds one among
+//! the junk that it is about to erase. So who misses what is known before junk is retired, and nobody
+//! waits for an answer then.
 
 use super::super::mark::mark;
 use super::super::mutant::mutant;
@@ -21,6 +26,10 @@ pub const ASKS_MAX: usize = 32;
 pub const SERVES_MAX: usize = 16;
 /// Blocks that a store looks for at once, whoever asked.
 pub const LOOKS_MAX: usize = 16;
+/// Blocks that a store misses and tells its peers of, and that it remembers for each peer: the newest.
+pub const MISSES_MAX: usize = 64;
+/// Junk that a peer misses is kept for it for so long, in milliseconds.
+const SPARED: u64 = 1000;
 /// Sessions in which a block is asked for.
 const TRIES_MAX: usize = 32;
 /// A peer that has not answered for so long is not waited for if there is another, in milliseconds.
@@ -79,7 +88,21 @@ pub(super) struct Serve {
     stream: u32,
     number: u64,
     wanted: Wanted,
+    /// The peer wants it later, too.
+    stands: bool,
+    /// The peer did not ask again: it may be among the junk.
+    again: bool,
     state: ServeState,
+}
+
+/// A block that a peer misses for all that is known.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Missed {
+    stream: u32,
+    number: u64,
+    wanted: Wanted,
+    /// It is among the junk, which is kept until then at the latest.
+    until: Option<u64>,
 }
 
 /// What a peer was asked for in a session and has not answered.
@@ -87,6 +110,8 @@ pub(super) struct Serve {
 pub(super) struct Asked {
     stream: u32,
     numbers: KVec<u64>,
+    /// The last of the ASKs that stand of which the peer was told.
+    stood: u64,
 }
 
 /// What a store's part in a set has of this.
@@ -97,6 +122,8 @@ pub(super) struct Asks {
     answers: KVec<(u64, Option<Found>)>,
     /// What the store was asked to look for.
     looks: KVec<u64>,
+    /// What the store misses, by ascending numbers.
+    misses: KVec<(u64, Wanted)>,
 }
 
 impl Asks {
@@ -105,6 +132,7 @@ impl Asks {
             asks: KVec::new(),
             answers: KVec::new(),
             looks: KVec::new(),
+            misses: KVec::new(),
         }
     }
 
@@ -113,6 +141,21 @@ impl Asks {
             let _ = self.answers.push_within_capacity((ask.number, found));
         }
     }
+}
+
+/// A peer misses a block that it asked for. The oldest gives way.
+fn remember(missed: &mut KVec<Missed>, serve: &Serve) {
+    if missed.len() >= MISSES_MAX {
+        let _ = missed.remove(0);
+    }
+    let miss = Missed {
+        stream: serve.stream,
+        number: serve.number,
+        wanted: serve.wanted,
+        until: None,
+    };
+    // Without memory it is not known.
+    let _ = missed.push(miss, GFP_KERNEL);
 }
 
 impl Set {
@@ -139,6 +182,70 @@ impl Set {
     /// Nobody waits for a block any more.
     pub fn forget_ask(&mut self, number: u64) {
         self.asks.asks.retain(|a| a.number != number);
+    }
+
+    /// The store misses a block, which nobody has now: it may come at any time, once, with
+    /// [`Action::Answer`]. Numbers ascend; there are at most [`MISSES_MAX`].
+    pub fn miss(&mut self, number: u64, wanted: Wanted) -> Result {
+        if self.asks.misses.len() >= MISSES_MAX {
+            return Err(EBUSY);
+        }
+        mark!(replication_misses);
+        Ok(self.asks.misses.push((number, wanted), GFP_KERNEL)?)
+    }
+
+    /// A block is not missed any more.
+    pub fn forget_miss(&mut self, number: u64) {
+        self.asks.misses.retain(|(n, _)| *n != number);
+    }
+
+    /// Whether a peer that is connected misses something.
+    pub fn is_missed_any(&self) -> bool {
+        let links = (0..self.peers.len()).filter_map(|at| self.link_at(at));
+        links.into_iter().any(|link| !link.missed.is_empty())
+    }
+
+    /// Whether junk with this digest is to be kept now: a peer that is connected misses it, and is about
+    /// to be given it. So it is once for each that does, and for a second at most.
+    pub fn spares(&mut self, digest: &[u8; NAME_BYTES]) -> bool {
+        let (now, mut spares) = (self.now, false);
+        for at in 0..self.peers.len() {
+            let stream = self.heal_stream(at);
+            let Some(link) = self.link_mut(at) else {
+                continue;
+            };
+            link.missed.retain(|m| Some(m.stream) == stream);
+            let (serves, missed) = (&mut link.serves, &mut link.missed);
+            let is_it = |m: &Missed| m.wanted.digest == *digest;
+            let Some(i) = missed.iter().position(is_it) else {
+                continue;
+            };
+            let Some(miss) = missed.get_mut(i) else {
+                continue;
+            };
+            let again = |s: &Serve| s.again && s.number == miss.number;
+            let waits = serves.iter().any(again);
+            let serve = Serve {
+                stream: miss.stream,
+                number: miss.number,
+                wanted: miss.wanted,
+                stands: false,
+                again: true,
+                state: ServeState::Wanted,
+            };
+            match miss.until {
+                None if serves.push(serve, GFP_KERNEL).is_ok() => {
+                    mark!(replication_junk_is_missed);
+                    miss.until = Some(now + SPARED);
+                    spares = true;
+                }
+                Some(until) if waits && now < until || mutant!(324) => spares = true,
+                _ => {
+                    let _ = missed.remove(i);
+                }
+            }
+        }
+        spares
     }
 
     /// Whether there is a peer to ask.
@@ -215,10 +322,15 @@ impl Set {
             return Ok(Some(false));
         };
         match frame {
-            Frame::Ask { number, wanted } => {
+            Frame::Ask {
+                number,
+                wanted,
+                stands,
+            } => {
                 // What belongs to an older stream is asked again.
                 link.serves.retain(|s| s.stream == stream);
-                if link.serves.len() >= SERVES_MAX {
+                let asked = link.serves.iter().filter(|s| !s.again);
+                if asked.count() >= SERVES_MAX {
                     mark!(replication_asked_too_much);
                     return Ok(None);
                 }
@@ -226,6 +338,8 @@ impl Set {
                     stream,
                     number,
                     wanted,
+                    stands,
+                    again: false,
                     state: ServeState::Wanted,
                 };
                 link.serves.push(serve, GFP_KERNEL)?;
@@ -250,6 +364,22 @@ impl Set {
     fn take_found(&mut self, nonce: u64, number: u64, block: Option<(u64, &BlockContent)>) -> bool {
         let is_it = |a: &Ask| a.number == number && a.tried.contains(&nonce);
         let asks = &mut self.asks;
+        if let Some((_, wanted)) = asks.misses.iter().find(|(n, _)| *n == number) {
+            let met = block.filter(|(_, block)| wanted.is_met(block));
+            let Some((handle, block)) = met else {
+                return false;
+            };
+            let found = Some((handle, block.name.0));
+            // There has to be room for those that are asked for, too.
+            let room = asks.asks.len() + 1;
+            let few = asks.answers.len() < MISSES_MAX;
+            let taken = few && asks.answers.reserve(room, GFP_KERNEL).is_ok();
+            if taken {
+                mark!(replication_missed_is_found);
+                let _ = asks.answers.push_within_capacity((number, found));
+            }
+            return taken;
+        }
         let Some(i) = asks.asks.iter().position(is_it) else {
             mark!(replication_answer_in_vain);
             return false;
@@ -342,38 +472,57 @@ impl Set {
             }
             if let Some(link) = self.link_mut(at) {
                 let _ = link.serves.remove(i);
+                let absent = serve.state == ServeState::Absent;
+                if absent && serve.stands && !mutant!(323) {
+                    remember(&mut link.missed, &serve);
+                }
             }
             return Self::outgoing(meta, blocks);
         }
         if self.answerer(at).is_none() || !self.is_streaming(at) {
             return Ok(None);
         }
-        let (stream, now) = (envelope.stream, self.now);
-        let due = |a: &&mut Ask| a.session == Some(nonce) && a.sent != Some(stream);
-        let Some(ask) = self.asks.asks.iter_mut().find(due) else {
+        let (stream, now, leads) = (envelope.stream, self.now, self.leads());
+        let Some(link) = self.peers.get_mut(at).and_then(|p| p.link.as_mut()) else {
             return Ok(None);
         };
-        let link = self.peers.get_mut(at).and_then(|p| p.link.as_mut());
-        let Some(asked) = link.map(|l| &mut l.asked) else {
-            return Ok(None);
-        };
+        let tells = leads && link.hello.as_ref().is_some_and(|h| h.stands) && !mutant!(322);
+        let asked = &mut link.asked;
         if asked.stream != stream {
-            asked.numbers.clear();
-            asked.stream = stream;
+            *asked = Asked {
+                stream,
+                ..Asked::default()
+            };
         }
         if asked.numbers.len() >= SERVES_MAX {
             return Ok(None);
         }
+        let due = |a: &&mut Ask| a.session == Some(nonce) && a.sent != Some(stream);
+        let ask = self.asks.asks.iter_mut().find(due);
+        let mut misses = self.asks.misses.iter().filter(|_| tells);
+        let (number, wanted) = match &ask {
+            Some(ask) => (ask.number, ask.wanted),
+            None => match misses.find(|(number, _)| *number > asked.stood) {
+                Some(miss) => *miss,
+                None => return Ok(None),
+            },
+        };
         let frame = Frame::Ask {
-            number: ask.number,
-            wanted: ask.wanted,
+            number,
+            wanted,
+            stands: ask.is_none(),
         };
         let meta = encode(envelope, &frame, hash)?;
-        asked.numbers.push(ask.number, GFP_KERNEL)?;
-        if ask.sent.is_none() {
-            ask.since = now;
+        asked.numbers.push(number, GFP_KERNEL)?;
+        match ask {
+            Some(ask) => {
+                if ask.sent.is_none() {
+                    ask.since = now;
+                }
+                ask.sent = Some(stream);
+            }
+            None => asked.stood = number,
         }
-        ask.sent = Some(stream);
         Self::outgoing(meta, KVec::new())
     }
 
@@ -389,6 +538,25 @@ impl Set {
 mod tests {
     use super::super::super::types::{Check, Name};
     use super::*;
+
+    #[test]
+    fn of_what_a_peer_misses_the_newest_is_remembered() {
+        let mut missed = KVec::new();
+        let all = MISSES_MAX as u64 + 10;
+        for number in 1..=all {
+            let serve = Serve {
+                stream: 1,
+                number,
+                wanted: Wanted::default(),
+                stands: true,
+                again: false,
+                state: ServeState::Absent,
+            };
+            remember(&mut missed, &serve);
+        }
+        assert!(missed.iter().map(|m| m.number).eq(11..=all));
+        assert!(missed.iter().all(|m| m.until.is_none()));
+    }
 
     #[test]
     fn a_block_that_came_is_taken_only_if_it_is_what_was_wanted() {

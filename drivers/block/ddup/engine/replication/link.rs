@@ -9,7 +9,7 @@ use super::super::types::{BlockContent, CLUSTER_SIZE};
 use super::action::{Action, Block, Event, Outgoing};
 use super::change::Change;
 use super::config::{MemberState, Refusal};
-use super::heal::{Asked, Serve};
+use super::heal::{Asked, Missed, Serve};
 use super::pace::Backoff;
 use super::receiver::Receiver;
 use super::sender::{Sender, Takes};
@@ -65,6 +65,8 @@ pub(super) struct Link {
     pub(super) thawed: Option<u64>,
     /// Blocks that the peer asks for.
     pub(super) serves: KVec<Serve>,
+    /// Blocks that the peer asked for and that are not here.
+    pub(super) missed: KVec<Missed>,
     /// Blocks that the peer was asked for.
     pub(super) asked: Asked,
     ack_due: bool,
@@ -141,6 +143,7 @@ impl Set {
                 merged: 0,
                 thawed: None,
                 serves: KVec::new(),
+                missed: KVec::new(),
                 asked: Asked::default(),
                 ack_due: false,
                 ping: None,
@@ -414,7 +417,7 @@ impl Set {
     }
 
     /// The stream that what is asked for and answered in a session belongs to.
-    fn heal_stream(&self, at: usize) -> Option<u32> {
+    pub(super) fn heal_stream(&self, at: usize) -> Option<u32> {
         let link = self.link_at(at)?;
         let receives = self.receiver.as_ref().filter(|r| r.nonce == link.nonce);
         let receives = receives.filter(|_| link.follows).map(|r| r.stream);
@@ -756,6 +759,7 @@ impl Set {
             diffs: !self.wants_all,
             unpacks: self.params.unpacks || mutant!(281),
             merges: self.params.merges,
+            stands: true,
             promise: self.record.promise,
             limits: self.params.limits,
             config: self.record.config.try_clone()?,

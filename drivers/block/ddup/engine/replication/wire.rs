@@ -39,7 +39,8 @@ const FEATURES_KNOWN: u64 = FEATURE_HEAL
     | FEATURE_VERIFY
     | FEATURE_DIFF
     | FEATURE_PACKED
-    | FEATURE_MERGED;
+    | FEATURE_MERGED
+    | FEATURE_STAND;
 /// The sender sends ASK, and answers it.
 const FEATURE_HEAL: u64 = 1;
 /// Full compares begin with sums of ranges.
@@ -54,12 +55,15 @@ const FEATURE_DIFF: u64 = 16;
 const FEATURE_PACKED: u64 = 32;
 /// The sender takes merged epochs while it is asynchronous.
 const FEATURE_MERGED: u64 = 64;
+/// The sender remembers ASKs that stand.
+const FEATURE_STAND: u64 = 128;
 /// The blocks behind the frame are packed.
 const FLAG_PACKED: u64 = 1;
 const FLAG_REIGNS: u64 = 1;
 const FLAG_RESYNC: u64 = 1;
 const FLAG_FRESH: u64 = 1;
 const FLAG_KEEP: u64 = 1;
+const FLAG_STANDS: u64 = 1;
 /// Bytes of an entry in a frame, but for what neighbours share.
 pub const ENTRY_BYTES: usize = 6 + NAME_BYTES;
 /// Bytes that neighbours share.
@@ -108,6 +112,8 @@ pub struct Hello {
     pub unpacks: bool,
     /// It takes merged epochs while it is asynchronous.
     pub merges: bool,
+    /// It remembers what a peer asks for and it has not.
+    pub stands: bool,
     /// Its promised term.
     pub promise: u64,
     /// What it can hold.
@@ -238,6 +244,8 @@ pub enum Frame {
         number: u64,
         /// The block.
         wanted: Wanted,
+        /// If there is none it may be sent later, under the same number.
+        stands: bool,
     },
     /// The block that was asked for under this number; its 4096 bytes follow.
     Found(u64),
@@ -488,13 +496,18 @@ pub fn encode(envelope: &Envelope, frame: &Frame, hash: Hash) -> Result<KVec<u8>
             put_uint::<8>(&mut out, *bits)?;
             EQUAL
         }
-        Frame::Ask { number, wanted } => {
+        Frame::Ask {
+            number,
+            wanted,
+            stands,
+        } => {
             put_uint::<8>(&mut out, *number)?;
             put_id(&mut out, &wanted.volume)?;
             put_uint::<5>(&mut out, wanted.lbn)?;
             put_uint::<6>(&mut out, wanted.check & CHECK_MASK)?;
             put(&mut out, &wanted.digest)?;
-            put_uint::<5>(&mut out, 0)?;
+            put_uint::<1>(&mut out, if *stands { FLAG_STANDS } else { 0 })?;
+            put_uint::<4>(&mut out, 0)?;
             ASK
         }
         Frame::Found(number) => {
@@ -590,8 +603,10 @@ fn put_hello(out: &mut KVec<u8>, hello: &Hello) -> Result {
     let diffs = if hello.diffs { FEATURE_DIFF } else { 0 };
     let unpacks = if hello.unpacks { FEATURE_PACKED } else { 0 };
     let merges = if hello.merges { FEATURE_MERGED } else { 0 };
+    let stands = if hello.stands { FEATURE_STAND } else { 0 };
     let always = FEATURE_RANGES | FEATURE_VOLUMES;
-    put_uint::<8>(out, always | heals | verifies | diffs | unpacks | merges)?;
+    let offers = verifies | diffs | unpacks | merges | stands;
+    put_uint::<8>(out, always | heals | offers)?;
     put_id(out, &hello.store)?;
     put_uint::<8>(out, hello.incarnation)?;
     put_uint::<8>(out, hello.promise)?;
@@ -939,8 +954,13 @@ fn read_ask(body: &mut Reader<'_>) -> Option<Frame> {
         check: body.uint::<6>()?,
         digest: body.array()?,
     };
-    body.zeroes::<5>()?;
-    Some(Frame::Ask { number, wanted })
+    let flags = body.uint::<1>()?;
+    body.zeroes::<4>()?;
+    (flags & !FLAG_STANDS == 0).then_some(Frame::Ask {
+        number,
+        wanted,
+        stands: flags & FLAG_STANDS != 0,
+    })
 }
 
 fn read_hello(body: &mut Reader<'_>) -> Result<Option<KBox<Hello>>> {
@@ -985,6 +1005,7 @@ fn read_hello(body: &mut Reader<'_>) -> Result<Option<KBox<Hello>>> {
             diffs: features & FEATURE_DIFF != 0,
             unpacks: features & FEATURE_PACKED != 0,
             merges: features & FEATURE_MERGED != 0,
+            stands: features & FEATURE_STAND != 0,
             promise,
             limits,
             config,
@@ -1239,6 +1260,7 @@ pub(super) mod tests {
             diffs: true,
             unpacks: true,
             merges: true,
+            stands: true,
             promise: 7,
             limits: Limits {
                 entries: 64,
@@ -1361,9 +1383,20 @@ pub(super) mod tests {
             check: CHECK_MASK,
             digest: [9; NAME_BYTES],
         };
-        match round(&Frame::Ask { number: 6, wanted }) {
-            Frame::Ask { wanted: again, .. } => assert_eq!(again, wanted),
-            other => panic!("{other:?}"),
+        for stands in [false, true] {
+            let asked = Frame::Ask {
+                number: 6,
+                wanted,
+                stands,
+            };
+            match round(&asked) {
+                Frame::Ask {
+                    wanted: again,
+                    stands: stood,
+                    ..
+                } => assert_eq!((again, stood), (wanted, stands)),
+                other => panic!("{other:?}"),
+            }
         }
         let mut needs = KVec::new();
         needs.push(Need::default(), GFP_KERNEL).unwrap();
