@@ -110,6 +110,10 @@ all_is_well() { # number
 	done
 }
 
+are_healed() { # number blocks
+	[ "$(in_sysfs "$1" blocks_healed)" -ge "$2" ]
+}
+
 # A block is not read, and what came of it is none of anything.
 is_an_error() { # number block
 	refused 1 'No data available|Input/output error' \
@@ -185,6 +189,27 @@ without_a_member_it_is_an_error_until_one_is_back() {
 	[ "$(in_sysfs 0 blocks_healed)" -ge 10 ]
 }
 
+# Nobody reads it once more: the member that comes back is told.
+what_was_missed_is_healed_when_a_member_is_back() {
+	make_set
+	ddup peer drop "${dev[0]}" "${uuid[1]}"
+	wait_for 10 is_cut 0 1
+	rot 0 10
+	local block before
+	for block in "${rotten[@]}"; do
+		is_an_error 0 "$block"
+	done
+	connect 0 1
+	wait_for 30 are_healed 0 10
+	[ "$(in_sysfs 0 clusters_quarantined)" = 10 ]
+	before=$(in_sysfs 0 check_mismatches)
+	for block in "${rotten[@]}"; do
+		dd if="${dev[0]}" bs=4096 skip="$block" count=1 iflag=direct status=none |
+			cmp -n 4096 -i "0:$((block * 4096))" - "$CONTENT"
+	done
+	[ "$(in_sysfs 0 check_mismatches)" = "$before" ]
+}
+
 what_rots_everywhere_is_an_error() {
 	make_set
 	rot 0 10
@@ -222,5 +247,6 @@ load
 run_tests what_rots_is_read_from_the_other_member \
 	fio_finds_nothing_while_blocks_are_healed \
 	without_a_member_it_is_an_error_until_one_is_back \
+	what_was_missed_is_healed_when_a_member_is_back \
 	a_scrub_heals_what_nobody_reads \
 	what_rots_everywhere_is_an_error
