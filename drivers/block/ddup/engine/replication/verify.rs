@@ -570,12 +570,18 @@ impl Set {
         own == Some(scan) || self.is_scan_of_verified(scan)
     }
 
-    /// Where the peer is that is verified, if its stream still flows.
-    fn verify_at(&self) -> Option<usize> {
+    /// Where the peer is that is verified, if its session and stream last: what it keeps for that it
+    /// keeps until it is told, also if the verify can't go on.
+    fn verify_peer(&self) -> Option<usize> {
         let verify = self.verify.as_ref()?;
         let is_it = |at: &usize| self.stream_of(*at) == Some((verify.nonce, verify.stream));
-        let at = (0..self.peers.len()).find(is_it)?;
-        (self.is_ruling() && !self.is_being_compared(at)).then_some(at)
+        (0..self.peers.len()).find(is_it)
+    }
+
+    /// The same, if the verify can go on.
+    fn verify_at(&self) -> Option<usize> {
+        let goes_on = |at: &usize| self.is_ruling() && !self.is_being_compared(*at);
+        self.verify_peer().filter(goes_on)
     }
 
     /// Ends what has lost its session, waited for too long, or is in the way of a full compare.
@@ -608,7 +614,7 @@ impl Set {
 
     /// Ends the verify that goes on, if one does.
     fn end_verify(&mut self, state: VerifyState) {
-        let at = self.verify_at();
+        let at = self.verify_peer();
         let now = self.now;
         let Some(verify) = self.verify.take() else {
             return;
@@ -631,7 +637,7 @@ impl Set {
 
     /// This try to freeze a state is given up.
     fn verify_again(&mut self) {
-        let (at, now) = (self.verify_at(), self.now);
+        let (at, now) = (self.verify_peer(), self.now);
         if let Some(verify) = self.verify.as_mut() {
             let number = verify.again(now);
             self.say_thawed(at, number);
@@ -711,7 +717,7 @@ impl Set {
             if verify.walk == Walk::Over {
                 // Nobody needs the frozen states any more.
                 let number = verify.number;
-                let at = self.verify_at();
+                let at = self.verify_peer();
                 self.say_thawed(at, number);
             }
             return None;
