@@ -243,8 +243,9 @@ fn frames_are_as_documented() {
         history: History::new().unwrap(),
     };
     let frame = framed(&Frame::Hello(KBox::new(hello, GFP_KERNEL).unwrap()));
-    let fields: [(&str, &[u8]); 9] = [
-        ("features", &[0xff]),
+    let fields: [(&str, &[u8]); 10] = [
+        ("features", &[0x07]),
+        ("offers", &[0x1f]),
         ("store", &[0x71; 16]),
         ("incarnation", &[0x72]),
         ("promise", &[0x74]),

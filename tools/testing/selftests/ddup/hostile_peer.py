@@ -46,7 +46,7 @@ A_INDEX, A_PEER_STORE, A_FD, A_NONCE = 1, 14, 15, 16
 HEADER = struct.Struct("<QIIIBBH")
 HEADER_BYTES, MAGIC, SEED = 56, 0x77706464, 0x6464757077697265
 HELLO, ENTRIES = 1, 2
-FLAG_PACKED, FEATURE_PACKED = 1, 1 << 5
+FLAG_PACKED, OFFER_PACKED = 1, 4
 
 
 def attribute(kind, payload):
@@ -168,10 +168,10 @@ class Older:
                 return out
             meta, self.begun, self.rest = self.begun[:length], self.begun[length:], blocks
             if kind == HELLO:
-                features = struct.unpack_from("<Q", meta, HEADER_BYTES)[0]
-                if not features & FEATURE_PACKED:
+                features, offers = struct.unpack_from("<II", meta, HEADER_BYTES)
+                if not offers & OFFER_PACKED:
                     sys.exit("it does not take packed blocks")
-                meta = (meta[8:HEADER_BYTES] + struct.pack("<Q", features & ~FEATURE_PACKED)
+                meta = (meta[8:HEADER_BYTES] + struct.pack("<II", features, offers & ~OFFER_PACKED)
                         + meta[HEADER_BYTES + 8:])
                 meta = struct.pack("<Q", xxh64(meta, SEED)) + meta
             out += meta

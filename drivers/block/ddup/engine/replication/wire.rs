@@ -33,30 +33,23 @@ pub const SEED: u64 = 0x6464_7570_7769_7265;
 const MAGIC: u64 = 0x7770_6464;
 const VERSION: u64 = 1;
 /// Features that a peer must know; a HELLO that asks for others ends the session.
-const FEATURES_KNOWN: u64 = FEATURE_HEAL
-    | FEATURE_RANGES
-    | FEATURE_VOLUMES
-    | FEATURE_VERIFY
-    | FEATURE_DIFF
-    | FEATURE_PACKED
-    | FEATURE_MERGED
-    | FEATURE_STAND;
+const FEATURES_KNOWN: u64 = FEATURE_HEAL | FEATURE_RANGES | FEATURE_VOLUMES;
 /// The sender sends ASK, and answers it.
 const FEATURE_HEAL: u64 = 1;
 /// Full compares begin with sums of ranges.
 const FEATURE_RANGES: u64 = 2;
 /// Entries may change volumes, and full compares say which there are.
 const FEATURE_VOLUMES: u64 = 4;
-/// The sender says VERIFY, and answers it.
-const FEATURE_VERIFY: u64 = 8;
+/// Offers, of which a peer ignores those that it does not know: the sender says VERIFY, and answers it.
+const OFFER_VERIFY: u64 = 1;
 /// The sender takes diffs in the place of full compares.
-const FEATURE_DIFF: u64 = 16;
+const OFFER_DIFF: u64 = 2;
 /// The sender takes packed blocks.
-const FEATURE_PACKED: u64 = 32;
+const OFFER_PACKED: u64 = 4;
 /// The sender takes merged epochs while it is asynchronous.
-const FEATURE_MERGED: u64 = 64;
+const OFFER_MERGED: u64 = 8;
 /// The sender remembers ASKs that stand.
-const FEATURE_STAND: u64 = 128;
+const OFFER_STAND: u64 = 16;
 /// The blocks behind the frame are packed.
 const FLAG_PACKED: u64 = 1;
 const FLAG_REIGNS: u64 = 1;
@@ -598,15 +591,15 @@ fn put_list(out: &mut KVec<u8>, epoch: u64, count: usize, resync: bool) -> Resul
 }
 
 fn put_hello(out: &mut KVec<u8>, hello: &Hello) -> Result {
-    let heals = if hello.heals { FEATURE_HEAL } else { 0 };
-    let verifies = if hello.verifies { FEATURE_VERIFY } else { 0 };
-    let diffs = if hello.diffs { FEATURE_DIFF } else { 0 };
-    let unpacks = if hello.unpacks { FEATURE_PACKED } else { 0 };
-    let merges = if hello.merges { FEATURE_MERGED } else { 0 };
-    let stands = if hello.stands { FEATURE_STAND } else { 0 };
-    let always = FEATURE_RANGES | FEATURE_VOLUMES;
-    let offers = verifies | diffs | unpacks | merges | stands;
-    put_uint::<8>(out, always | heals | offers)?;
+    let bit = |is_set: bool, bit: u64| if is_set { bit } else { 0 };
+    let features = FEATURE_RANGES | FEATURE_VOLUMES | bit(hello.heals, FEATURE_HEAL);
+    let offers = bit(hello.verifies, OFFER_VERIFY)
+        | bit(hello.diffs, OFFER_DIFF)
+        | bit(hello.unpacks, OFFER_PACKED)
+        | bit(hello.merges, OFFER_MERGED)
+        | bit(hello.stands, OFFER_STAND);
+    put_uint::<4>(out, features)?;
+    put_uint::<4>(out, offers)?;
     put_id(out, &hello.store)?;
     put_uint::<8>(out, hello.incarnation)?;
     put_uint::<8>(out, hello.promise)?;
@@ -965,7 +958,7 @@ fn read_ask(body: &mut Reader<'_>) -> Option<Frame> {
 
 fn read_hello(body: &mut Reader<'_>) -> Result<Option<KBox<Hello>>> {
     let head = (|| {
-        let features = body.uint::<8>()?;
+        let (features, offers) = (body.uint::<4>()?, body.uint::<4>()?);
         let store: Id = body.array()?;
         let (incarnation, promise) = (body.uint::<8>()?, body.uint::<8>()?);
         let (serial, flags) = (body.uint::<4>()? as u32, body.uint::<4>()?);
@@ -979,10 +972,11 @@ fn read_hello(body: &mut Reader<'_>) -> Result<Option<KBox<Hello>>> {
             && flags & !FLAG_REIGNS == 0
             && limits.are_sound()
             && promise < u64::MAX / 2;
-        let bits = (features, flags);
+        let bits = (features, offers, flags);
         sound.then_some((store, incarnation, promise, serial, bits, limits))
     })();
-    let Some((store, incarnation, promise, serial, (features, flags), limits)) = head else {
+    let Some((store, incarnation, promise, serial, (features, offers, flags), limits)) = head
+    else {
         return Ok(None);
     };
     let Some(history) = History::read(body)? else {
@@ -1001,11 +995,11 @@ fn read_hello(body: &mut Reader<'_>) -> Result<Option<KBox<Hello>>> {
             serial,
             reigns: flags & FLAG_REIGNS != 0,
             heals: features & FEATURE_HEAL != 0,
-            verifies: features & FEATURE_VERIFY != 0,
-            diffs: features & FEATURE_DIFF != 0,
-            unpacks: features & FEATURE_PACKED != 0,
-            merges: features & FEATURE_MERGED != 0,
-            stands: features & FEATURE_STAND != 0,
+            verifies: offers & OFFER_VERIFY != 0,
+            diffs: offers & OFFER_DIFF != 0,
+            unpacks: offers & OFFER_PACKED != 0,
+            merges: offers & OFFER_MERGED != 0,
+            stands: offers & OFFER_STAND != 0,
             promise,
             limits,
             config,
@@ -1209,19 +1203,21 @@ pub(super) mod tests {
         again
     }
 
+    /// Whether a frame is taken if a byte has these bits, too.
+    fn is_taken_with(frame: &Frame, at: usize, bits: u8) -> bool {
+        let mut meta = encode(&ENVELOPE, frame, sum).unwrap();
+        meta[at] |= bits;
+        let data = lengths(&meta).unwrap().1;
+        let right = sum(&meta[8..], SEED);
+        le::put_uint::<8>(&mut meta, 0, right);
+        decode(&meta, data, sum).unwrap().is_ok()
+    }
+
     #[test]
     fn a_frame_says_that_its_blocks_are_packed_only_if_it_has_some() {
-        let changed = |frame: &Frame, flags: u8| {
-            let mut meta = encode(&ENVELOPE, frame, sum).unwrap();
-            meta[22] |= flags;
-            let data = lengths(&meta).unwrap().1;
-            let right = sum(&meta[8..], SEED);
-            le::put_uint::<8>(&mut meta, 0, right);
-            decode(&meta, data, sum).unwrap().is_ok()
-        };
-        assert!(changed(&Frame::Found(4), 1));
-        assert!(!changed(&Frame::Found(4), 3));
-        assert!(!changed(&Frame::Absent(4), 1));
+        assert!(is_taken_with(&Frame::Found(4), 22, 1));
+        assert!(!is_taken_with(&Frame::Found(4), 22, 3));
+        assert!(!is_taken_with(&Frame::Absent(4), 22, 1));
     }
 
     #[test]
@@ -1270,7 +1266,13 @@ pub(super) mod tests {
             config: next(&config(5)),
             history: history.try_clone().unwrap(),
         };
-        round(&Frame::Hello(KBox::new(hello, GFP_KERNEL).unwrap()));
+        let hello = Frame::Hello(KBox::new(hello, GFP_KERNEL).unwrap());
+        round(&hello);
+        // Features that nobody knows, and offers.
+        for (at, is_offer) in [(0, false), (3, false), (4, true), (7, true)] {
+            let is_taken = is_taken_with(&hello, HEADER_BYTES + at, 0x80);
+            assert_eq!(is_taken, is_offer, "byte {at}");
+        }
         let resync_since = |volumes: &[Volume], since| Frame::Resync {
             position,
             history: history.try_clone().unwrap(),
