@@ -76,7 +76,7 @@ sim-cluster:	## play histories of a replica set: SEED=n, or SEEDS=n or SEEDS=fro
 
 sim-cluster-mutants:	## each deliberate error of the protocol engine has to be caught
 	@cd tools && ../qemu/enter cargo run -q --profile checked --locked -p ddup-clustersim -- \
-		--mutants --seeds 2000
+		--mutants --seeds 20000
 
 sim-set:	## play histories of real stores in a replica set: SEED=n, or SEEDS=n or SEEDS=from..to; MUTANT=k, V=1
 	@cd tools && ../qemu/enter cargo run -q --profile checked --locked -p ddup-setsim -- \
