@@ -292,6 +292,7 @@ pub(crate) struct Options {
 impl Store {
     /// Attaches the store on `device`: recovers it, and lets it take requests. May sleep for as long
     /// as recovery takes.
+    // In a frame of its own: with its caller's it would be too large for the stack.
     #[inline(never)]
     pub(crate) fn attach(
         device: Arc<BlockDevice>,

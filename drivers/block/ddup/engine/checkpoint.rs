@@ -971,6 +971,7 @@ impl Store {
         true
     }
 
+    // In a frame of its own: with its caller's it would be too large for the stack.
     #[inline(never)]
     fn next_superblock(&self) -> Option<KBox<Superblock>> {
         let cut = self.checkpointer.cut.as_ref()?;

@@ -457,6 +457,7 @@ impl Recovery {
     }
 
     /// The membership in a replica set, if the store is in one and may be written.
+    // In a frame of its own: with its caller's it would be too large for the stack.
     #[inline(never)]
     fn membership(&mut self) -> Result<Option<KBox<Member>>, FailReason> {
         let [near, distant] = &self.slots;

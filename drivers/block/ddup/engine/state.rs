@@ -325,6 +325,7 @@ pub struct Parts {
 
 impl Store {
     /// Puts an attached store together.
+    // In a frame of its own: with its caller's it would be too large for the stack.
     #[inline(never)]
     pub(super) fn new(parts: Parts) -> Result<KBox<Store>> {
         let superblock = &parts.superblock;
