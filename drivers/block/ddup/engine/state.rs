@@ -452,8 +452,10 @@ impl Store {
             self.member_step();
             self.commit();
             self.end_detach();
-            if self.actions.is_empty() && self.ready.is_empty() {
-                return None;
+            if self.actions.is_empty() {
+                // What the set wants staged is in the queue of admission by now.
+                let tag = self.next_ready()?;
+                self.run(tag);
             }
         }
     }
