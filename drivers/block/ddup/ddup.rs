@@ -35,6 +35,7 @@ mod io;
 mod passthrough;
 mod peer;
 mod queue;
+mod recent;
 mod store;
 mod trace;
 mod uapi;

@@ -38,7 +38,7 @@ use kernel::{
         Arc, CondVar, Mutex,
     },
 };
-use kstage::{kthread::Kthread, lz4, mm::NoIo, socket::Socket};
+use kstage::{kthread::Kthread, lz4, mm::NoIo, page_pool::PageBuf, socket::Socket};
 
 /// A session ends when its peer took nothing for so many seconds.
 const SEND_TIMEOUT: u32 = 6;
@@ -182,8 +182,8 @@ pub(crate) struct Session {
     pub(crate) received: Traffic,
 }
 
-/// What a thread of a session does until the session ends.
-type Body = fn(&Store, &Session);
+/// What a thread of a session does until an error ends the session.
+type Body = fn(&Store, &Session) -> Result;
 
 /// Both, with their names.
 const BODIES: [(&CStr, Body); 2] = [(c"ddup_receive", receive), (c"ddup_send", send)];
@@ -222,7 +222,7 @@ impl Session {
             Kthread::spawn(name, move |_| {
                 let _noio = NoIo::enter();
 
-                body(&theirs, &session);
+                let _ = body(&theirs, &session);
                 session.end();
                 theirs.leave_session(&session);
             })
@@ -312,39 +312,40 @@ impl Session {
     }
 }
 
-/// The sending thread's work.
-fn send(store: &Store, session: &Session) {
-    let Ok(mut packer) = Packer::new() else {
-        return;
-    };
+/// The sending thread's work. It looks for the next frame before it sends one: those that follow each
+/// other at once go in the same segments.
+fn send(store: &Store, session: &Session) -> Result {
+    let mut packer = Packer::new()?;
+    let mut next = store.next_frame(session)?;
 
     loop {
-        let frame = match store.next_frame(session) {
-            Ok(Some(frame)) => Some(frame),
-            Ok(None) => session.delivered(),
-            Err(_) => None,
+        let frame = match next {
+            Some(frame) => frame,
+            None => session.delivered().ok_or(EPIPE)?,
         };
-        let sent = frame
-            .ok_or(EPIPE)
-            .and_then(|f| send_frame(store, session, &mut packer, &f));
+        let blocks = store.read_blocks(&frame.blocks)?;
 
-        if sent.is_err() {
-            return;
-        }
+        next = store.next_frame(session)?;
+        send_frame(session, &mut packer, &frame, &blocks, next.is_some())?;
     }
 }
 
-/// Sends a frame and its blocks, which are verified before.
-fn send_frame(store: &Store, session: &Session, packer: &mut Packer, frame: &Sending) -> Result {
-    let blocks = store.read_blocks(&frame.blocks)?;
+/// Sends a frame and its blocks. `more` says that another one follows at once.
+fn send_frame(
+    session: &Session,
+    packer: &mut Packer,
+    frame: &Sending,
+    blocks: &[PageBuf],
+    more: bool,
+) -> Result {
     let socket = &session.socket;
     let count = blocks.len();
     let packed = wire::is_packed(&frame.meta);
     let mut data = 0;
 
-    socket.send_all(&frame.meta, count > 0)?;
+    socket.send_all(&frame.meta, more || count > 0)?;
     for (at, block) in blocks.iter().enumerate() {
-        let more = at + 1 < count;
+        let more = more || at + 1 < count;
 
         data += if packed {
             packer.send(socket, &block[..], more)?
@@ -358,19 +359,14 @@ fn send_frame(store: &Store, session: &Session, packer: &mut Packer, frame: &Sen
 }
 
 /// The receiving thread's work.
-fn receive(store: &Store, session: &Session) {
-    let Ok(mut meta) = KVec::with_capacity(META_BYTES_MAX, GFP_KERNEL) else {
-        return;
-    };
-    let Some(params) = store.fingerprint() else {
-        return;
-    };
-    let fingerprinter = Fingerprinter::new(params);
-    let Ok(mut unpacker) = Unpacker::new() else {
-        return;
-    };
+fn receive(store: &Store, session: &Session) -> Result {
+    let mut meta = KVec::with_capacity(META_BYTES_MAX, GFP_KERNEL)?;
+    let fingerprinter = Fingerprinter::new(store.fingerprint().ok_or(ENODEV)?);
+    let mut unpacker = Unpacker::new()?;
 
-    while receive_frame(store, session, &fingerprinter, &mut unpacker, &mut meta).is_ok() {}
+    loop {
+        receive_frame(store, session, &fingerprinter, &mut unpacker, &mut meta)?;
+    }
 }
 
 /// No frame at all, or not its blocks: the engine refuses that, and counts it.

@@ -41,6 +41,7 @@ use crate::{
     },
     io::{Commit, Committed, DataIo, Io, MetaIo, Reader, Then, Work, COMMITTED_MAX},
     queue::{self, Queue},
+    recent::Recent,
     trace::{self, DataWork},
     uapi,
     worker::Worker,
@@ -183,6 +184,8 @@ struct Inner {
     backlog: Option<Batch<Request<Queue>>>,
     /// Content to compare with.
     compared: Compared,
+    /// Content that peers may be sent.
+    recent: Recent,
     /// Blocks that are to be read; the next action may add to them.
     run: Option<ReadRun>,
     /// An action that waits for memory.
@@ -325,6 +328,7 @@ impl Store {
             free.push(tag, GFP_KERNEL)?;
         }
         let compared = Compared::new()?;
+        let recent = Recent::new()?;
         let scrub = ScrubNews::new()?;
         let member = Membership::new()?;
         // In its place: it is large for the stack.
@@ -335,6 +339,7 @@ impl Store {
             crowd: 0,
             backlog: None,
             compared,
+            recent,
             run: None,
             stalled: None,
             commit: Commit::default(),
@@ -596,7 +601,8 @@ impl Store {
             writeln!(out, "stalled: {}", flag(inner.is_stalled()))?;
             writeln!(out, "eager: {}", flag(self.worker.is_eager()))?;
             writeln!(out, "timer: {}", inner.armed.unwrap_or(0))?;
-            writeln!(out, "compared: {}", inner.compared.len())
+            writeln!(out, "compared: {}", inner.compared.len())?;
+            writeln!(out, "recent: {}", inner.recent.len())
         })();
 
         drop(inner);
@@ -1051,6 +1057,7 @@ impl Store {
                         inner.tell_data(tag, DataWork::Write, block, count, cluster);
                         bio.add_pages(Io::pages);
                         inner.sent(tag);
+                        inner.keep_for_peers(tag, block, count, cluster);
                         bios.push(bio);
                         Ok(())
                     }
@@ -1322,6 +1329,21 @@ impl Inner {
         } else {
             DataResult::Differs
         })
+    }
+
+    /// Keeps what is written to neighbouring clusters, if there are peers that may want it.
+    fn keep_for_peers(&mut self, tag: Tag, block: u32, count: u32, cluster: Cluster) {
+        let part = self.slots.get(tag as usize).and_then(|s| s.part.as_ref());
+        let Some(part) = part.filter(|_| self.member.has_sessions()) else {
+            return;
+        };
+        let data = part.data();
+        let blocks = data.pages.iter().zip(data.contents.iter());
+        let blocks = blocks.skip(block as usize).take(count as usize);
+
+        for (cluster, (page, content)) in (cluster.0..).zip(blocks) {
+            self.recent.insert(Cluster(cluster), content.check, page);
+        }
     }
 
     /// Tells that a data bio of this tag was made.

@@ -216,6 +216,11 @@ impl Membership {
             .find(|seat| core::ptr::eq(&*seat.session, session))
     }
 
+    /// Whether there are sessions with peers.
+    pub(super) fn has_sessions(&self) -> bool {
+        !self.seats.is_empty()
+    }
+
     fn answer(&mut self, number: u64, reply: Reply) {
         let at = self.commands.iter().position(|c| c.number == number);
 
@@ -534,27 +539,59 @@ impl Store {
         })
     }
 
-    /// Reads the blocks of a frame, in their order. An error ends the session. May sleep.
+    /// The blocks of a frame, in their order. An error ends the session. May sleep.
     pub(crate) fn read_blocks(&self, blocks: &[SendBlock]) -> Result<KVec<PageBuf>> {
-        let mut pages: KVec<Option<PageBuf>> = KVec::with_capacity(blocks.len(), GFP_KERNEL)?;
-        let mut at = 0;
+        let mut pages = self.kept_blocks(blocks)?;
+        let mut whole = KVec::with_capacity(blocks.len(), GFP_KERNEL)?;
+
+        if pages.iter().any(Option::is_none) {
+            self.read_rest(blocks, &mut pages)?;
+        }
+        for page in pages {
+            whole.push(page.ok_or(EIO)?, GFP_KERNEL)?;
+        }
+        Ok(whole)
+    }
+
+    /// Those blocks of a frame that are in memory: that were read for it, or written lately.
+    fn kept_blocks(&self, blocks: &[SendBlock]) -> Result<KVec<Option<PageBuf>>> {
+        let mut pages = KVec::with_capacity(blocks.len(), GFP_KERNEL)?;
 
         for block in blocks {
             let page = match block {
-                SendBlock::Fetched(token) => {
-                    let page = self.inner.lock().member.drop_fetched(*token);
-
-                    self.look_again();
-                    Some(page.ok_or(EIO)?)
-                }
-                SendBlock::Cluster(..) => None,
+                SendBlock::Fetched(_) => None,
+                SendBlock::Cluster(..) => Some(self.peer_pages.alloc(Wait::Yes)?),
             };
 
             pages.push(page, GFP_KERNEL)?;
         }
+        if !blocks.is_empty() {
+            let mut inner = self.inner.lock();
+
+            for (place, block) in pages.iter_mut().zip(blocks) {
+                match *block {
+                    SendBlock::Fetched(token) => *place = inner.member.drop_fetched(token),
+                    SendBlock::Cluster(cluster, check) => {
+                        let copied = |page| inner.recent.copy_to(cluster, check, page);
+
+                        if !place.as_mut().is_some_and(copied) {
+                            *place = None;
+                        }
+                    }
+                }
+            }
+            drop(inner);
+            self.look_again();
+        }
+        Ok(pages)
+    }
+
+    /// Reads the blocks of a frame that are not there.
+    fn read_rest(&self, blocks: &[SendBlock], pages: &mut [Option<PageBuf>]) -> Result {
         let gather = Gather::new()?;
-        let mut begun = Ok(());
-        while let (Some((first, run)), true) = (next_run(blocks, at), begun.is_ok()) {
+        let (mut at, mut begun) = (0, Ok(()));
+
+        while let (Some((first, run)), true) = (next_run(blocks, pages, at), begun.is_ok()) {
             at = first + run;
             begun = self.gather(&gather, blocks, first, run);
         }
@@ -581,12 +618,7 @@ impl Store {
                 }
             }
         }
-        begun?;
-        let mut whole = KVec::with_capacity(blocks.len(), GFP_KERNEL)?;
-        for page in pages {
-            whole.push(page.ok_or(EIO)?, GFP_KERNEL)?;
-        }
-        Ok(whole)
+        begun
     }
 
     /// Begins to read neighbouring clusters.
@@ -634,10 +666,10 @@ impl Store {
     }
 }
 
-/// Neighbouring clusters among blocks from `at` on: the first of them and how many.
-fn next_run(blocks: &[SendBlock], at: usize) -> Option<(usize, usize)> {
-    let cluster = |at: usize| match blocks.get(at) {
-        Some(SendBlock::Cluster(cluster, _)) => Some(cluster.0),
+/// Neighbouring clusters among blocks from `at` on that have no page: the first of them and how many.
+fn next_run(blocks: &[SendBlock], pages: &[Option<PageBuf>], at: usize) -> Option<(usize, usize)> {
+    let cluster = |at: usize| match (blocks.get(at), pages.get(at)) {
+        (Some(SendBlock::Cluster(cluster, _)), Some(None)) => Some(cluster.0),
         _ => None,
     };
     let first = (at..blocks.len()).find(|at| cluster(*at).is_some())?;
@@ -967,6 +999,9 @@ impl Store {
         if let Some(at) = member.seats.iter().position(Seat::is_left) {
             let seat = member.seats.remove(at).ok()?;
 
+            if !member.has_sessions() {
+                inner.recent.clear();
+            }
             return Some(Chore::Join(seat));
         }
         if core::mem::take(&mut member.events_lost) {
