@@ -605,6 +605,14 @@ impl Set {
         sender.is_some_and(|s| s.scan.is_some())
     }
 
+    /// The session in which the primary's entries flow to this store, and the stream.
+    pub(super) fn followed_stream(&self) -> Option<(u64, u32)> {
+        let receiver = self.receiver.as_ref()?;
+        let mut links = (0..self.peers.len()).filter_map(|at| self.link_at(at));
+        let follows = links.any(|l| l.nonce == receiver.nonce && l.follows);
+        follows.then_some((receiver.nonce, receiver.stream))
+    }
+
     /// Whether a session is there in which the peer's entries flow to this store.
     pub(super) fn is_following(&self, at: usize) -> bool {
         self.link_at(at).is_some_and(|l| l.follows)

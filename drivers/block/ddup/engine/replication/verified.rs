@@ -267,8 +267,9 @@ impl Set {
 
     /// Ends what has lost its stream, and holds no epoch back for too long.
     pub(super) fn watch_verified(&mut self) {
-        let (now, receiver) = (self.now, self.receiver.as_ref());
-        let stream = receiver.map(|r| (r.nonce, r.stream));
+        let now = self.now;
+        // A primary that was demoted says nothing in the stream any more.
+        let stream = self.followed_stream();
         let Some(verified) = self.verified.as_ref() else {
             return;
         };
