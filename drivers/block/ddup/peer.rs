@@ -312,20 +312,32 @@ impl Session {
     }
 }
 
-/// The sending thread's work. It looks for the next frame before it sends one: those that follow each
-/// other at once go in the same segments.
+/// The sending thread's work.
 fn send(store: &Store, session: &Session) -> Result {
-    let mut packer = Packer::new()?;
-    let mut next = store.next_frame(session)?;
+    let mut next = None;
+    let ended = send_frames(store, session, &mut next);
 
+    // The engine takes it for sent.
+    if let Some(frame) = next {
+        store.drop_blocks(&frame.blocks);
+    }
+    ended
+}
+
+/// Sends frames until an error ends the session. It looks for the next one before it sends one: those
+/// that follow each other at once go in the same segments. What is not sent stays in `next`.
+fn send_frames(store: &Store, session: &Session, next: &mut Option<Sending>) -> Result {
+    let mut packer = Packer::new()?;
+
+    *next = store.next_frame(session)?;
     loop {
-        let frame = match next {
+        let frame = match next.take() {
             Some(frame) => frame,
             None => session.delivered().ok_or(EPIPE)?,
         };
         let blocks = store.read_blocks(&frame.blocks)?;
 
-        next = store.next_frame(session)?;
+        *next = store.next_frame(session)?;
         send_frame(session, &mut packer, &frame, &blocks, next.is_some())?;
     }
 }

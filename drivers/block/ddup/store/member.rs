@@ -553,6 +553,19 @@ impl Store {
         Ok(whole)
     }
 
+    /// A frame will not be sent: drops the blocks that were read for it. May sleep.
+    pub(crate) fn drop_blocks(&self, blocks: &[SendBlock]) {
+        let mut inner = self.inner.lock();
+
+        for block in blocks {
+            if let SendBlock::Fetched(token) = block {
+                drop(inner.member.drop_fetched(*token));
+            }
+        }
+        drop(inner);
+        self.look_again();
+    }
+
     /// Those blocks of a frame that are in memory: that were read for it, or written lately.
     fn kept_blocks(&self, blocks: &[SendBlock]) -> Result<KVec<Option<PageBuf>>> {
         let mut pages = KVec::with_capacity(blocks.len(), GFP_KERNEL)?;
