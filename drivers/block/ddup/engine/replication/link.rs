@@ -547,18 +547,19 @@ impl Set {
                 diffs: hello.diffs,
                 merges: hello.merges || mutant!(311),
             };
+            let current = self
+                .link_at(at)
+                .and_then(|l| l.sender.as_ref())
+                .map(|s| s.stream);
+            // What it has acknowledged since it said that is not in it.
+            if current == Some(serial) {
+                return Ok(());
+            }
             let best = self.peers.get(at).map_or(Position::ZERO, |p| p.best);
             if best != Position::ZERO && best.term == config.term && !hello.history.contains(&best)
             {
                 mark!(replication_regressed);
                 self.event(Event::Regressed(store));
-            }
-            let fresh = self
-                .link_at(at)
-                .and_then(|l| l.sender.as_ref())
-                .map(|s| s.stream);
-            if fresh == Some(serial) {
-                return Ok(());
             }
             let first = self.window.first();
             let sender = Sender::new(serial, takes, &position, known, first);
