@@ -68,6 +68,19 @@ struct Heal {
     over: bool,
     /// Its record waits for room for the end of an epoch.
     waits: bool,
+    /// Whether another store has the block.
+    elsewhere: Elsewhere,
+}
+
+/// What is known of a heal's block at other stores.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Elsewhere {
+    /// Nobody was asked, or not all have answered.
+    Unknown,
+    /// Nobody who was asked has it: it waits for another heal of the same content.
+    Nowhere,
+    /// The same, and it was looked for here once more.
+    NowhereNorHere,
 }
 
 /// A block that could not be healed.
@@ -455,6 +468,7 @@ impl Store {
                 until,
                 over: false,
                 waits: false,
+                elsewhere: Elsewhere::Unknown,
             });
         }
         mark!(member_heal_begins);
@@ -572,7 +586,7 @@ impl Store {
                 }
                 self.wake(tag);
             }
-            (Some(tag), None) => self.void_heal(tag),
+            (Some(tag), None) => self.heal_refused(tag),
             (None, Some((handle, _))) => {
                 let misses = self.member.iter().flat_map(|m| m.heals.misses.iter());
                 let miss = misses.into_iter().find(|m| m.number == number).copied();
@@ -582,6 +596,49 @@ impl Store {
             }
             (None, None) => {}
         }
+    }
+
+    /// Nobody else has a heal's block. Another heal of the same content may have brought it here
+    /// meanwhile, or may still do so: where its block lies, others may have it.
+    fn heal_refused(&mut self, tag: Tag) {
+        let name = self.ops.block(tag, 0).map(|b| b.content.name);
+        let Some(name) = name.filter(|name| is_shareable(name) && !mutant!(266)) else {
+            return self.void_heal(tag);
+        };
+        let is_here = self.index.lookup(&name).1 > 0;
+        let comes = self.is_asked_for(&name, tag);
+        let heal = self.heals().and_then(|h| h.heal_mut(tag));
+        let Some(heal) = heal.filter(|h| h.elsewhere != Elsewhere::NowhereNorHere) else {
+            return self.void_heal(tag);
+        };
+        heal.elsewhere = match is_here {
+            true => Elsewhere::NowhereNorHere,
+            false => Elsewhere::Nowhere,
+        };
+        if is_here {
+            mark!(member_heal_looks_again);
+            if let Some(stage) = self.ops.get_mut(tag).and_then(|op| op.stage.as_mut()) {
+                stage.look_again();
+            }
+            self.wake(tag);
+        } else if !comes {
+            self.void_heal(tag);
+        }
+    }
+
+    /// Whether a heal other than this one waits for an answer with this content.
+    fn is_asked_for(&self, name: &Name, but: Tag) -> bool {
+        let Some(heals) = self.member.as_ref().map(|m| &m.heals) else {
+            return false;
+        };
+        let mut others = (heals.first_tag..).zip(&heals.heals);
+        others.any(|(tag, heal)| {
+            let waits = |h: &Heal| !h.over && h.elsewhere != Elsewhere::Nowhere;
+            let block = || self.ops.block(tag, 0);
+            tag != but
+                && heal.as_ref().is_some_and(waits)
+                && block().is_some_and(|b| b.content.name == *name)
+        })
     }
 
     /// Whether a heal's record is not to be appended now: its block has another entry by now, or
@@ -664,8 +721,14 @@ impl Store {
         if let Some(place) = at.and_then(|at| heals.heals.get_mut(at)) {
             *place = None;
         }
-        let waiting = core::mem::take(&mut heals.waiting);
+        let (waiting, first) = (core::mem::take(&mut heals.waiting), heals.first_tag);
         self.wake_all(waiting);
+        for tag in first..first + ASKS_MAX as u32 {
+            let heal = self.heals().and_then(|h| h.heal_mut(tag));
+            if heal.is_some_and(|h| !h.over && h.elsewhere == Elsewhere::Nowhere) {
+                self.heal_refused(tag);
+            }
+        }
     }
 
     /// Nothing is healed any more: the store failed, is detached, or does not lead.

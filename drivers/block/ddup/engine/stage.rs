@@ -102,6 +102,11 @@ impl StageOp {
         self.kind == Kind::Heal
     }
 
+    /// Its content may be here by now: it is looked for as if that were new.
+    pub(super) fn look_again(&mut self) {
+        self.lacks = false;
+    }
+
     /// The block has come.
     pub(super) fn give(&mut self, handle: u64) {
         self.handle = Some(handle);
