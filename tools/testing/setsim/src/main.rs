@@ -4,10 +4,10 @@
 
 use clap::Parser;
 use ddup_engine::engine::{mark, set_mutant};
-use ddup_setsim::{world, MARKS, MUTANTS};
+use ddup_setsim::{world, MARKS, MUTANTS, SHOWN};
 use std::ops::Range;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -64,19 +64,18 @@ fn main() -> ExitCode {
 /// Plays seeds on all processors, until one fails if that is enough. Answers totals and failures.
 fn each_seed(
     arguments: &Arguments,
-    seeds: Range<u64>,
+    seeds: &[u64],
     until: bool,
 ) -> (world::Totals, Vec<(u64, String)>, u64) {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let next = AtomicU64::new(seeds.start);
+    let next = AtomicUsize::new(0);
     let outcome = Mutex::new((world::Totals::default(), Vec::new(), 0));
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| loop {
-                let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= seeds.end {
+                let Some(&seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) else {
                     return;
-                }
+                };
                 let (totals, result) = world::play(seed, arguments.steps, arguments.verbose);
                 let Ok(mut outcome) = outcome.lock() else {
                     return;
@@ -86,7 +85,7 @@ fn each_seed(
                 if let Err(what) = result {
                     outcome.1.push((seed, what));
                     if until || outcome.1.len() >= 10 {
-                        next.store(seeds.end, Ordering::Relaxed);
+                        next.store(seeds.len(), Ordering::Relaxed);
                     }
                 }
             });
@@ -95,9 +94,17 @@ fn each_seed(
     outcome.into_inner().unwrap_or_default()
 }
 
+/// Those seeds, and if they begin with 0 what few histories show.
+fn with_shown(seeds: Range<u64>) -> Vec<u64> {
+    let is_more = |seed: &&u64| seeds.start == 0 && seeds.end > 1 && !seeds.contains(*seed);
+    let more = SHOWN.iter().filter(is_more);
+    Iterator::chain(seeds.clone(), more.copied()).collect()
+}
+
 fn play(arguments: &Arguments, seeds: Range<u64>) -> bool {
     let begin = Instant::now();
-    let (totals, mut failures, played) = each_seed(arguments, seeds, false);
+    let seeds = with_shown(seeds);
+    let (totals, mut failures, played) = each_seed(arguments, &seeds, false);
     println!("{totals:#?}");
     let never: Vec<_> = MARKS.iter().filter(|name| mark::count(name) == 0).collect();
     println!(
@@ -127,9 +134,10 @@ fn play(arguments: &Arguments, seeds: Range<u64>) -> bool {
 /// Each deliberate error has to be caught.
 fn hunt(arguments: &Arguments, seeds: &Range<u64>) -> bool {
     let (begin, mut caught) = (Instant::now(), 0);
+    let seeds = with_shown(seeds.clone());
     for number in MUTANTS {
         set_mutant(*number);
-        let (_, mut failures, played) = each_seed(arguments, seeds.clone(), true);
+        let (_, mut failures, played) = each_seed(arguments, &seeds, true);
         failures.sort();
         match failures.first() {
             Some((seed, what)) => {

@@ -178,10 +178,15 @@ pub struct Node {
     pub written: BTreeMap<u64, (Content, u64)>,
     /// Clusters that rot: what they should hold.
     pub rotten: BTreeMap<u64, Content>,
-    /// A cluster that does not rot was read and did not match its check.
-    pub odd: Option<u64>,
+    /// Checks of all that has ever rotten here: others may have been told that nobody has it, and then
+    /// have a cluster for it without that content.
+    pub rotted: BTreeSet<u64>,
+    /// A cluster that does not rot was read and did not match this check.
+    pub odd: Option<(u64, u64)>,
     /// Scrubs that ended.
     pub scrubs: u64,
+    /// The volume's slot and the number of each block that the last scrub found to be bad.
+    found_bad: Vec<(u32, u64)>,
     /// In its next life its index knows next to nothing, and junk lies for some time.
     pub forgets: bool,
     /// Data I/O of requests that is under way.
@@ -280,8 +285,10 @@ impl Node {
             fetched: BTreeMap::new(),
             written: BTreeMap::new(),
             rotten: BTreeMap::new(),
+            rotted: BTreeSet::new(),
             odd: None,
             scrubs: 0,
+            found_bad: Vec::new(),
             forgets: false,
             ios: BTreeMap::new(),
             handed: BTreeSet::new(),
@@ -424,10 +431,8 @@ impl Node {
                     Some(_) => DataResult::Ok,
                     None => DataResult::Mismatch,
                 };
-                // A scrub of a replica may meet a block that nobody had: it has a cluster, and no content.
-                let lost = !self.asked.contains_key(&tag) && !self.written.contains_key(&cluster);
-                if found.is_none() && !lost && !self.rotten.contains_key(&cluster) {
-                    self.odd = Some(cluster);
+                if found.is_none() && !self.rotten.contains_key(&cluster) {
+                    self.odd = Some((cluster, check));
                 }
                 self.ios.entry(tag).and_modify(|n| *n -= 1);
                 self.end_handed(tag, found.is_some());
@@ -522,6 +527,7 @@ impl Node {
 
     /// Begins a scrub, if none goes on.
     pub fn begin_scrub(&mut self, now: u64) {
+        self.found_bad.clear();
         if let Some(engine) = self.engine.as_mut() {
             let words = KVVec::from_elem(0, engine.scrub_words(), GFP_KERNEL).expect("memory");
             let _ = engine.begin_scrub(now, words);
@@ -582,7 +588,10 @@ impl Node {
                 cluster: cluster.0,
                 check: check.0,
             }),
-            Action::ScrubFound { .. } => return self.poll(now),
+            Action::ScrubFound { slot, lbn } => {
+                self.found_bad.push((slot, lbn.0));
+                return self.poll(now);
+            }
             Action::ScrubEnded => {
                 self.scrubs += 1;
                 return self.poll(now);
@@ -715,6 +724,7 @@ impl Node {
     pub fn rot(&mut self, cluster: u64, salt: u64) {
         if let Some((content, _)) = self.written.get(&cluster) {
             self.rotten.insert(cluster, *content);
+            self.rotted.insert(FINGERPRINTS.check(*content));
             self.disk.write_durable(cluster, Image::garbage(salt));
         }
     }
@@ -731,6 +741,19 @@ impl Node {
             .filter(|(cluster, (content, _))| holds(**cluster, *content))
             .map(|(cluster, _)| *cluster)
             .collect()
+    }
+
+    /// How many blocks that its last scrub found to be bad hold what is good at `source`, whose volumes
+    /// are equal.
+    pub fn bad_but_good_at(&self, source: &Node, seed: u64) -> Result<u64, String> {
+        let (_, image) = source.image(seed, true)?;
+        let volumes = self.volumes();
+        let is_good = |(slot, lbn): &&(u32, u64)| {
+            let volume = volumes.iter().find(|(at, ..)| at == slot);
+            let content = volume.and_then(|(_, uuid, _)| image.get(uuid)?.get(*lbn as usize));
+            content.is_some_and(|c| *c != LOST && !source.rotten.values().any(|rots| rots == c))
+        };
+        Ok(self.found_bad.iter().filter(is_good).count() as u64)
     }
 
     /// Slots, UUIDs and sizes of the volumes that it shows.
@@ -775,8 +798,10 @@ impl Node {
             fetched: BTreeMap::new(),
             written: BTreeMap::new(),
             rotten: BTreeMap::new(),
+            rotted: BTreeSet::new(),
             odd: None,
             scrubs: 0,
+            found_bad: Vec::new(),
             forgets: false,
             ios: BTreeMap::new(),
             handed: BTreeSet::new(),

@@ -87,12 +87,16 @@ impl World {
         }
         self.nodes[at].begin_scrub(self.now);
         self.look_at(at)?;
-        let scrub = |w: &World| w.nodes[at].engine.as_ref().and_then(|e| e.scrub_report());
-        let scrubbed = |w: &World| scrub(w).is_some_and(|s| s.state == ScrubState::Complete);
+        let scrubbed = |w: &World| {
+            let scrub = w.nodes[at].engine.as_ref().and_then(|e| e.scrub_report());
+            scrub.is_some_and(|scrub| scrub.state == ScrubState::Complete)
+        };
         if !self.until(20_000, scrubbed)? || !settled(self) {
             return Ok(());
         }
-        let bad = scrub(self).map_or(0, |scrub| scrub.bad);
+        // What has rotten at the primary too can be repaired by nobody.
+        let bad = self.nodes[at].bad_but_good_at(&self.nodes[n], self.seed)?;
+        let since = self.now;
         self.verify_member(n, at, true)?;
         let races = self.draw(2) == 0;
         if races {
@@ -107,8 +111,10 @@ impl World {
         let over = |w: &World| w.report(n).is_none_or(|r| !r.state.goes_on());
         self.until(30_000, over)?;
         let complete = |w: &World| {
-            let report = w.report(n)?;
-            (report.state == VerifyState::Complete && settled(w)).then_some(report)
+            // Another one may have gone on already.
+            let report = w.report(n).filter(|report| report.repair)?;
+            let own = report.ended? >= since + report.took;
+            (report.state == VerifyState::Complete && own && settled(w)).then_some(report)
         };
         let Some(report) = complete(self).filter(|_| !races) else {
             return Ok(());

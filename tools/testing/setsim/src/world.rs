@@ -120,7 +120,7 @@ struct Session {
 
 /// All machines.
 pub struct World {
-    seed: u64,
+    pub(crate) seed: u64,
     rng: Rng,
     verbose: bool,
     pub(crate) now: u64,
@@ -887,10 +887,9 @@ impl World {
                     return Ok(());
                 }
                 self.nodes[n].io_done(now, io, &mut self.rng);
-                // Where clusters rot a replica may have been told that nobody has a block.
                 let odd = self.nodes[n].odd.take();
-                let lost = |c: &u64| self.rots.is_some() && !self.nodes[n].written.contains_key(c);
-                if let Some(cluster) = odd.filter(|c| !lost(c)) {
+                let rotted = |check: &u64| self.nodes.iter().any(|n| n.rotted.contains(check));
+                if let Some((cluster, _)) = odd.filter(|(_, check)| !rotted(check)) {
                     return Err(format!(
                         "(7) cluster {cluster} of node {n} does not match its check"
                     ));
