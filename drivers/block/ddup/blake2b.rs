@@ -21,6 +21,22 @@ const IV: [u64; 8] = [
 /// Bytes that are compressed at once.
 const BLOCK: usize = 128;
 
+/// A word of the block.
+macro_rules! word {
+    ($block:ident, $at:literal) => {
+        u64::from_le_bytes([
+            $block[8 * $at],
+            $block[8 * $at + 1],
+            $block[8 * $at + 2],
+            $block[8 * $at + 3],
+            $block[8 * $at + 4],
+            $block[8 * $at + 5],
+            $block[8 * $at + 6],
+            $block[8 * $at + 7],
+        ])
+    };
+}
+
 macro_rules! mix {
     ($v:ident, $a:literal, $b:literal, $c:literal, $d:literal, $x:expr, $y:expr) => {
         $v[$a] = $v[$a].wrapping_add($v[$b]).wrapping_add($x);
@@ -34,55 +50,45 @@ macro_rules! mix {
     };
 }
 
-/// A round, with the order in which it takes the words of the message.
+/// A round, with the order in which it takes the words of the block.
 macro_rules! round {
     (
         $v:ident, $m:ident, $a:literal, $b:literal, $c:literal, $d:literal, $e:literal, $f:literal,
         $g:literal, $h:literal, $i:literal, $j:literal, $k:literal, $l:literal, $n:literal,
         $o:literal, $p:literal, $q:literal
     ) => {
-        mix!($v, 0, 4, 8, 12, $m[$a], $m[$b]);
-        mix!($v, 1, 5, 9, 13, $m[$c], $m[$d]);
-        mix!($v, 2, 6, 10, 14, $m[$e], $m[$f]);
-        mix!($v, 3, 7, 11, 15, $m[$g], $m[$h]);
-        mix!($v, 0, 5, 10, 15, $m[$i], $m[$j]);
-        mix!($v, 1, 6, 11, 12, $m[$k], $m[$l]);
-        mix!($v, 2, 7, 8, 13, $m[$n], $m[$o]);
-        mix!($v, 3, 4, 9, 14, $m[$p], $m[$q]);
+        mix!($v, 0, 4, 8, 12, word!($m, $a), word!($m, $b));
+        mix!($v, 1, 5, 9, 13, word!($m, $c), word!($m, $d));
+        mix!($v, 2, 6, 10, 14, word!($m, $e), word!($m, $f));
+        mix!($v, 3, 7, 11, 15, word!($m, $g), word!($m, $h));
+        mix!($v, 0, 5, 10, 15, word!($m, $i), word!($m, $j));
+        mix!($v, 1, 6, 11, 12, word!($m, $k), word!($m, $l));
+        mix!($v, 2, 7, 8, 13, word!($m, $n), word!($m, $o));
+        mix!($v, 3, 4, 9, 14, word!($m, $p), word!($m, $q));
     };
 }
 
-/// Takes up to 128 bytes into the state; `end` is the number of bytes so far.
-fn compress(state: &mut [u64; 8], bytes: &[u8], end: u64, is_last: bool) {
-    let mut m = [0u64; 16];
-    for (word, bytes) in m.iter_mut().zip(bytes.chunks(8)) {
-        let mut raw = [0; 8];
-        for (to, from) in raw.iter_mut().zip(bytes) {
-            *to = *from;
-        }
-        *word = u64::from_le_bytes(raw);
-    }
-    let mut v = [0u64; 16];
-    for (word, from) in v.iter_mut().zip(state.iter().chain(&IV)) {
-        *word = *from;
-    }
+/// Takes a block into the state; `end` is the number of the message's bytes so far. The block's words
+/// are read where they lie, and not copied before.
+fn compress(state: &mut [u64; 8], block: &[u8; BLOCK], end: u64, is_last: bool) {
+    let [a, b, c, d, e, f, g, h] = *state;
+    let [i, j, k, l, m, n, o, p] = IV;
     // The upper half of the count is that of messages beyond 16 EiB.
-    v[12] ^= end;
-    if is_last {
-        v[14] = !v[14];
-    }
-    round!(v, m, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    round!(v, m, 14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3);
-    round!(v, m, 11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4);
-    round!(v, m, 7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8);
-    round!(v, m, 9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13);
-    round!(v, m, 2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9);
-    round!(v, m, 12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11);
-    round!(v, m, 13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10);
-    round!(v, m, 6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5);
-    round!(v, m, 10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0);
-    round!(v, m, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    round!(v, m, 14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3);
+    let last = if is_last { !o } else { o };
+    let mut v = [a, b, c, d, e, f, g, h, i, j, k, l, m ^ end, n, last, p];
+
+    round!(v, block, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    round!(v, block, 14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3);
+    round!(v, block, 11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4);
+    round!(v, block, 7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8);
+    round!(v, block, 9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13);
+    round!(v, block, 2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9);
+    round!(v, block, 12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11);
+    round!(v, block, 13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10);
+    round!(v, block, 6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5);
+    round!(v, block, 10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0);
+    round!(v, block, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    round!(v, block, 14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3);
     let (low, high) = v.split_at(8);
     for (word, (a, b)) in state.iter_mut().zip(low.iter().zip(high)) {
         *word ^= a ^ b;
@@ -96,13 +102,19 @@ pub(crate) fn digest(data: &[u8]) -> [u8; 32] {
     state[0] ^= 0x0101_0020;
     let mut end = 0;
     let mut rest = data;
-    while rest.len() > BLOCK {
-        let (block, more) = rest.split_at(BLOCK);
+    while let Some((block, more)) = rest
+        .split_first_chunk()
+        .filter(|(_, more)| !more.is_empty())
+    {
         end += BLOCK as u64;
         compress(&mut state, block, end, false);
         rest = more;
     }
-    compress(&mut state, rest, end + rest.len() as u64, true);
+    let mut last = [0; BLOCK];
+    for (to, from) in last.iter_mut().zip(rest) {
+        *to = *from;
+    }
+    compress(&mut state, &last, end + rest.len() as u64, true);
     let mut digest = [0; 32];
     for (to, word) in digest.chunks_mut(8).zip(state) {
         for (to, from) in to.iter_mut().zip(word.to_le_bytes()) {
