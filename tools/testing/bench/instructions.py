@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Requests one after the other: instructions.py DEVICE read|write|fdatasync SIZEk COUNT."""
+"""Requests one after the other, durable at the end: instructions.py DEVICE read|write|fdatasync SIZEk COUNT."""
 
 import mmap
 import os
@@ -26,6 +26,7 @@ def main():
         os.pwritev(fd, [buffer], offset)
         if what == "fdatasync":
             os.fdatasync(fd)
+    os.fdatasync(fd)
 
 
 main()
