@@ -35,7 +35,8 @@ impl Fingerprinter {
             };
         }
         let data: &[u8] = &block[..];
-        let check = check_of(hash::xxh64(data, self.params.check_key));
+        let keyed = hash::xxh64(data, self.params.check_key);
+        let check = check_of(keyed);
         let mut name = Name::NONE;
 
         match self.params.algorithm {
@@ -43,8 +44,13 @@ impl Fingerprinter {
             FingerprintAlgorithm::Blake2b => copy_head(&mut name.0, &blake2b::digest(data)),
             FingerprintAlgorithm::Xxh64 => {
                 let (head, tail) = name.0.split_at_mut(8);
+                // One pass over the block is enough where the keys are the same.
+                let named = match self.params.name_key == self.params.check_key {
+                    true => keyed,
+                    false => hash::xxh64(data, self.params.name_key),
+                };
 
-                head.copy_from_slice(&hash::xxh64(data, self.params.name_key).to_le_bytes());
+                head.copy_from_slice(&named.to_le_bytes());
                 copy_head(tail.split_at_mut(6).0, &check.0.to_le_bytes());
             }
         }

@@ -163,6 +163,10 @@ pub(super) fn format(args: &FormatArgs) -> Result<Formatted<'_>> {
     for (to, from) in label.iter_mut().zip(args.label.bytes()) {
         *to = from;
     }
+    let check_key = match &membership {
+        Some(membership) => membership.check_key,
+        None => u64::from_ne_bytes(store::random()?),
+    };
     let params = Params {
         clusters: device.clusters(),
         journal_clusters: args.journal.unwrap_or(0) / CLUSTER,
@@ -171,11 +175,10 @@ pub(super) fn format(args: &FormatArgs) -> Result<Formatted<'_>> {
         volume_uuid: store::random_uuid()?,
         label,
         fingerprint,
-        name_key: u64::from_ne_bytes(store::random()?),
-        check_key: match &membership {
-            Some(membership) => membership.check_key,
-            None => u64::from_ne_bytes(store::random()?),
-        },
+        // With one key a fast fingerprint and the check are one pass over a block: who shares is
+        // compared byte by byte, so 64 bits suffice to find him.
+        name_key: check_key,
+        check_key,
         hash: store::hash,
         member: membership.as_ref().map(|membership| MemberParams {
             record: &membership.record,
