@@ -55,7 +55,9 @@ const MAX_RANGE_BYTES: u32 = u32::MAX - (BLOCK_SIZE - 1);
 /// Memory for pages of the trees, if an attach does not say.
 const CACHE_BYTES: u64 = 64 << 20;
 
-/// Memory for the index, if an attach does not say.
+/// Memory for the index, if an attach does not say: for each cluster of the store so much, which is
+/// room for twice the fingerprints that there can be, up to a bound.
+const INDEX_BYTES_PER_CLUSTER: u64 = 16;
 const INDEX_BYTES: u64 = 64 << 20;
 
 /// Bounds of both.
@@ -464,6 +466,13 @@ fn memory(wish: Option<u64>, default: u64, attr: u32) -> Result<u64, Refusal> {
     }
 }
 
+/// Memory for the index of a store of so many bytes.
+fn index_bytes_of(store_bytes: u64) -> u64 {
+    let clusters = store_bytes / u64::from(BLOCK_SIZE);
+
+    (clusters.saturating_mul(INDEX_BYTES_PER_CLUSTER)).clamp(MEMORY_BYTES_MIN, INDEX_BYTES)
+}
+
 /// Attaches a store and makes the disk of its first volume.
 fn attach_store(
     options: &Options<'_>,
@@ -478,7 +487,7 @@ fn attach_store(
     )?;
     let index_bytes = memory(
         options.index_bytes,
-        INDEX_BYTES,
+        index_bytes_of(backing.size_bytes()),
         uapi::DDUP_A_DEVICE_INDEX_BYTES,
     )?;
     if backing.limits().logical_block_size > BLOCK_SIZE {

@@ -173,10 +173,11 @@ pub struct AttachArgs {
     /// N of /dev/ddupN; without it the lowest that is free
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(INDEX_MAX)))]
     pub number: Option<u32>,
-    /// Most memory for cached pages of the trees
+    /// Most memory for cached pages of the trees, without it 64 MiB
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub cache: Option<u64>,
-    /// Most memory for the index of fingerprints; with less, fewer duplicates are found
+    /// Most memory for the index of fingerprints, without it 4 MiB for each GiB of the store up to 64
+    /// MiB; with less, fewer duplicates are found
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     pub index: Option<u64>,
     /// Print JSON

@@ -108,7 +108,7 @@ memory_takes_the_range_and_nothing_beyond() {
 	make_store 64M
 	ram=$(awk '/^MemTotal/ { print $2 * 1024 }' /proc/meminfo)
 	attach "$device"
-	[ "$(ddup status --json | jq -c '.devices[0] | [.cache_bytes, .index_bytes]')" = "[67108864,67108864]" ]
+	[ "$(ddup status --json | jq -c '.devices[0] | [.cache_bytes, .index_bytes]')" = "[67108864,1048576]" ]
 	ddup detach "$ddup"
 	for option in --cache --index; do
 		attach "$device" $option 1M
