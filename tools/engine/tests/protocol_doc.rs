@@ -233,6 +233,7 @@ fn frames_are_as_documented() {
         unpacks: true,
         merges: true,
         stands: true,
+        resumes: true,
         promise: 0x74,
         limits: Limits {
             entries: 0x75,
@@ -245,7 +246,7 @@ fn frames_are_as_documented() {
     let frame = framed(&Frame::Hello(KBox::new(hello, GFP_KERNEL).unwrap()));
     let fields: [(&str, &[u8]); 10] = [
         ("features", &[0x07]),
-        ("offers", &[0x1f]),
+        ("offers", &[0x3f]),
         ("store", &[0x71; 16]),
         ("incarnation", &[0x72]),
         ("promise", &[0x74]),

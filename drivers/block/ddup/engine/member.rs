@@ -50,6 +50,8 @@ const PINS_MAX: usize = 2 * (WINDOW + STAGE_TAGS) as usize;
 /// A silent session is asked after this, and lost after that, in milliseconds.
 const KEEPALIVE: Millis = 1000;
 const TIMEOUT: Millis = 6000;
+/// A compare goes on where it was if its peer is back within so long, in milliseconds.
+const PARKS: Millis = 30_000;
 /// Seals whose room in the journal is promised ahead; more once a request needed more.
 const SEALS: usize = 16;
 /// The most of them.
@@ -176,6 +178,7 @@ impl Member {
             timeout: TIMEOUT,
             unpacks: true,
             merges: true,
+            parks: PARKS,
         };
         let appended = history.try_clone()?;
         // In its place: it is too large for the stack.
@@ -821,6 +824,7 @@ impl Store {
                 }
             }
             SetAction::Void => self.void_stage(),
+            SetAction::Unbuild => self.void_resync(),
             SetAction::StageDrop(handle) => self.act(Action::StageDrop { handle }),
             SetAction::Apply {
                 position,

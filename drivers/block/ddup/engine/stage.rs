@@ -510,7 +510,6 @@ impl Store {
         if let Some(member) = self.member.as_mut() {
             member.keeps.clear();
         }
-        self.void_resync();
     }
 
     /// Applies an epoch: its entries are all staged. False: not now.

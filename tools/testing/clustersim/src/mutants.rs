@@ -143,6 +143,15 @@ const NAMES: &[(u32, &str)] = &[
     (311, "merged epochs are told to whom does not take them"),
     (322, "peers are not told of what is missed"),
     (323, "a peer does not remember what it was told of"),
+    (400, "a compare goes on in the shadows of another state"),
+    (401, "a replica says that it has one block more than it has"),
+    (402, "what came and is not built is not told again"),
+    (403, "11: a state is parked for ever"),
+    (
+        404,
+        "what is built is dropped, and the replica counts on it",
+    ),
+    (405, "a compare goes on in another volume"),
     (324, "junk is kept for ever for who misses it"),
 ];
 

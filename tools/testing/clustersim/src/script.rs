@@ -57,6 +57,10 @@ pub struct Setup {
     pub packs: u64,
     /// Which stores take merged epochs, a bit for each.
     pub merges: u64,
+    /// How long stores keep a frozen state for a peer that was being compared with it, in milliseconds.
+    pub parks: u64,
+    /// Which stores do that, a bit for each.
+    pub resumes: u64,
     /// How much longer a frame to an asynchronous member takes at most, in milliseconds.
     pub slow: u64,
 }
@@ -70,6 +74,11 @@ impl Setup {
     /// Whether a store takes merged epochs.
     pub fn merges(&self, n: usize) -> bool {
         self.merges >> n & 1 != 0
+    }
+
+    /// How long a store keeps a frozen state for a peer that was being compared with it.
+    pub fn parks(&self, n: usize) -> u64 {
+        self.parks * (self.resumes >> n & 1)
     }
 
     /// Whether a store is told to pack what it sends, at some time.
@@ -165,6 +174,8 @@ pub fn generate(seed: u64, steps: u32) -> Script {
         packs: rng.draw() | rng.draw(),
         merges: rng.draw() | rng.draw() | rng.draw(),
         slow: rng.pick(&[0, 0, 100, 400]),
+        parks: rng.pick(&[500, 3000, 30_000]),
+        resumes: rng.draw() | rng.draw() | rng.draw(),
     };
     let mut weights = [300, 60, 8, 20, 12, 6, 3, 10, 60, 12, 6, 20, 40, 15];
     // Some histories are calm, some hit one thing hard.

@@ -195,6 +195,8 @@ pub type Durable = (Position, Vec<(Entry, Content)>);
 /// A frozen state.
 #[derive(Clone, Debug)]
 pub struct Frozen {
+    /// Where it is in the history.
+    pub position: Position,
     /// Its blocks.
     pub image: Image,
     /// When they changed.
@@ -241,7 +243,7 @@ pub struct Store {
     pub staged: BTreeMap<u64, (Entry, Content)>,
     /// Frozen states.
     pub scans: BTreeMap<u64, Frozen>,
-    /// The volumes of the compare that goes on, and what it keeps.
+    /// What the compare that goes on, or was interrupted, has built.
     pub compare: Image,
 }
 
@@ -264,6 +266,7 @@ impl Store {
         content == 0
             || has(&self.durable)
             || has(&self.live)
+            || has(&self.compare)
             || self.pending.iter().any(|p| has(&p.image))
             || self.pins.values().any(|p| p.contains(&content))
             || self.staged.values().any(|s| s.1 == content)
@@ -334,6 +337,7 @@ impl Store {
     /// The durable state, frozen.
     pub fn frozen(&self) -> Frozen {
         Frozen {
+            position: self.tip,
             image: self.durable.clone(),
             dates: self.dates.clone(),
             births: self.births,
@@ -343,6 +347,7 @@ impl Store {
     /// The newest state, frozen as soon as it is durable.
     pub fn newest_frozen(&self) -> Frozen {
         Frozen {
+            position: self.newest_position(),
             image: self.newest(),
             dates: self.newest_dates(),
             births: self.births,

@@ -9,6 +9,7 @@ use crate::store::{self, Content, Frozen, Image};
 use crate::world::{mapped, Event, World};
 use ddup_engine::engine::replication::action::{FrozenState, Shown};
 use ddup_engine::engine::replication::history::History;
+use ddup_engine::engine::replication::set::Set;
 use ddup_engine::engine::replication::types::{Entry, Id, Op, Position};
 use ddup_engine::engine::replication::verify::{VerifyState, FOUND_MAX, HOLD_MAX};
 use ddup_sim::rng::Rng;
@@ -25,7 +26,7 @@ type Place = (u8, u64);
 #[derive(Default)]
 pub struct Freezes {
     /// Scans that wait; the state that was cut for each, once it was.
-    wanted: BTreeMap<u64, Option<(Position, Frozen)>>,
+    wanted: BTreeMap<u64, Option<Frozen>>,
     /// When a state was to be frozen before anything else is applied.
     holds: BTreeMap<u64, u64>,
     /// The newest state that was frozen, and which blocks differed silently in it.
@@ -120,12 +121,22 @@ impl World {
         // Some cuts take longer than a replica may hold epochs back.
         let slow = now && !self.calm() && self.rng.chance(1, 6);
         let time = self.disk_time() + if slow { 2000 } else { 0 };
-        let event = match !now && self.rng.chance(1, 3) {
+        let shares = self.shared_state(n, scan).is_some();
+        let event = match !now && (self.rng.chance(1, 3) || (shares && self.rng.chance(3, 4))) {
             true => Event::ScanOpened(n, life, scan),
             false => Event::Cut(n, life, scan),
         };
         self.at(time, event);
         Ok(())
+    }
+
+    /// A state that is frozen already and serves a scan, too.
+    fn shared_state(&self, n: usize, scan: u64) -> Option<Frozen> {
+        let set = self.nodes[n].set.as_ref()?;
+        let mut frozen = self.nodes[n].store.scans.values();
+        let serves =
+            |f: &&Frozen| set.keeps_behind(&f.position) && set.scan_takes(scan, &f.position);
+        frozen.find(serves).cloned()
     }
 
     /// A checkpoint is cut, which ends the open epoch.
@@ -146,8 +157,8 @@ impl World {
         }
         self.append_seals(n)?;
         let store = &self.nodes[n].store;
-        let cut = (store.newest_position(), store.newest_frozen());
-        let position = cut.0;
+        let cut = store.newest_frozen();
+        let position = cut.position;
         self.say(|| format!("node {n} cuts at {} for {scan}", short(&position)));
         self.nodes[n].freezes.wanted.insert(scan, Some(cut));
         self.with(n, |set| set.scan_cut(scan, &position));
@@ -164,7 +175,9 @@ impl World {
         };
         let store = &self.nodes[n].store;
         let (tip, is_cut) = (store.tip, wanted.is_some());
-        let (position, frozen) = wanted.unwrap_or_else(|| (tip, store.frozen()));
+        let frozen = wanted.or_else(|| self.shared_state(n, scan));
+        let frozen = frozen.unwrap_or_else(|| store.frozen());
+        let position = frozen.position;
         if !self.oracle.contains(&tip, &position) && position != Position::ZERO {
             if tip.epoch < position.epoch {
                 self.at(time, Event::ScanOpened(n, life, scan));
@@ -255,6 +268,18 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Whether some primary verifies a store.
+    pub fn is_verified(&self, n: usize) -> bool {
+        let id = self.nodes[n].id;
+        let of = |set: &KBox<Set>| {
+            let report = set.verify_report().ok().flatten();
+            report.is_some_and(|r| r.peer == id && r.state.goes_on())
+        };
+        self.nodes
+            .iter()
+            .any(|node| node.set.as_ref().is_some_and(of))
     }
 
     fn verify_peer(&mut self, n: usize, peer: usize, repair: bool) -> Verdict {

@@ -15,11 +15,12 @@ use ddup_engine::engine::replication::config::{Config, Member, MemberState};
 use ddup_engine::engine::replication::heal::Wanted;
 use ddup_engine::engine::replication::history::History;
 use ddup_engine::engine::replication::record::{choose, Record, Slots};
+use ddup_engine::engine::replication::resume::Reached;
 use ddup_engine::engine::replication::set::Set;
-use ddup_engine::engine::replication::types::ANCESTORS_MAX;
+use ddup_engine::engine::replication::types::{self, ANCESTORS_MAX};
 use ddup_engine::engine::replication::types::{Entry, Id, Limits, Op as EntryOp, Position};
 use ddup_engine::engine::replication::wire::{self, Frame};
-use ddup_engine::engine::types::Generation;
+use ddup_engine::engine::types::{Generation, LBN_LIMIT};
 use ddup_sim::rng::Rng;
 use ddup_sim::xxh64::xxh64;
 use kernel::fail_alloc;
@@ -30,6 +31,8 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 const KEEPALIVE: u64 = 400;
 const TIMEOUT: u64 = 1500;
 const TICK: u64 = 100;
+/// So long a replica keeps a state at most that nobody verifies any more.
+const THAWED: u64 = 1600;
 /// A block is LOST after so many tries to read it.
 const FETCH_TRIES: u32 = 4;
 /// Compares with a peer that may be lost in a second: the first pause is a tenth of that.
@@ -108,8 +111,9 @@ pub struct Node {
     failed_reads: BTreeMap<(Option<u64>, (u64, u32)), u32>,
     /// When frozen states were lost, in the last second.
     thawed: VecDeque<u64>,
-    /// What it freezes for others.
+    /// What it freezes for others, and when there was last somebody for whom.
     pub freezes: Freezes,
+    lonely: u64,
     /// Leases that it took, by version.
     pub leases: BTreeMap<u64, u64>,
     sessions: BTreeMap<usize, u64>,
@@ -165,6 +169,8 @@ pub struct Totals {
     pub epochs: u64,
     /// Compares that ended.
     pub switches: u64,
+    /// Those that went on where they were in an earlier session.
+    pub resumed: u64,
     /// Epochs that went to a peer merged with others.
     pub merged: u64,
     /// Ranges that were kept in diffs.
@@ -201,7 +207,7 @@ pub struct Totals {
 
 impl Totals {
     /// Counters and their names.
-    pub fn rows(&self) -> [(&'static str, u64); 26] {
+    pub fn rows(&self) -> [(&'static str, u64); 27] {
         [
             ("reads", self.reads),
             ("writes", self.writes),
@@ -213,6 +219,7 @@ impl Totals {
             ("reigns", self.reigns),
             ("epochs sealed", self.epochs),
             ("compares", self.switches),
+            ("compares resumed", self.resumed),
             ("epochs merged", self.merged),
             ("ranges kept", self.kept),
             ("frames", self.frames),
@@ -392,6 +399,7 @@ impl World {
                 misses: Misses::default(),
                 failed_reads: BTreeMap::new(),
                 freezes: Freezes::default(),
+                lonely: 0,
                 thawed: VecDeque::new(),
                 leases: BTreeMap::new(),
                 sessions: BTreeMap::new(),
@@ -486,6 +494,7 @@ impl World {
             timeout: TIMEOUT,
             unpacks: self.setup.unpacks(n),
             merges: self.setup.merges(n),
+            parks: self.setup.parks(n),
         };
         let history = History::from_ends(&ends).map_err(|_| "memory")?;
         let mut set = Set::attach(params, found, history, fresh).map_err(|_| "memory")?;
@@ -947,6 +956,12 @@ impl World {
                 }
                 self.check_async(n, peer, *epoch, *resync)?;
             }
+            Frame::Reached { reached, .. } => {
+                if self.setup.parks(n) == 0 || self.setup.parks(peer) == 0 {
+                    return Err(format!("node {n} says REACHED to {peer}"));
+                }
+                self.totals.resumed += u64::from(*reached != Reached::NOTHING);
+            }
             Frame::Merge { from, to } => {
                 if !self.is_async(n, peer) || !self.setup.merges(peer) {
                     return Err(format!("(3) node {n} merges epochs for {peer}"));
@@ -1048,11 +1063,8 @@ impl World {
                 source,
                 resync,
             } => self.stage(n, token, entry, source, resync)?,
-            Action::Void => {
-                let store = &mut self.nodes[n].store;
-                store.staged.clear();
-                store.compare.clear();
-            }
+            Action::Void => self.nodes[n].store.staged.clear(),
+            Action::Unbuild => self.nodes[n].store.compare.clear(),
             Action::Apply {
                 position,
                 token,
@@ -1089,12 +1101,11 @@ impl World {
                 ..
             } => {
                 let node = &mut self.nodes[n];
-                let mut image = std::mem::take(&mut node.store.compare);
+                let image = std::mem::take(&mut node.store.compare);
                 for token in token..token + u64::from(count) {
-                    let Some((entry, content)) = node.store.staged.remove(&token) else {
+                    if node.store.staged.remove(&token).is_none() {
                         return Err(format!("(7) node {n} switches to what is not staged"));
-                    };
-                    store::apply(&mut image, &entry, content)?;
+                    }
                 }
                 self.oracle
                     .state(&format!("node {n}, compared,"), &position, &image)?;
@@ -1353,6 +1364,10 @@ impl World {
         let result = match found {
             _ if failed => StageResult::Failed,
             Some(content) => {
+                if resync {
+                    // At once: it stays when what is staged is void.
+                    store::apply(&mut node.store.compare, &entry, content)?;
+                }
                 node.store.staged.insert(token, (entry, content));
                 StageResult::Held
             }
@@ -1900,7 +1915,8 @@ impl World {
                 let now = self.now;
                 self.with(n, |set| set.tick(now));
                 self.at(TICK, Event::Tick(n, life));
-                return self.pump(n);
+                self.pump(n)?;
+                return self.check_parked(n);
             }
             _ => {}
         }
@@ -1961,7 +1977,7 @@ impl World {
         }
         let image = &frozen.image;
         // The volume's place in the image, and the block.
-        let (place, first) = (cursor >> 32, cursor & u64::from(u32::MAX));
+        let (place, first) = (cursor / LBN_LIMIT, cursor % LBN_LIMIT);
         let Some((&volume, blocks)) = image.iter().nth(place as usize) else {
             return Err(format!(
                 "node {n} is asked for what lies behind all volumes"
@@ -1984,8 +2000,10 @@ impl World {
             entries,
         };
         let next = match at < blocks.len() as u64 {
-            true => Some(place << 32 | at),
-            false => (place + 1 < image.len() as u64).then_some((place + 1) << 32),
+            true => Some(types::cursor(place as usize, at)),
+            false => {
+                (place + 1 < image.len() as u64).then_some(types::cursor(place as usize + 1, 0))
+            }
         };
         self.with(n, |set| set.scanned(scan, shown, next));
         self.pump(n)
@@ -2007,6 +2025,37 @@ impl World {
         }
         self.with(n, |set| set.scan_lost(scan));
         self.pump(n)
+    }
+
+    /// A state stays frozen for somebody who is there, or a short while for who may come back; at a
+    /// replica, while somebody verifies.
+    fn check_parked(&mut self, n: usize) -> Verdict {
+        let others: std::vec::Vec<Id> = self.nodes.iter().map(|node| node.id).collect();
+        let (now, verifies) = (self.now, self.is_verified(n));
+        let node = &mut self.nodes[n];
+        let reigns = node.set.as_ref().is_some_and(|set| set.state().reigns);
+        let flows = |set: &KBox<Set>| {
+            let mut states = others.iter().filter_map(|id| set.peer_state(id));
+            states.any(|peer| match reigns {
+                true => peer.connected,
+                false => peer.followed && verifies,
+            })
+        };
+        let over = node.store.scans.is_empty() || node.broken;
+        if over || node.set.as_ref().is_some_and(flows) {
+            node.lonely = now;
+        }
+        let most = match reigns {
+            true => self.setup.parks(n),
+            false => THAWED,
+        };
+        let kept = now - node.lonely;
+        match kept > most + 2 * TICK {
+            true => Err(format!(
+                "(11) node {n} keeps a state for {kept} ms for nobody"
+            )),
+            false => Ok(()),
+        }
     }
 
     /// What a store holds in a range, or now and then that it can't say.

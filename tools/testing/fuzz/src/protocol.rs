@@ -12,6 +12,7 @@ use ddup_engine::engine::replication::heal::Wanted;
 use ddup_engine::engine::replication::history::History;
 use ddup_engine::engine::replication::range::Range;
 use ddup_engine::engine::replication::record::{choose, Found, Record, Slots};
+use ddup_engine::engine::replication::resume::Reached;
 use ddup_engine::engine::replication::set::Set;
 use ddup_engine::engine::replication::types::{Entry, Id, Limits, Op, Position, Volume};
 use ddup_engine::engine::replication::wire::{self, Envelope, Frame, Hello, Need};
@@ -183,7 +184,7 @@ fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallib
     let at = position(rng, set);
     let (epoch, index) = (at.epoch, rng.below(10) as u32);
     let resync = rng.chance(1, 3);
-    Ok(match rng.below(25) {
+    Ok(match rng.below(26) {
         0 | 1 => {
             let hello = Hello {
                 store: store(peer),
@@ -196,6 +197,7 @@ fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallib
                 unpacks: rng.chance(3, 4),
                 merges: rng.chance(3, 4),
                 stands: rng.chance(3, 4),
+                resumes: rng.chance(3, 4),
                 promise: config.term + rng.below(3) / 2,
                 limits: LIMITS,
                 config: match rng.below(4) {
@@ -317,6 +319,14 @@ fn frame(rng: &mut Rng, set: Option<&Set>, config: &Config, peer: u64) -> Fallib
             to: Position {
                 epoch: epoch.saturating_add(rng.pick(&[1, 2, 5])),
                 ..at
+            },
+        },
+        24 => Frame::Reached {
+            resync: rng.below(3) as u32,
+            reached: Reached {
+                volume: [rng.below(3) as u8; 16],
+                lbn: rng.below(20),
+                entries: rng.below(20),
             },
         },
         _ => {
@@ -477,6 +487,7 @@ pub fn session(rng: &mut Rng) -> Fallible<()> {
         timeout: 1000,
         unpacks: rng.chance(3, 4),
         merges: rng.chance(3, 4),
+        parks: rng.pick(&[0, 500]),
     };
     let history = History::new().map_err(memory)?;
     let mut set = Set::attach(params, found, history, [[7; 16]; 2]).map_err(memory)?;
@@ -513,6 +524,7 @@ pub fn session(rng: &mut Rng) -> Fallible<()> {
                 unpacks: rng.chance(1, 2),
                 merges: rng.chance(1, 2),
                 stands: rng.chance(1, 2),
+                resumes: rng.chance(1, 2),
                 promise: current.term,
                 limits: LIMITS,
                 config: current.try_clone().map_err(memory)?,

@@ -64,8 +64,10 @@ pub enum Action {
         resync: bool,
     },
     /// Whatever is staged and was not told to be applied is void: let go of it, and of the data that
-    /// came with it.
+    /// came with it. What of it a compare has built stays.
     Void,
+    /// What the last compare has built is void.
+    Unbuild,
     /// A block that came will not be staged.
     StageDrop(u64),
     /// Apply an epoch's staged entries: journal all or nothing, and flush. `Set::applied`, in order.
@@ -107,7 +109,9 @@ pub enum Action {
     Scan {
         /// The scan.
         scan: u64,
-        /// 0, or what came with blocks before.
+        /// [`cursor`] of the first block in the frozen state's order, or what came with blocks before.
+        ///
+        /// [`cursor`]: super::types::cursor
         cursor: u64,
         /// At most so many.
         max: u32,
@@ -338,4 +342,7 @@ pub struct Params {
     pub unpacks: bool,
     /// It takes merged epochs while it is asynchronous.
     pub merges: bool,
+    /// Compares go on in the next session; a state stays frozen for that for so long, in milliseconds.
+    /// 0: they begin anew.
+    pub parks: u64,
 }

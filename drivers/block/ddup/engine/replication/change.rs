@@ -251,10 +251,10 @@ impl Set {
                 let _ = self.peers.push_within_capacity(Peer::new(member.store));
             }
         }
-        for peer in &mut self.peers {
-            peer.joining = None;
-            if let Some(link) = peer.link.as_mut() {
-                link.sender = None;
+        for at in 0..self.peers.len() {
+            self.end_stream(at);
+            if let Some(peer) = self.peers.get_mut(at) {
+                peer.joining = None;
             }
         }
     }

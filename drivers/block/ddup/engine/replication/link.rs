@@ -12,6 +12,7 @@ use super::config::{MemberState, Refusal};
 use super::heal::{Asked, Missed, Serve};
 use super::pace::Backoff;
 use super::receiver::Receiver;
+use super::resume::Parked;
 use super::sender::{Sender, Takes};
 use super::set::Set;
 use super::types::{Id, Position};
@@ -28,6 +29,8 @@ pub(super) struct Peer {
     best: Position,
     /// Full compares that were lost, in whichever session.
     pub(super) compares: Backoff,
+    /// The state that it goes on with in its next session.
+    pub(super) parked: Option<Parked>,
 }
 
 /// FLUSHes wait for a peer that is not in sync yet (clause 8).
@@ -85,6 +88,7 @@ impl Peer {
             joining: None,
             best: Position::ZERO,
             compares: Backoff::default(),
+            parked: None,
         }
     }
 }
@@ -190,13 +194,14 @@ impl Set {
         if self.is_compared(at) {
             self.compare_lost(at);
         }
+        let streamed = self.is_streaming(at);
+        self.end_stream(at);
         if let Some(peer) = self.peers.get_mut(at) {
             if let Some(link) = peer.link.as_mut() {
-                if link.sender.is_some() || link.follows {
+                if streamed || link.follows {
                     lost = Some(peer.store);
                 }
                 link.closing = true;
-                link.sender = None;
                 link.hello = None;
             }
             // Clause 8: until it was said to be joinable nobody counts on it.
@@ -245,6 +250,8 @@ impl Set {
             return;
         }
         if let Some(mut receiver) = self.receiver.take() {
+            self.built = receiver.take_built().or(self.built.take());
+            self.unbuilds |= self.built.is_none() || mutant!(404);
             receiver.clear(&mut self.dropped);
             self.void = true;
         }
@@ -328,7 +335,11 @@ impl Set {
         if !matches!(taken, Ok(Some(_))) {
             mark!(replication_session_refused);
             self.refused += 1;
+            let receives = self.receiver.as_ref().is_some_and(|r| r.nonce == nonce);
             self.drop_session(nonce);
+            if receives {
+                self.forget_built();
+            }
         }
         Ok(taken?.unwrap_or(false))
     }
@@ -383,6 +394,7 @@ impl Set {
             | Frame::Need { .. }
             | Frame::Credit(_)
             | Frame::Equal { .. }
+            | Frame::Reached { .. }
             | Frame::Frozen { .. }
             | Frame::Blocks { .. } => {
                 let counts = self.counts(at, &envelope, true);
@@ -546,6 +558,7 @@ impl Set {
                 limits: hello.limits,
                 diffs: hello.diffs,
                 merges: hello.merges || mutant!(311),
+                resumes: hello.resumes && self.params.parks > 0,
             };
             let current = self
                 .link_at(at)
@@ -562,9 +575,13 @@ impl Set {
                 self.event(Event::Regressed(store));
             }
             let first = self.window.first();
-            let sender = Sender::new(serial, takes, &position, known, first);
+            let sender = Sender::new(serial, takes, &position, known, first)?;
+            self.end_stream(at);
+            if !sender.is_behind() {
+                self.unpark(at);
+            }
             if let Some(link) = self.link_mut(at) {
-                link.sender = Some(sender?);
+                link.sender = Some(sender);
             }
             self.event(Event::PeerUp(store));
             return Ok(());
@@ -769,6 +786,7 @@ impl Set {
             unpacks: self.params.unpacks || mutant!(281),
             merges: self.params.merges,
             stands: true,
+            resumes: self.params.parks > 0,
             promise: self.record.promise,
             limits: self.params.limits,
             config: self.record.config.try_clone()?,

@@ -19,6 +19,7 @@
 //! | `link` | sessions and HELLO |
 //! | `sender`, `receiver` | the two halves of a stream |
 //! | `merge` | epochs that an asynchronous peer gets as one |
+//! | [`resume`] | compares that go on in the next session |
 //! | `pace` | rests of a compare; how soon what failed is tried again |
 //! | [`verify`], `verified` | whether a peer holds what it should: the primary's half, the replica's |
 //! | [`heal`] | blocks whose copy here is bad |
@@ -31,7 +32,7 @@
 //! 2. `Persist` writes both copies and flushes each before it reports. `Seal`, `Apply` and `Switch`
 //!    report in the order in which they were asked, once they are durable.
 //! 3. What an entry of an epoch refers to stays readable until `Release` names the epoch, what is
-//!    staged until `Void`, what a scan shows until `ScanClose`.
+//!    staged until `Void`, what a compare has built until `Unbuild`, what a scan shows until `ScanClose`.
 //! 4. A session's frames come in order; none is left out.
 //! 5. What [`set::Set::begin_window`] took is pinned like what was applied.
 
@@ -44,6 +45,7 @@ pub mod history;
 pub mod lease;
 pub mod range;
 pub mod record;
+pub mod resume;
 pub mod set;
 pub mod types;
 pub mod verify;

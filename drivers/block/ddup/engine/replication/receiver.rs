@@ -10,10 +10,12 @@ use super::super::sorted::SortedMap;
 use super::super::types::BlockContent;
 use super::super::Hash;
 use super::action::{Action, Params, Source, StageResult};
+use super::codec::copy;
 use super::config::MemberState;
 use super::epoch::{chain_entry, chain_seal, Epoch};
 use super::history::History;
 use super::range::Range;
+use super::resume::{Built, Reached};
 use super::set::Set;
 use super::types::{Entry, Limits, Op, Position, Volume, BATCH_MAX};
 use super::wire::{Frame, Need};
@@ -106,6 +108,10 @@ struct Target {
     history: History,
     /// It is a diff since this epoch.
     since: Option<u64>,
+    /// All volumes of the state.
+    volumes: KVec<Volume>,
+    /// How far it is built.
+    reached: Reached,
 }
 
 impl Target {
@@ -150,6 +156,17 @@ impl StagedEpoch {
         match &self.what {
             What::Compare(target) => Some(target),
             What::Epoch | What::Merged(_) => None,
+        }
+    }
+
+    /// An entry of a compare is held, and so are those before it.
+    fn reach(&mut self, entry: &Entry) {
+        if let What::Compare(target) = &mut self.what {
+            target.reached = Reached {
+                volume: entry.volume,
+                lbn: entry.lbn.saturating_add(entry.count) + u64::from(mutant!(401)),
+                entries: target.reached.entries + 1,
+            };
         }
     }
 
@@ -211,6 +228,9 @@ pub(super) struct Receiver {
     changes: usize,
     /// Volumes of the compare that begins, of which the store is to be told.
     volumes: Option<KVec<Volume>>,
+    /// How many began, and how far the last had come before, if the primary is to be told.
+    resyncs: u32,
+    reached: Option<Reached>,
     /// States `New`, `Lacks` and `Needed`.
     fresh: usize,
     lacking: usize,
@@ -246,6 +266,8 @@ impl Receiver {
             used: 0,
             changes: 0,
             volumes: None,
+            resyncs: 0,
+            reached: None,
             fresh: 0,
             lacking: 0,
             needed: 0,
@@ -442,6 +464,25 @@ impl Receiver {
         (self.sums, self.own) = (None, None);
         (self.changes, self.volumes) = (0, None);
         (self.fresh, self.lacking, self.needed) = (0, 0, 0);
+    }
+
+    /// What a compare that has not ended has built.
+    pub(super) fn take_built(&mut self) -> Option<Built> {
+        let epoch = self.epochs.get_mut(0)?;
+        if mutant!(402) {
+            if let Some(last) = epoch.entries.last().map(|staged| staged.entry) {
+                epoch.reach(&last);
+            }
+        }
+        let What::Compare(target) = &mut epoch.what else {
+            return None;
+        };
+        let built = Built {
+            position: target.history.position(),
+            volumes: core::mem::take(&mut target.volumes),
+            reached: target.reached,
+        };
+        (built.reached != Reached::NOTHING).then_some(built)
     }
 
     fn is_open(&self) -> bool {
@@ -766,7 +807,9 @@ impl Receiver {
         };
         let is_held = |s: &Staged| s.state == State::Held;
         while epoch.compare().is_some() && epoch.entries.first().is_some_and(is_held) {
-            let _ = epoch.entries.pop_front();
+            if let Some(staged) = epoch.entries.pop_front() {
+                epoch.reach(&staged.entry);
+            }
             epoch.base += 1;
             self.granted += 1;
         }
@@ -866,6 +909,10 @@ impl Receiver {
         if self.granted > self.told && (low || self.granted - self.told >= quarter) {
             return Ok(Some(Frame::Credit(self.granted)));
         }
+        if let Some(reached) = self.reached {
+            let resync = self.resyncs;
+            return Ok(Some(Frame::Reached { resync, reached }));
+        }
         if let Some(sums) = self.sums.as_ref().filter(|s| s.done == s.ranges.len()) {
             return Ok(Some(Frame::Equal {
                 compare: sums.compare,
@@ -917,6 +964,7 @@ impl Receiver {
     pub(super) fn was_sent(&mut self, frame: &Frame) {
         match frame {
             Frame::Credit(total) => self.told = *total,
+            Frame::Reached { .. } => self.reached = None,
             Frame::Equal { .. } => self.sums = None,
             Frame::Need {
                 epoch,
@@ -944,6 +992,9 @@ impl Set {
     ) -> Result<Option<bool>> {
         if self.is_of_verify(&frame) {
             return Ok(self.take_verify(frame).map(|()| false));
+        }
+        if !matches!(frame, Frame::Resync { .. }) {
+            self.forget_built();
         }
         let (hash, term) = (self.params.hash, self.record.config.term);
         let member = self.record.config.member(&self.params.store);
@@ -1034,24 +1085,45 @@ impl Set {
                 if back || position.term > term {
                     return Ok(None);
                 }
-                let target = Target { history, since };
+                let nonce = receiver.nonce;
+                let links = self.peers.iter().filter_map(|p| p.link.as_ref());
+                let hello = links
+                    .filter(|l| l.nonce == nonce)
+                    .find_map(|l| l.hello.as_ref());
+                let resumes = self.params.parks > 0 && hello.is_some_and(|h| h.resumes);
+                let mut target = Target {
+                    history,
+                    since,
+                    volumes: copy(&volumes)?,
+                    reached: Reached::NOTHING,
+                };
                 let end = self.applying.last().and_then(Applying::end);
                 if !target.may_keep(&end.unwrap_or(own)) {
                     // This store was farther than the primary knew. It will hear of that.
                     mark!(replication_diff_of_another_history);
-                    let nonce = receiver.nonce;
                     self.drop_session(nonce);
                     return Ok(Some(false));
                 }
                 mark!(replication_compare_begins);
+                let built = receiver.take_built().or(self.built.take());
+                let built = built.filter(|b| resumes && b.is_of(&position, &volumes));
+                let goes_on = built.is_some();
+                target.reached = built.map_or(Reached::NOTHING, |b| b.reached);
                 let gone: usize = receiver.epochs.iter().map(|e| e.entries.len()).sum();
                 receiver.granted += gone as u64;
                 receiver.clear(&mut self.dropped);
                 self.void = true;
                 receiver.last = position;
+                receiver.resyncs += 1;
+                receiver.reached = resumes.then_some(target.reached);
                 let what = What::Compare(target);
                 receiver.open(position.epoch, self.stage_token + 1, what)?;
-                receiver.volumes = Some(volumes);
+                match goes_on {
+                    true => {
+                        mark!(replication_compare_goes_on);
+                    }
+                    false => receiver.volumes = Some(volumes),
+                }
                 Some(false)
             }
             _ => None,
@@ -1130,6 +1202,15 @@ mod tests {
         }
     }
 
+    fn target(history: History, since: Option<u64>) -> Target {
+        Target {
+            history,
+            since,
+            volumes: KVec::new(),
+            reached: Reached::NOTHING,
+        }
+    }
+
     /// A receiver in a full compare, and a store that holds some contents.
     struct Compare {
         receiver: Receiver,
@@ -1160,12 +1241,10 @@ mod tests {
                 timeout: 1,
                 unpacks: false,
                 merges: true,
+                parks: 1,
             };
             let mut receiver = Receiver::new(NONCE, 1, Position::ZERO, &params).unwrap();
-            let target = Target {
-                history: History::new().unwrap(),
-                since: None,
-            };
+            let target = target(History::new().unwrap(), None);
             receiver.open(1, 1, What::Compare(target)).unwrap();
             Compare {
                 receiver,
@@ -1305,10 +1384,7 @@ mod tests {
         };
         let mut history = History::new().unwrap();
         (1..=9).for_each(|epoch| history.append(at(epoch)));
-        let mut target = Target {
-            history,
-            since: Some(4),
-        };
+        let mut target = target(history, Some(4));
         assert!([4, 5, 9].iter().all(|end| target.may_keep(&at(*end))));
         // Too old; not told of by this history; farther than it; nothing at all.
         let other = Position {
@@ -1368,6 +1444,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_built_ends_before_the_first_entry_that_is_not_held() {
+        for (held, reached) in [(&[][..], 0), (&[2, 3], 0), (&[1], 11), (&[1, 2, 4], 12)] {
+            let mut receiver = Compare::new(1).receiver;
+            let entries = [entry(10, 1), entry(11, 2), entry(20, 3), entry(21, 4)];
+            let at = (1, 0, true);
+            let taken = receiver.take_entries(at, &entries, (0, &[]), &mut 0, sum);
+            assert_eq!(taken, Ok(Some(())));
+            while receiver.poll_stage(true).is_some() {}
+            for token in held {
+                receiver.staged(*token, StageResult::Held);
+            }
+            let built = receiver.take_built().map(|built| built.reached);
+            let (volume, lbn) = (VOLUME, reached);
+            let entries = held.iter().filter(|token| **token <= 2).count() as u64;
+            let reached = Reached {
+                volume,
+                lbn,
+                entries,
+            };
+            assert_eq!(built, (lbn > 0).then_some(reached), "{held:?}");
+        }
+    }
+
+    #[test]
     fn ranges_are_kept_in_a_diff_only() {
         for (since, compares) in [(Some(1), true), (None, true), (None, false)] {
             let mut compare = Compare::new(1);
@@ -1375,7 +1475,7 @@ mod tests {
             receiver.clear(&mut KVec::new());
             let history = History::new().unwrap();
             let what = match compares {
-                true => What::Compare(Target { history, since }),
+                true => What::Compare(target(history, since)),
                 false => What::Epoch,
             };
             receiver.open(1, 1, what).unwrap();

@@ -22,8 +22,9 @@ use super::link::Link;
 use super::merge::Merged;
 use super::pace::{Backoff, Pace};
 use super::range::Range;
+use super::resume::Reached;
 use super::set::{Compared, Set};
-use super::types::{range_blocks_of, Entry, Id, Limits, Op, Position, Volume};
+use super::types::{cursor, range_blocks_of, Entry, Id, Limits, Op, Position, Volume};
 use super::types::{BATCH_MAX, BATCH_VOLUMES_MAX, BLOCKS_WAIT_MAX, RANGES_MAX};
 use super::wire::{encode, Envelope, Frame};
 use kernel::prelude::*;
@@ -119,6 +120,17 @@ enum Walk {
     Tell(usize),
 }
 
+/// How a compare begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Start {
+    /// The peer is to be told.
+    Untold,
+    /// It was told, and is to say how far it came before.
+    Told,
+    /// It is known from where on the peer is to be told.
+    Known,
+}
+
 /// A compare under way.
 #[derive(Debug)]
 pub(super) struct Compare {
@@ -135,8 +147,9 @@ pub(super) struct Compare {
     /// When it began, by the store's clock.
     begun_at: u64,
     pace: Pace,
-    /// The peer was told that it has.
-    begun: bool,
+    start: Start,
+    /// Blocks that an earlier session brought.
+    resumed: u64,
     walk: Walk,
     /// The ranges of this time, and the number of the first of them.
     parts: KVec<Part>,
@@ -153,7 +166,7 @@ pub(super) struct Compare {
 impl Compare {
     /// What the store is to show next: from where on, and how much.
     fn next_scan(&self, range_blocks: u32) -> Option<(u64, u32)> {
-        if self.asked || !self.batch.is_empty() {
+        if self.start != Start::Known || self.asked || !self.batch.is_empty() {
             return None;
         }
         match self.walk {
@@ -227,9 +240,38 @@ impl Compare {
         told && self.ended && !self.asked && self.batch.is_empty()
     }
 
+    /// The peer was told that it begins, and says how far it came before if it `resumes`.
+    fn was_begun(&mut self, resumes: bool) {
+        self.start = match resumes {
+            true => Start::Told,
+            false => Start::Known,
+        };
+    }
+
+    /// Goes on from where the peer was; `None` if no peer was there.
+    fn begin_at(&mut self, reached: &Reached) -> Option<()> {
+        self.start = Start::Known;
+        if *reached == Reached::NOTHING {
+            return Some(());
+        }
+        mark!(replication_compare_resumed);
+        let is_it = |volume: &Volume| volume.uuid == reached.volume;
+        let place = match mutant!(405) {
+            true => self.volumes.len() - 1,
+            false => self.volumes.iter().position(is_it)?,
+        };
+        let blocks = self.volumes.get(place)?.blocks;
+        self.cursor = cursor(place, (reached.lbn <= blocks).then_some(reached.lbn)?);
+        let before: u64 = self.volumes.iter().take(place).map(|v| v.blocks).sum();
+        self.resumed = match self.since {
+            Some(_) => before + reached.lbn,
+            None => reached.entries.min(self.blocks),
+        };
+        Some(())
+    }
+
     /// A frame of this compare with so many of its entries was sent.
     fn was_sent(&mut self, frame: &Frame, count: usize) {
-        self.begun = true;
         self.index += count as u32;
         match (frame, self.walk) {
             (Frame::Ranges { keep: false, .. }, _) => self.walk = Walk::Asked,
@@ -294,6 +336,7 @@ pub(super) struct Takes {
     pub(super) limits: Limits,
     pub(super) diffs: bool,
     pub(super) merges: bool,
+    pub(super) resumes: bool,
 }
 
 /// A stream to a peer.
@@ -313,6 +356,9 @@ pub(super) struct Sender {
     diffs: bool,
     /// It takes merged epochs.
     merges: bool,
+    /// It says how far a compare has come before, and how many it was told to begin.
+    resumes: bool,
+    resyncs: u32,
     /// Merged epochs that it was told, or is being told, and has not acknowledged, oldest first.
     merged: KVec<Merged>,
     /// The peer is not compared with a state that ends before this epoch.
@@ -354,6 +400,8 @@ impl Sender {
             is_empty: position.epoch == 0,
             diffs: takes.diffs,
             merges: takes.merges,
+            resumes: takes.resumes,
+            resyncs: 0,
             merged: KVec::new(),
             least: if known { position.epoch } else { 0 },
             credit: limits.entries.into(),
@@ -363,6 +411,21 @@ impl Sender {
             fetches: KVec::new(),
             stale: 0,
         })
+    }
+
+    /// Whether the peer is to be compared before it gets epochs.
+    pub(super) fn is_behind(&self) -> bool {
+        !matches!(self.at, At::Epoch { .. })
+    }
+
+    /// The frozen state that the peer may have built a part of, if it says how far.
+    pub(super) fn resumable(&self) -> Option<(u64, Position)> {
+        let begun = match &self.at {
+            At::Compare(compare) => compare.start == Start::Known,
+            At::Epoch { .. } => true,
+            At::Behind | At::Opening { .. } => false,
+        };
+        self.scan.filter(|_| begun && self.resumes)
     }
 
     /// Whether the peer has still to get an epoch: it has not acknowledged it, and is not being
@@ -620,8 +683,8 @@ impl Set {
 
     /// Whether a peer has still to get an epoch, or something of it.
     pub(super) fn is_needed(&self, epoch: u64) -> bool {
-        let senders = (0..self.peers.len()).filter_map(|at| self.sender_at(at));
-        senders.into_iter().any(|s| s.needs(epoch))
+        let mut senders = (0..self.peers.len()).filter_map(|at| self.sender_at(at));
+        senders.any(|s| s.needs(epoch)) || self.is_behind_parked(epoch)
     }
 
     /// Takes which ranges a peer holds; `None` if it was not asked for those.
@@ -654,6 +717,22 @@ impl Set {
         }
         state.walk = Walk::Tell(0);
         Some(())
+    }
+
+    /// Takes how far a replica came before; `None` if it was not asked.
+    fn take_reached(&mut self, at: usize, resync: u32, reached: &Reached) -> Option<()> {
+        let Some(sender) = self.sender_mut(at) else {
+            return Some(());
+        };
+        let At::Compare(compare) = &mut sender.at else {
+            return Some(());
+        };
+        match compare.start {
+            Start::Told if sender.resyncs == resync => compare.begin_at(reached),
+            Start::Known if sender.resyncs == resync => None,
+            // It is of a compare that was given up.
+            _ => Some(()),
+        }
     }
 
     /// Takes what a replica says of its stream; `None` if none says that.
@@ -689,6 +768,7 @@ impl Set {
                 Ok(Some(()))
             }
             frame if self.is_of_verify(&frame) => Ok(self.take_verify_answer(at, frame)),
+            Frame::Reached { resync, reached } => Ok(self.take_reached(at, resync, &reached)),
             Frame::Equal {
                 compare,
                 first,
@@ -864,7 +944,8 @@ impl Set {
                 volumes,
                 begun_at: now,
                 pace: Pace::default(),
-                begun: false,
+                start: Start::Untold,
+                resumed: 0,
                 walk,
                 parts,
                 first: 0,
@@ -877,6 +958,7 @@ impl Set {
             let compare = KBox::new(compare, GFP_KERNEL)?;
             sender.scan = Some((scan, position));
             sender.at = At::Compare(compare);
+            self.unpark(at);
             return Ok(true);
         }
         self.scans.retain(|s| *s != scan);
@@ -907,10 +989,11 @@ impl Set {
             }),
             At::Compare(compare) => Some(Compared {
                 since: compare.since.map(|tick| tick.epoch),
-                blocks: match compare.since {
-                    Some(_) => compare.passed,
-                    None => compare.index.into(),
-                },
+                blocks: compare.resumed
+                    + match compare.since {
+                        Some(_) => compare.passed,
+                        None => compare.index.into(),
+                    },
                 of_blocks: Some(compare.blocks),
                 ms: self.now.saturating_sub(compare.begun_at),
             }),
@@ -937,6 +1020,7 @@ impl Set {
     pub fn scan_lost(&mut self, scan: u64) {
         self.scans.retain(|s| *s != scan);
         self.verify_scan_lost(scan);
+        self.parked_lost(scan);
         for at in 0..self.peers.len() {
             let Some(sender) = self.sender_mut(at) else {
                 continue;
@@ -1012,6 +1096,7 @@ impl Set {
                 .into_iter()
                 .any(|s| s.scan.is_some_and(|(s, _)| s == scan))
                 || self.verify_uses(scan)
+                || self.is_parked(scan)
         };
         if let Some(at) = self.scans.iter().position(|scan| !used(*scan)) {
             return self.scans.remove(at).ok().map(Action::ScanClose);
@@ -1239,7 +1324,7 @@ impl Set {
             return Ok(None);
         };
         let kept = compare.kept(sender.credit.saturating_sub(sender.sent))?;
-        let (frame, count) = if !compare.begun {
+        let (frame, count) = if compare.start == Start::Untold {
             let mut volumes = copy(&compare.volumes)?;
             if mutant!(154) && volumes.len() > 1 {
                 let _ = volumes.pop();
@@ -1308,7 +1393,13 @@ impl Set {
                 index: 0,
             };
         } else if let At::Compare(compare) = &mut sender.at {
-            compare.was_sent(&frame, count);
+            match frame {
+                Frame::Resync { .. } => {
+                    sender.resyncs += 1;
+                    compare.was_begun(sender.resumes);
+                }
+                _ => compare.was_sent(&frame, count),
+            }
         }
         Self::outgoing(meta, KVec::new())
     }

@@ -20,6 +20,7 @@ use super::lease::Leases;
 use super::link::{Joining, Peer};
 use super::receiver::{Applying, Receiver};
 use super::record::{Found, Record};
+use super::resume::Built;
 use super::types::{Entry, Id, Position, MEMBERS_MAX};
 use super::verified::Verified;
 use super::verify::{Verify, VerifyReport};
@@ -81,6 +82,10 @@ pub struct Set {
     pub(super) replies: KVec<(u64, Reply)>,
     /// What is staged and not being applied is to be let go of.
     pub(super) void: bool,
+    /// What a compare has built whose session has ended.
+    pub(super) built: Option<Built>,
+    /// What a compare has built is to be let go of.
+    pub(super) unbuilds: bool,
     /// Blocks that came and will not be staged.
     pub(super) dropped: KVec<u64>,
     /// Epochs up to here need no pins, and up to there the store was told.
@@ -157,7 +162,7 @@ pub struct Compared {
     /// Of a diff: only what was changed behind this epoch is told. Else it is a full compare.
     pub since: Option<u64>,
     /// Of a full compare: mapped blocks of which it is known what the peer has. Of a diff: blocks that
-    /// were passed, mapped or not.
+    /// were passed, mapped or not. What an earlier session brought is among them.
     pub blocks: u64,
     /// All that there are in the state that it is of, once there is one. Of a full compare some may
     /// have been discarded before and be told no more.
@@ -229,6 +234,8 @@ impl Set {
             event_count: 0,
             replies: KVec::new(),
             void: false,
+            built: None,
+            unbuilds: false,
             dropped: KVec::new(),
             release: (0, 0),
             scans: KVec::new(),
@@ -563,6 +570,7 @@ impl Set {
     /// The store is to be detached: sessions end, FLUSHes that wait fail.
     pub fn shut(&mut self) {
         self.drop_all_sessions();
+        (0..self.peers.len()).for_each(|at| self.unpark(at));
         self.end_flushes();
     }
 
@@ -647,6 +655,7 @@ impl Set {
             if let Some(nonce) = self.receiver.as_ref().map(|r| r.nonce) {
                 self.drop_session(nonce);
             }
+            self.forget_built();
         } else if let Some(receiver) = self.receiver.as_mut() {
             if result == StageResult::Lacks && receiver.is_kept(token) {
                 mark!(replication_diff_given_up);
@@ -829,6 +838,7 @@ impl Set {
             epoch: number,
             chain,
         };
+        self.forget_built();
         self.window.drop_open();
         let first = Epoch::new(number, KVVec::new(), Some(sealed), self.now);
         self.window.push(first);
@@ -913,6 +923,7 @@ impl Set {
         }
         self.watch();
         self.watch_verify();
+        self.watch_parked();
         if !self.replies.is_empty() {
             if let Ok((command, reply)) = self.replies.remove(0) {
                 return Some(Action::Reply { command, reply });
@@ -924,6 +935,9 @@ impl Set {
         if self.void {
             self.void = false;
             return Some(Action::Void);
+        }
+        if core::mem::take(&mut self.unbuilds) {
+            return Some(Action::Unbuild);
         }
         if let Some(handle) = self.dropped.pop() {
             return Some(Action::StageDrop(handle));
@@ -1115,7 +1129,8 @@ impl Set {
         let leased = self.lease_deadline();
         let streams = self.stream_deadline();
         let (asked, verified) = (self.ask_deadline(), self.verify_deadline());
-        [silent, asked, streams, leased, verified]
+        let parked = self.parked_deadline();
+        [silent, asked, streams, leased, verified, parked]
             .into_iter()
             .flatten()
             .min()

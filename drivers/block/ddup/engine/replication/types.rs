@@ -70,6 +70,11 @@ pub struct Volume {
     pub blocks: u64,
 }
 
+/// Names a block of a state whose volumes are in some order, by the place of its volume there.
+pub const fn cursor(place: usize, lbn: u64) -> u64 {
+    place as u64 * LBN_LIMIT + lbn
+}
+
 /// Whether a set may have these volumes.
 pub fn are_volumes(volumes: &[Volume]) -> bool {
     let is_sound = |(at, volume): (usize, &Volume)| {

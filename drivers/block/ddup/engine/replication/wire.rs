@@ -18,6 +18,7 @@ use super::config::Config;
 use super::heal::Wanted;
 use super::history::History;
 use super::range::{Range, RANGE_BYTES};
+use super::resume::Reached;
 use super::types::{are_volumes, Entry, Id, Limits, Op, Position, Volume};
 use super::types::{BATCH_MAX, BATCH_VOLUMES_MAX, RANGES_MAX, RANGE_BLOCKS_MAX, SET_VOLUMES_MAX};
 use kernel::prelude::*;
@@ -50,6 +51,8 @@ const OFFER_PACKED: u64 = 4;
 const OFFER_MERGED: u64 = 8;
 /// The sender remembers ASKs that stand.
 const OFFER_STAND: u64 = 16;
+/// The sender says in REACHED how far a compare has come before.
+const OFFER_RESUME: u64 = 32;
 /// The blocks behind the frame are packed.
 const FLAG_PACKED: u64 = 1;
 const FLAG_REIGNS: u64 = 1;
@@ -107,6 +110,8 @@ pub struct Hello {
     pub merges: bool,
     /// It remembers what a peer asks for and it has not.
     pub stands: bool,
+    /// It goes on with compares that an earlier session began.
+    pub resumes: bool,
     /// Its promised term.
     pub promise: u64,
     /// What it can hold.
@@ -208,6 +213,13 @@ pub enum Frame {
         /// It is a diff: what was not changed behind this epoch is kept and not told.
         since: Option<u64>,
     },
+    /// How far the sender has built the state that a RESYNC told of; what is before is not told.
+    Reached {
+        /// Which RESYNC of the stream, from 1.
+        resync: u32,
+        /// How far.
+        reached: Reached,
+    },
     /// What is mapped in these ranges of the state that a full compare is of.
     Ranges {
         /// Names the compare.
@@ -306,6 +318,7 @@ const THAWED: u64 = 19;
 const SHOW: u64 = 20;
 const BLOCKS: u64 = 21;
 const MERGE: u64 = 22;
+const REACHED: u64 = 23;
 
 /// Why a session ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -462,6 +475,13 @@ pub fn encode(envelope: &Envelope, frame: &Frame, hash: Hash) -> Result<KVec<u8>
             }
             RESYNC
         }
+        Frame::Reached { resync, reached } => {
+            put_uint::<4>(&mut out, (*resync).into())?;
+            put_id(&mut out, &reached.volume)?;
+            put_uint::<6>(&mut out, reached.lbn)?;
+            put_uint::<8>(&mut out, reached.entries)?;
+            REACHED
+        }
         Frame::Ranges {
             compare,
             first,
@@ -597,7 +617,8 @@ fn put_hello(out: &mut KVec<u8>, hello: &Hello) -> Result {
         | bit(hello.diffs, OFFER_DIFF)
         | bit(hello.unpacks, OFFER_PACKED)
         | bit(hello.merges, OFFER_MERGED)
-        | bit(hello.stands, OFFER_STAND);
+        | bit(hello.stands, OFFER_STAND)
+        | bit(hello.resumes, OFFER_RESUME);
     put_uint::<4>(out, features)?;
     put_uint::<4>(out, offers)?;
     put_id(out, &hello.store)?;
@@ -719,6 +740,7 @@ fn decode_body(kind: u64, body: &mut Reader<'_>) -> Result<Option<(Frame, usize)
         MERGE => read_merge(body),
         SEAL => read_seal(body),
         EQUAL => read_equal(body),
+        REACHED => read_reached(body),
         ACK => body.position().map(Frame::Ack),
         CREDIT => number(body).map(Frame::Credit),
         PING => number(body).map(Frame::Ping),
@@ -875,6 +897,17 @@ fn read_equal(body: &mut Reader<'_>) -> Option<Frame> {
     })
 }
 
+fn read_reached(body: &mut Reader<'_>) -> Option<Frame> {
+    let resync = body.uint::<4>()? as u32;
+    let reached = Reached {
+        volume: body.array()?,
+        lbn: body.uint::<6>()?,
+        entries: body.uint::<8>()?,
+    };
+    let sound = reached.lbn <= LBN_LIMIT && reached.entries < u64::MAX / 2;
+    sound.then_some(Frame::Reached { resync, reached })
+}
+
 fn read_ranges(body: &mut Reader<'_>) -> Result<Option<Frame>> {
     let head = (|| {
         let (compare, first) = (body.uint::<8>()?, body.uint::<4>()?);
@@ -1000,6 +1033,7 @@ fn read_hello(body: &mut Reader<'_>) -> Result<Option<KBox<Hello>>> {
             unpacks: offers & OFFER_PACKED != 0,
             merges: offers & OFFER_MERGED != 0,
             stands: offers & OFFER_STAND != 0,
+            resumes: offers & OFFER_RESUME != 0,
             promise,
             limits,
             config,
@@ -1257,6 +1291,7 @@ pub(super) mod tests {
             unpacks: true,
             merges: true,
             stands: true,
+            resumes: true,
             promise: 7,
             limits: Limits {
                 entries: 64,
@@ -1296,6 +1331,17 @@ pub(super) mod tests {
             let meta = encode(&ENVELOPE, &resync(bad), sum).unwrap();
             assert!(decode(&meta, 0, sum).unwrap().is_err(), "{bad:?}");
         }
+        let reached = |lbn| Frame::Reached {
+            resync: 2,
+            reached: Reached {
+                volume: [4; 16],
+                lbn,
+                entries: 5,
+            },
+        };
+        round(&reached(LBN_LIMIT));
+        let meta = encode(&ENVELOPE, &reached(LBN_LIMIT + 1), sum).unwrap();
+        assert!(decode(&meta, 0, sum).unwrap().is_err());
         round(&Frame::Ack(position));
         let after = |epochs| Position {
             epoch: position.epoch + epochs,
