@@ -129,6 +129,10 @@ const NAMES: &[(u32, &str)] = &[
     (280, "10: blocks are packed for who does not take them so"),
     (281, "10: who does not take packed blocks says so"),
     (282, "blocks are packed though the store is not to"),
+    (
+        283,
+        "11: a peer does not hear that its verify has ended if it is compared next",
+    ),
     (300, "what is not committed is merged"),
     (301, "epochs of several reigns are merged"),
     (302, "a change of volumes is merged with what is around it"),

@@ -263,11 +263,24 @@ impl World {
                 if rng.chance(1, 8) {
                     self.command(n, Purpose::Any, |set, c| set.verify_stop(c).is_ok())?;
                 } else {
+                    // Now and then who is about to fall behind, and will be compared.
+                    let peer = match rng.chance(1, 3) {
+                        true => self.most_behind(n).unwrap_or(peer),
+                        false => peer,
+                    };
                     self.verify_peer(n, peer, rng.chance(1, 2))?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// The peer that lacks most of what a primary has in memory.
+    fn most_behind(&self, n: usize) -> Option<usize> {
+        let set = self.nodes[n].set.as_ref()?;
+        let lag = |peer: &usize| set.peer_state(&self.nodes[*peer].id)?.lag;
+        let there = (0..self.nodes.len()).filter(|peer| lag(peer).is_some());
+        there.max_by_key(|peer| lag(peer).map_or(0, |lag| lag.entries))
     }
 
     /// Whether some primary verifies a store.

@@ -614,7 +614,10 @@ impl Set {
 
     /// Ends the verify that goes on, if one does.
     fn end_verify(&mut self, state: VerifyState) {
-        let at = self.verify_peer();
+        let at = match mutant!(283) {
+            true => self.verify_at(),
+            false => self.verify_peer(),
+        };
         let now = self.now;
         let Some(verify) = self.verify.take() else {
             return;
