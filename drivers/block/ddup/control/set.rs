@@ -534,6 +534,9 @@ fn put_peer(store: &Store, known: &Known, message: &mut Message<'_>) -> Result {
             if let Some(since) = compare.since {
                 message.put_uint(uapi::DDUP_A_PEER_COMPARE_SINCE_EPOCH, since)?;
             }
+            if compare.resumed > 0 {
+                message.put_uint(uapi::DDUP_A_PEER_RESUMED_BLOCKS, compare.resumed)?;
+            }
         }
         if state.connected {
             message.put_uint(uapi::DDUP_A_PEER_TOLD_BLOCKS, state.told)?;

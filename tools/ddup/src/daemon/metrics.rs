@@ -202,7 +202,7 @@ fn peer_families(text: &mut String, sets: &[SetState]) {
     family(text, "ddup_peer_state", "stateset", about, &samples[0]);
     let about = "How far the connection to the other member is.";
     family(text, "ddup_peer_link", "stateset", about, &samples[1]);
-    let of_peers: [Told<OfPeer>; 21] = [
+    let of_peers: [Told<OfPeer>; 22] = [
         (
             "ddup_peer_acked_epoch",
             "gauge",
@@ -238,6 +238,12 @@ fn peer_families(text: &mut String, sets: &[SetState]) {
             "gauge",
             "Blocks that are done of a compare under way.",
             |_, peer| peer.compared_blocks,
+        ),
+        (
+            "ddup_peer_resumed_blocks",
+            "gauge",
+            "How many of them an earlier connection brought, if the compare goes on with that one's.",
+            |_, peer| peer.resumed_blocks,
         ),
         (
             "ddup_peer_to_compare_blocks",
@@ -441,6 +447,7 @@ mod tests {
             acked_epoch: Some(4),
             sent_bytes: Some(4096),
             compared_blocks: Some(300),
+            resumed_blocks: Some(100),
             to_compare_blocks: Some(1200),
             compare_ms: Some(2500),
             compare_since_epoch: Some(6),
@@ -473,7 +480,8 @@ mod tests {
             format!("ddup_peer_lag_epochs{{{peer}}} 3"),
             format!("ddup_peer_sent_bytes_total{{{peer}}} 4096"),
             format!("ddup_peer_to_compare_blocks{{{peer}}} 1200"),
-            format!("ddup_peer_compare_left_seconds{{{peer}}} 8"),
+            format!("ddup_peer_resumed_blocks{{{peer}}} 100"),
+            format!("ddup_peer_compare_left_seconds{{{peer}}} 12"),
             format!("ddup_peer_compare_since_epoch{{{peer}}} 6"),
         ] {
             assert!(text.lines().any(|other| other == line), "{line}\n{text}");

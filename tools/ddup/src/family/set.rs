@@ -64,6 +64,7 @@ numbers! {
         LAG_BYTES = 20,
         VERIFY = 21,
         MERGED_EPOCHS = 22,
+        RESUMED_BLOCKS = 23,
     }
 }
 
@@ -342,6 +343,8 @@ pub struct PeerState {
     pub lag_ms: Option<u64>,
     /// Blocks that are done of a compare under way.
     pub compared_blocks: Option<u64>,
+    /// How many of them an earlier connection brought.
+    pub resumed_blocks: Option<u64>,
     /// How long that goes on.
     pub compare_ms: Option<u64>,
     /// Its blocks, done or not.
@@ -373,6 +376,7 @@ impl Default for PeerState {
             lag_bytes: None,
             lag_ms: None,
             compared_blocks: None,
+            resumed_blocks: None,
             compare_ms: None,
             to_compare_blocks: None,
             compare_since_epoch: None,
@@ -381,23 +385,29 @@ impl Default for PeerState {
     }
 }
 
+/// How much so many are of all, if there are any.
+fn percent(some: u64, all: u64) -> Option<u64> {
+    let part = u128::from(some.min(all)) * 100;
+    part.checked_div(all.into()).map(|percent| percent as u64)
+}
+
 impl PeerState {
     /// How much of a compare is done, in percent.
     pub fn compared_percent(&self) -> Option<u64> {
-        let all = self.to_compare_blocks.filter(|all| *all > 0)?;
-        let done = u128::from(self.compared_blocks?.min(all));
-        Some((done * 100 / u128::from(all)) as u64)
+        percent(self.compared_blocks?, self.to_compare_blocks?)
     }
 
     /// How long a compare still takes if it goes on as it did, in milliseconds, once enough of it
     /// is done to tell.
     pub fn compare_left_ms(&self) -> Option<u64> {
         let (all, ms) = (self.to_compare_blocks?, self.compare_ms?);
-        if ms < TELLING_MS || self.compared_percent()? < TELLING_PERCENT {
+        let done = self.compared_blocks?.min(all);
+        // What came before took none of this time.
+        let since = done.saturating_sub(self.resumed_blocks.unwrap_or(0));
+        if ms < TELLING_MS || percent(since, all)? < TELLING_PERCENT {
             return None;
         }
-        let done = self.compared_blocks?.min(all);
-        let left = u128::from(ms) * u128::from(all - done) / u128::from(done);
+        let left = u128::from(ms) * u128::from(all - done) / u128::from(since);
         u64::try_from(left).ok()
     }
 
@@ -428,6 +438,7 @@ impl PeerState {
                 peer::LAG_BYTES => state.lag_bytes = attribute.number(),
                 peer::LAG_MS => state.lag_ms = attribute.number(),
                 peer::COMPARED_BLOCKS => state.compared_blocks = attribute.number(),
+                peer::RESUMED_BLOCKS => state.resumed_blocks = attribute.number(),
                 peer::COMPARE_MS => state.compare_ms = attribute.number(),
                 peer::TO_COMPARE_BLOCKS => state.to_compare_blocks = attribute.number(),
                 peer::COMPARE_SINCE_EPOCH => state.compare_since_epoch = attribute.number(),
@@ -794,6 +805,18 @@ mod tests {
         }
         assert_eq!(left(1 << 60, u64::MAX, u64::MAX), None);
         assert_eq!(left(u64::MAX, u64::MAX, u64::MAX), Some(0));
+        let resumed = |resumed, ms| {
+            let resumed_blocks = Some(resumed);
+            let peer = peer(500, Some(1000), ms);
+            PeerState {
+                resumed_blocks,
+                ..peer
+            }
+            .compare_left_ms()
+        };
+        assert_eq!(resumed(400, 5000), Some(25_000));
+        assert_eq!(resumed(495, 5000), None);
+        assert_eq!(resumed(u64::MAX, 5000), None);
         assert_eq!(peer(0, None, 5000).compare_left_ms(), None);
         assert_eq!(peer(0, None, 5000).compared_percent(), None);
         assert_eq!(peer(999, Some(1000), 0).compared_percent(), Some(99));

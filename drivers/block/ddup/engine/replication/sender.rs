@@ -984,6 +984,7 @@ impl Set {
             At::Behind | At::Opening { .. } => Some(Compared {
                 since: None,
                 blocks: 0,
+                resumed: 0,
                 of_blocks: None,
                 ms: 0,
             }),
@@ -994,6 +995,7 @@ impl Set {
                         Some(_) => compare.passed,
                         None => compare.index.into(),
                     },
+                resumed: compare.resumed,
                 of_blocks: Some(compare.blocks),
                 ms: self.now.saturating_sub(compare.begun_at),
             }),

@@ -162,8 +162,10 @@ pub struct Compared {
     /// Of a diff: only what was changed behind this epoch is told. Else it is a full compare.
     pub since: Option<u64>,
     /// Of a full compare: mapped blocks of which it is known what the peer has. Of a diff: blocks that
-    /// were passed, mapped or not. What an earlier session brought is among them.
+    /// were passed, mapped or not. Those that an earlier session brought are among them.
     pub blocks: u64,
+    /// How many those are.
+    pub resumed: u64,
     /// All that there are in the state that it is of, once there is one. Of a full compare some may
     /// have been discarded before and be told no more.
     pub of_blocks: Option<u64>,

@@ -142,6 +142,9 @@ pub struct CompareView {
     pub since_epoch: Option<u64>,
     /// Mapped blocks that are done; of a diff, all blocks.
     pub blocks: u64,
+    /// How many of them an earlier connection brought, if it goes on with that one's compare.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resumed_blocks: Option<u64>,
     /// All that there are, once it is known in which state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub of_blocks: Option<u64>,
@@ -160,6 +163,7 @@ impl CompareView {
         Some(Self {
             since_epoch: peer.compare_since_epoch,
             blocks: peer.compared_blocks?,
+            resumed_blocks: peer.resumed_blocks,
             of_blocks: peer.to_compare_blocks,
             percent: peer.compared_percent(),
             ms: peer.compare_ms?,
@@ -427,6 +431,9 @@ fn describe_compare(compare: &CompareView) -> String {
         None => "resync",
     };
     let mut text = format!("{what} {percent}%, {done} of {}", bytes(all));
+    if let Some(blocks) = compare.resumed_blocks {
+        let _ = write!(text, ", resumed at {}", bytes(blocks));
+    }
     if let Some(left) = compare.left_ms {
         let _ = write!(text, ", {} left", describe_time(left.div_ceil(1000)));
     }
@@ -533,6 +540,11 @@ mod tests {
         assert_eq!(
             told(&peer).as_deref(),
             Some("resync of changes 50%, 1.00M of 2.00M")
+        );
+        peer.resumed_blocks = Some(128);
+        assert_eq!(
+            told(&peer).as_deref(),
+            Some("resync of changes 50%, 1.00M of 2.00M, resumed at 512K")
         );
     }
 
