@@ -1005,6 +1005,61 @@ fn a_compare_that_is_lost_begins_again_after_pauses_that_grow() {
     assert!(until_level(&mut net, false) < 1000);
 }
 
+/// Lets time pass with requests of store 0, until so many blocks of a compare are done.
+fn until_compared(net: &mut Net, blocks: u64) -> Compared {
+    for _ in 0..20_000 {
+        let _ = net.shells[0].try_read(0, 1);
+        net.run(1);
+        let compare = compare(net).filter(|c| c.of_blocks.is_some() && c.blocks >= blocks);
+        if let Some(compare) = compare {
+            return compare;
+        }
+    }
+    panic!("it does not get there: {:?}", compare(net));
+}
+
+#[test]
+fn an_interrupted_compare_goes_on_where_it_was_unless_the_replica_has_failed() {
+    // A replica that has nothing, a diff, and sums of ranges some of which are equal.
+    let nothing = late;
+    let diff = || {
+        let mut net = level();
+        net.disconnect(0, 1);
+        fall_behind(&mut net, 100_000);
+        net
+    };
+    let sums = || {
+        attached_anew(false, |net| {
+            (0..BLOCKS)
+                .step_by(600)
+                .for_each(|lbn| net.write(0, lbn, &[100_000 + lbn]));
+        })
+    };
+    for (case, make) in [nothing as fn() -> Net, diff, sums].iter().enumerate() {
+        for fails in [false, true] {
+            let mut net = make();
+            set_tranquility(&mut net, 1000);
+            net.connect(0, 1);
+            let before = until_compared(&mut net, BLOCKS / 2);
+            assert_eq!((before.since.is_some(), before.resumed), (case == 1, 0));
+            net.disconnect(0, 1);
+            if fails {
+                net.shells[1] = attach(net.shells[1].disk.clone());
+                net.run(20);
+            }
+            net.connect(0, 1);
+            let after = until_compared(&mut net, 1);
+            println!("case {case}: {before:?}, {after:?}");
+            assert_eq!(after.since.is_some(), case == 1);
+            // Nothing was on its way.
+            assert_eq!(after.resumed, if fails { 0 } else { before.blocks });
+            assert!(after.blocks - after.resumed < BLOCKS / 4);
+            until_level(&mut net, false);
+            net.assert_same();
+        }
+    }
+}
+
 #[test]
 fn a_block_that_can_not_be_read_at_first_is_read_again_and_holds_up_no_other() {
     for (failures, lost) in [(3, false), (4, true)] {

@@ -56,6 +56,16 @@ is_estimated() { # number of-number
 	[ "$(of_peer "$1" "$2" compare.left_ms)" != null ]
 }
 
+# So many blocks of a compare are done.
+has_compared() { # number of-number blocks
+	[ "$(of_peer "$1" "$2" 'compare.blocks // 0')" -ge "$3" ]
+}
+
+# A compare goes on where an earlier connection was.
+goes_on() { # number of-number
+	[ "$(of_peer "$1" "$2" compare.resumed_blocks)" != null ]
+}
+
 is_cut() { # number number
 	[ "$(of_peer "$1" "$2" link)" = absent ]
 }
@@ -285,6 +295,73 @@ a_late_member_gets_all_and_three_are_equal() {
 	hand_over 0 2
 	[ "$before" = "$(content_of 2)" ]
 	close_and_check
+}
+
+# A member was away for longer than its primary remembers. It is compared, slowly since somebody reads, and
+# in the middle it is cut off: $seen blocks of $all were done just before.
+interrupt_a_compare() {
+	all=10000
+	make_set async
+	ddup peer drop "${dev[0]}" "${uuid[1]}"
+	wait_for 10 is_cut 0 1
+	scribble 0 0 "$all"
+	sync "${dev[0]}"
+	ddup set "${dev[0]}" resync_tranquility=1000
+	read_on 0
+	connect 0 1
+	wait_for 120 has_compared 0 1 $((all * 2 / 3))
+	[ "$(of_peer 0 1 compare.resumed_blocks)" = null ]
+	seen=$(of_peer 0 1 compare.blocks)
+	ddup peer drop "${dev[0]}" "${uuid[1]}"
+	wait_for 10 is_cut 0 1
+	[ "$(shown 0 .position)" != "$(shown 1 .position)" ] || fail "it was over before it was cut"
+}
+
+# Lets the compare end, and holds the member against its primary.
+end_the_compare() {
+	local before
+	stop_reading
+	ddup set "${dev[0]}" resync_tranquility=default
+	wait_for 300 is_level 0 1
+	before=$(content_of 0)
+	told=$(of_peer 0 1 'saved_bytes / 4096 + .sent_blocks')
+	sent=$(of_peer 0 1 sent_blocks)
+	figure "it was told of $told blocks of $all in $(of_peer 0 1 sent_bytes) bytes, $sent with their data"
+	ddup peer join --timeout 60 "${dev[0]}" "${uuid[1]}"
+	hand_over 0 1
+	[ "$before" = "$(content_of 1)" ]
+	close_and_check
+}
+
+an_interrupted_compare_goes_on_where_it_was() {
+	local all seen resumed told sent
+	interrupt_a_compare
+	connect 0 1
+	wait_for 20 goes_on 0 1
+	ddup set show "${dev[0]}" | tee /tmp/shown
+	grep -Eq ', resync( of changes)? [0-9]+%, [0-9.]+M of [0-9.]+M, resumed at [0-9.]+M' /tmp/shown
+	resumed=$(of_peer 0 1 compare.resumed_blocks)
+	figure "cut off after $seen blocks, it went on at $resumed"
+	# But for what was on its way: that is four of the largest epochs at most.
+	[ "$resumed" -ge $((seen - 4 * 512)) ]
+	[ "$resumed" -lt "$all" ]
+	end_the_compare
+	[ "$told" = $((all - resumed)) ]
+}
+
+after_an_attach_of_the_replica_a_compare_begins_anew() {
+	local all seen told sent
+	interrupt_a_compare
+	ddup detach "${dev[1]}"
+	attach_member 1
+	connect 0 1
+	wait_for 20 has_compared 0 1 1
+	[ "$(of_peer 0 1 compare.resumed_blocks)" = null ]
+	[ "$(of_peer 0 1 compare.blocks)" -lt "$seen" ]
+	end_the_compare
+	[ "$told" = "$all" ]
+	# What came before the cut is found again.
+	[ "$sent" -le $((all - seen + 4 * 512)) ]
 }
 
 volumes_come_change_and_go_on_all_members() {
@@ -857,6 +934,8 @@ mount -t debugfs none /sys/kernel/debug 2>/dev/null || true
 run_tests what_one_writes_the_other_has \
 	a_file_system_moves_from_one_to_the_other \
 	a_late_member_gets_all_and_three_are_equal \
+	an_interrupted_compare_goes_on_where_it_was \
+	after_an_attach_of_the_replica_a_compare_begins_anew \
 	volumes_come_change_and_go_on_all_members \
 	a_compare_ends_with_the_volumes_of_the_primary \
 	duplicates_cross_as_references \
