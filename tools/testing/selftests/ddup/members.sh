@@ -30,3 +30,17 @@ attach_member() { # number
 connect() { # number number
 	ddup peer connect --local "${dev[$1]}" "${dev[$2]}"
 }
+
+# The machine of a store fails while nothing is on its way, and the store is attached again: from a copy of
+# its disk as it was then, since the kernel stays.
+fails() { # number
+	local left
+	left=$(mktemp /tmp/ddup-test.XXXXXX)
+	defer rm -f "$left"
+	sleep 2
+	cp "$(losetup --noheadings --output BACK-FILE "${store[$1]}")" "$left"
+	ddup detach --force "${dev[$1]}"
+	make_loop "$left"
+	store[$1]=$device
+	attach_member "$1"
+}

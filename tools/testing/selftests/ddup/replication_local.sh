@@ -862,20 +862,6 @@ wrong_requests_are_refused_with_a_reason() {
 	refused 3 'no connection' ddup peer drop "${dev[0]}" "${uuid[1]}"
 }
 
-# The machine of a store fails while nothing is on its way, and the store is attached again: from a copy of
-# its disk as it was then, since the kernel stays.
-fails() { # number
-	local left
-	left=$(mktemp /tmp/ddup-test.XXXXXX)
-	defer rm -f "$left"
-	sleep 2
-	cp "$(losetup --noheadings --output BACK-FILE "${store[$1]}")" "$left"
-	ddup detach "${dev[$1]}"
-	make_loop "$left"
-	store[$1]=$device
-	attach_member "$1"
-}
-
 after_the_primary_failed_its_peers_go_on_with_the_stream() {
 	make_set in-sync async
 	local before n

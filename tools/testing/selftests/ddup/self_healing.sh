@@ -210,6 +210,31 @@ what_was_missed_is_healed_when_a_member_is_back() {
 	[ "$(in_sysfs 0 check_mismatches)" = "$before" ]
 }
 
+# What is missed is in memory only. Where it lies, and the check that it has to have, are on the disk.
+what_was_missed_before_a_power_cut_is_asked_for_by_a_scrub() {
+	make_set
+	ddup peer drop "${dev[0]}" "${uuid[1]}"
+	wait_for 10 is_cut 0 1
+	rot 0 10
+	local block before
+	for block in "${rotten[@]}"; do
+		is_an_error 0 "$block"
+	done
+	fails 0
+	connect 0 1
+	ddup promote "${dev[0]}"
+	wait_for 30 leads_when_connected 0
+	[ "$(in_sysfs 0 blocks_healed)" = 0 ]
+	ddup scrub --json "${dev[0]}" | tee /tmp/ddup-test.report
+	defer rm -f /tmp/ddup-test.report
+	jq -e '.state == "complete" and .healed_blocks >= 10 and .bad_blocks == 0' /tmp/ddup-test.report
+	ddup peer drop "${dev[0]}" "${uuid[1]}"
+	wait_for 10 is_cut 0 1
+	before=$(in_sysfs 0 check_mismatches)
+	all_is_well 0
+	[ "$(in_sysfs 0 check_mismatches)" = "$before" ]
+}
+
 what_rots_everywhere_is_an_error() {
 	make_set
 	rot 0 10
@@ -248,5 +273,6 @@ run_tests what_rots_is_read_from_the_other_member \
 	fio_finds_nothing_while_blocks_are_healed \
 	without_a_member_it_is_an_error_until_one_is_back \
 	what_was_missed_is_healed_when_a_member_is_back \
+	what_was_missed_before_a_power_cut_is_asked_for_by_a_scrub \
 	a_scrub_heals_what_nobody_reads \
 	what_rots_everywhere_is_an_error

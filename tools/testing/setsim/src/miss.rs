@@ -2,6 +2,9 @@
 
 //! A primary misses a block, whose last good copy is junk that is about to be erased: its own, or that of
 //! a peer which no longer knows that it has it. It must be healed with that.
+//!
+//! Or its machine fails: then what it missed is in no memory, and the block is healed by its place when it
+//! is read once more.
 
 use crate::world::{Verdict, World};
 use ddup_engine::engine::OpKind;
@@ -37,6 +40,66 @@ impl World {
     fn unwritten(&mut self) -> Content {
         self.fresh += 1;
         self.fresh
+    }
+
+    /// Some content of a primary rots while nobody is connected, and its machine fails.
+    pub fn miss_over_a_crash(&mut self) -> Verdict {
+        let faults = self.stop_faults();
+        let verdict = self.miss_over_a_calm_crash();
+        self.restore_faults(faults);
+        verdict
+    }
+
+    fn miss_over_a_calm_crash(&mut self) -> Verdict {
+        let content = self.unwritten();
+        if self.nodes.len() == 1 || !self.settles()? || !self.spread(OTHERS, vec![content])? {
+            return Ok(());
+        }
+        self.pass(self.now + 1500)?;
+        let n = self.primary();
+        let copies = self.nodes[n].sound(self.now, |c| c == content);
+        self.isolate(n);
+        self.pass(self.now + 100)?;
+        if copies.is_empty() || self.serving() != Some(n) {
+            return Ok(());
+        }
+        for cluster in copies {
+            let salt = self.draw(u64::MAX);
+            self.nodes[n].rot(cluster, salt);
+            self.totals.clusters_rotten += 1;
+        }
+        self.read_missed(n)?;
+        // It is durable that the cluster has no name any more.
+        self.pass(self.now + 1500)?;
+        self.crash_node(n)?;
+        if !self.settles()? || self.primary() != n {
+            return Ok(());
+        }
+        let (life, before) = (self.nodes[n].life, self.heals(n));
+        self.read_missed(n)?;
+        let after = self.heals(n);
+        if (self.nodes[n].life, self.serving()) != (life, Some(n)) {
+            return Ok(());
+        }
+        self.totals.misses_over_crashes += 1;
+        // The first reads of the reign may have met it.
+        match after.0 > 0 && after.1 == before.1 {
+            true => Ok(()),
+            false => Err(format!("node {n} does not ask for {content:x} any more")),
+        }
+    }
+
+    /// Reads the block that is missed.
+    fn read_missed(&mut self, n: usize) -> Verdict {
+        self.submit(n, OpKind::Read, OTHERS, vec![ZERO], false)?;
+        self.until(8000, |w| w.nodes[n].asked.is_empty())?;
+        Ok(())
+    }
+
+    /// How many blocks a node has healed since its attach, and how many heals failed.
+    fn heals(&self, n: usize) -> (u64, u64) {
+        let counters = self.nodes[n].engine.as_ref().map(|e| e.counters());
+        counters.map_or((0, 0), |c| (c.blocks_healed, c.heals_failed))
     }
 
     fn miss_calmly(&mut self) -> Verdict {
@@ -93,23 +156,15 @@ impl World {
                 self.totals.clusters_rotten += 1;
             }
         }
-        let counters = |w: &World| {
-            let engine = w.nodes[n].engine.as_ref();
-            engine.map_or((0, 0), |e| {
-                let counters = e.counters();
-                (counters.blocks_healed, counters.heals_failed)
-            })
-        };
-        let before = counters(self);
-        self.submit(n, OpKind::Read, OTHERS, vec![ZERO], false)?;
-        self.until(8000, |w| w.nodes[n].asked.is_empty())?;
-        if counters(self) != (before.0, before.1 + 1) {
+        let before = self.heals(n);
+        self.read_missed(n)?;
+        if self.heals(n) != (before.0, before.1 + 1) {
             // It was not forgotten.
             return Ok(());
         }
         self.totals.misses += 1;
         let session = self.session_since(n, target);
-        let healed = |w: &World| counters(w).0 > before.0;
+        let healed = |w: &World| w.heals(n).0 > before.0;
         self.until_managed(1000 * (GC_DELAY + 8), healed)?;
         let same = self.nodes[n].life == life && self.session_since(n, target) == session;
         if !same || self.serving() != Some(n) {
@@ -121,9 +176,8 @@ impl World {
             ));
         }
         self.totals.misses_healed += 1;
-        self.submit(n, OpKind::Read, OTHERS, vec![ZERO], false)?;
-        self.until(8000, |w| w.nodes[n].asked.is_empty())?;
-        match counters(self).1 == before.1 + 1 {
+        self.read_missed(n)?;
+        match self.heals(n).1 == before.1 + 1 {
             true => Ok(()),
             false => Err(format!("node {n} was healed with something else")),
         }

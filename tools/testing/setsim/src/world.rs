@@ -62,6 +62,7 @@ pub struct Totals {
     pub blocks_repaired: u64,
     pub misses: u64,
     pub misses_healed: u64,
+    pub misses_over_crashes: u64,
     pub replicas_repaired: u64,
 }
 
@@ -94,6 +95,7 @@ impl Totals {
         self.blocks_repaired += other.blocks_repaired;
         self.misses += other.misses;
         self.misses_healed += other.misses_healed;
+        self.misses_over_crashes += other.misses_over_crashes;
         self.replicas_repaired += other.replicas_repaired;
     }
 }
@@ -300,7 +302,10 @@ impl World {
                 self.rot()?;
             }
             if self.rots.is_some() && self.misses.chance(1, 80) {
-                self.miss()?;
+                match self.misses.chance(1, 3) {
+                    true => self.miss_over_a_crash()?,
+                    false => self.miss()?,
+                }
             }
             if self.rots.is_some() && self.verifies.chance(1, 40) {
                 self.rot_at_replica()?;
@@ -641,12 +646,7 @@ impl World {
             self.looked = false;
         }
         self.joining.clear();
-        let nonces: Vec<u64> = self.sessions.keys().copied().collect();
-        for nonce in nonces {
-            if self.sessions[&nonce].ends.contains(&n) {
-                self.break_session(nonce);
-            }
-        }
+        self.isolate(n);
         self.look_at(n)
     }
 
@@ -1255,6 +1255,16 @@ impl World {
             self.break_session(nonce);
         }
         Ok(())
+    }
+
+    /// Nobody is connected with a node any more.
+    pub(crate) fn isolate(&mut self, n: usize) {
+        let ends = |s: &Session| s.ends.contains(&n);
+        let nonces = self.sessions.iter().filter(|s| ends(s.1)).map(|s| *s.0);
+        let nonces: Vec<u64> = nonces.collect();
+        for nonce in nonces {
+            self.break_session(nonce);
+        }
     }
 
     fn break_session(&mut self, nonce: u64) {
