@@ -105,8 +105,8 @@ bench-uml: tools	## the same in User-Mode Linux: native code without hardware vi
 profile: modules tools	## a flame graph of the guest while fio runs PATTERN="rw blocksize depth" on ddup
 	@tools/testing/bench/profile "$(PATTERN)"
 
-instructions: modules tools	## count the kernel's instructions for a request, by function: PATTERN="read|write|fdatasync size"
-	@tools/testing/bench/instructions $(if $(PATTERN),"$(PATTERN)")
+instructions: modules tools	## count the kernel's instructions for a request, by function: PATTERN="read|write|fdatasync size", PEER=1
+	@tools/testing/bench/instructions $(if $(PATTERN),"$(PATTERN)") $(if $(PEER),--peer)
 
 proof:		## the same at full numbers (hours; interrupted it goes on where it was)
 	@tools/testing/run --proof
