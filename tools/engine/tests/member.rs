@@ -899,6 +899,23 @@ fn what_was_staged_outlives_neither_its_session_nor_a_power_cut() {
 }
 
 #[test]
+fn a_power_cut_leaves_an_acknowledged_epoch_with_a_block_that_nobody_had() {
+    let mut net = late();
+    let unreadable = 2 * BLOCKS - 7;
+    net.shells[0].unread.insert(unreadable, u32::MAX);
+    net.connect(0, 1);
+    until_level(&mut net, false);
+    // The replica has no copy that this could refer to, and is told that there is none.
+    net.write(0, 5, &[unreadable, 1_000_000]);
+    assert_eq!(net.flush(0), Status::Ok);
+    until_level(&mut net, false);
+    let position = net.position(1);
+    let mut shell = attach(net.shells[1].disk.clone());
+    shell.pass(20);
+    assert_eq!(shell.engine.set().unwrap().state().position, position);
+}
+
+#[test]
 fn a_compare_rests_while_requests_are_served_and_only_then() {
     let mut net = late();
     set_tranquility(&mut net, 1000);

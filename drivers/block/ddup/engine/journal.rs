@@ -11,7 +11,8 @@
 //! - a *plain* block makes the data of its records durable before itself;
 //! - a *quick* one and its data become durable in any order, by one flush instead of two. A crash
 //!   may leave it without its data, so recovery looks at the data, unless the header of a later
-//!   block *vouches* for it. Only short blocks are quick, that there is little to look at.
+//!   block *vouches* for it. Only short blocks are quick, that there is little to look at, and none
+//!   with a record of what nobody had, whose cluster was not written.
 //!
 //! A block is quick if somebody waits for it and nobody needs to be vouched for. What was written
 //! quickly is vouched for by the next block, which comes within the commit interval, even if it has
@@ -99,6 +100,8 @@ pub struct Journal {
     open: Buf,
     open_bytes: usize,
     open_records: u32,
+    /// Recovery would look in vain for data of the open block: it is not to be quick.
+    is_plain: bool,
     sealed: KVec<Sealed>,
     /// The block in flight.
     writing: Option<Written>,
@@ -154,6 +157,7 @@ impl Journal {
             open: zeroed(BLOCK_BYTES_MAX)?,
             open_bytes: HEADER_BYTES,
             open_records: 0,
+            is_plain: false,
             sealed: KVec::with_capacity(BUFFERS, GFP_KERNEL)?,
             writing: None,
             spare,
@@ -201,6 +205,11 @@ impl Journal {
         self.open_bytes = encode(&mut self.open, self.open_bytes);
         self.open_records = self.open_records.saturating_add(1);
         Ok(self.sequence)
+    }
+
+    /// The last record is of a block that nobody had: its cluster was not written.
+    pub fn make_plain(&mut self) {
+        self.is_plain = true;
     }
 
     /// Whether the open block has records.
@@ -342,6 +351,7 @@ impl Journal {
         self.offset = next;
         self.sequence += 1;
         self.open_bytes = HEADER_BYTES;
+        self.is_plain = false;
         Ok(())
     }
 
@@ -385,7 +395,7 @@ impl Journal {
             if !self.has_room(self.promised(self.reserved)) {
                 return Commit::RingFull;
             }
-            let quick = !vouch && self.open_clusters() <= QUICK_CLUSTERS;
+            let quick = !vouch && !self.is_plain && self.open_clusters() <= QUICK_CLUSTERS;
             let durable_upto = match quick {
                 true => self.durable,
                 false => self.sequence,

@@ -505,6 +505,9 @@ impl Store {
         let Ok(sequence) = appended else {
             return self.fail(super::FailReason::Promise);
         };
+        if fresh && self.is_lost(tag) {
+            self.journal.make_plain();
+        }
         if !fresh {
             let decision = match head.cluster {
                 Cluster::NONE => Decision::Zero,
