@@ -55,10 +55,12 @@ const MAX_RANGE_BYTES: u32 = u32::MAX - (BLOCK_SIZE - 1);
 /// Memory for pages of the trees, if an attach does not say.
 const CACHE_BYTES: u64 = 64 << 20;
 
-/// Memory for the index, if an attach does not say: for each cluster of the store so much, which is
-/// room for twice the fingerprints that there can be, up to a bound.
+/// Memory for the index for each cluster of the store, if an attach does not say: room for twice the
+/// fingerprints that there can be.
 const INDEX_BYTES_PER_CLUSTER: u64 = 16;
-const INDEX_BYTES: u64 = 64 << 20;
+
+/// The most that the index takes then.
+const INDEX_BYTES_MAX: u64 = 64 << 20;
 
 /// Bounds of both.
 const MEMORY_BYTES_MIN: u64 = 1 << 20;
@@ -466,11 +468,11 @@ fn memory(wish: Option<u64>, default: u64, attr: u32) -> Result<u64, Refusal> {
     }
 }
 
-/// Memory for the index of a store of so many bytes.
+/// Memory for the index of a store of so many bytes, if an attach does not say.
 fn index_bytes_of(store_bytes: u64) -> u64 {
     let clusters = store_bytes / u64::from(BLOCK_SIZE);
 
-    (clusters.saturating_mul(INDEX_BYTES_PER_CLUSTER)).clamp(MEMORY_BYTES_MIN, INDEX_BYTES)
+    (clusters * INDEX_BYTES_PER_CLUSTER).clamp(MEMORY_BYTES_MIN, INDEX_BYTES_MAX)
 }
 
 /// Attaches a store and makes the disk of its first volume.
