@@ -189,16 +189,22 @@ without_a_member_it_is_an_error_until_one_is_back() {
 	[ "$(in_sysfs 0 blocks_healed)" -ge 10 ]
 }
 
-# Nobody reads it once more: the member that comes back is told.
-what_was_missed_is_healed_when_a_member_is_back() {
+# Blocks of the primary rot while its member is away, and are found to be bad.
+miss() { # count
+	local block
 	make_set
 	ddup peer drop "${dev[0]}" "${uuid[1]}"
 	wait_for 10 is_cut 0 1
-	rot 0 10
-	local block before
+	rot 0 "$1"
 	for block in "${rotten[@]}"; do
 		is_an_error 0 "$block"
 	done
+}
+
+# Nobody reads it once more: the member that comes back is told.
+what_was_missed_is_healed_when_a_member_is_back() {
+	local block before
+	miss 10
 	connect 0 1
 	wait_for 30 are_healed 0 10
 	[ "$(in_sysfs 0 clusters_quarantined)" = 10 ]
@@ -212,14 +218,8 @@ what_was_missed_is_healed_when_a_member_is_back() {
 
 # What is missed is in memory only. Where it lies, and the check that it has to have, are on the disk.
 what_was_missed_before_a_power_cut_is_asked_for_by_a_scrub() {
-	make_set
-	ddup peer drop "${dev[0]}" "${uuid[1]}"
-	wait_for 10 is_cut 0 1
-	rot 0 10
 	local block before
-	for block in "${rotten[@]}"; do
-		is_an_error 0 "$block"
-	done
+	miss 10
 	fails 0
 	connect 0 1
 	ddup promote "${dev[0]}"
