@@ -31,10 +31,10 @@ elif [ -z "${RAW:-}" ]; then
 	ddup format --force --fingerprint "$FINGERPRINT" "$target" >/dev/null
 	target=$(ddup attach "$target")
 fi
-instructions.py "$target" write 128k 1000
+instructions.py "$target" write 128k 1000 1
 # shellcheck disable=SC2086 # words
-instructions.py "$target" $PATTERN 300
+instructions.py "$target" $PATTERN 300 2
 # shellcheck disable=SC2086 # words
-instructions.py "$target" $PATTERN "$COUNT"
+instructions.py "$target" $PATTERN "$COUNT" 3
 echo "@@ symbols"
 awk '$2 ~ /[tT]/ { print $1, $3 }' /proc/kallsyms
