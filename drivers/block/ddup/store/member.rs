@@ -914,16 +914,9 @@ impl Store {
     /// too much time has passed. May sleep.
     pub(super) fn await_lead(&self) {
         let until = self.now() + LEAD_WAIT_MS;
-        let alone = self.with_set(|set| {
-            let config = set.state().config;
+        let sole = self.with_set(|set| set.is_sole());
 
-            config.members.len() == 1
-        });
-
-        while alone == Some(true)
-            && !self.serves()
-            && self.failure().is_none()
-            && self.now() < until
+        while sole == Some(true) && !self.serves() && self.failure().is_none() && self.now() < until
         {
             fsleep(Delta::from_millis(LEAVE_LOOK_MS));
         }

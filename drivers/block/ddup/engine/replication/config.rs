@@ -117,6 +117,12 @@ impl Config {
         self.members.iter().find(|m| m.store == *store)
     }
 
+    /// Whether `store` is the only member, which leads without anybody's command. A store made from
+    /// an invitation knows the configuration that it was invited with, which may have one member too.
+    pub fn is_sole(&self, store: &Id) -> bool {
+        self.members.len() == 1 && self.primary == *store
+    }
+
     /// Whether FLUSHes wait for `store`.
     pub fn is_in_sync(&self, store: &Id) -> bool {
         self.member(store)

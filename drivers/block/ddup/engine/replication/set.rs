@@ -217,9 +217,7 @@ impl Set {
             first,
         } = found;
         let term = record.promise.max(record.config.term) + 1;
-        let alone = record.config.members.len() == 1
-            && record.config.primary == params.store
-            && term < u64::MAX / 2;
+        let alone = record.config.is_sole(&params.store) && term < u64::MAX / 2;
         let set = try_init!(Set {
             params,
             generation,
@@ -1077,6 +1075,11 @@ impl Set {
     /// The positions that this store went through, durably.
     pub fn history(&self) -> &History {
         &self.history
+    }
+
+    /// Whether this store is the only member, which leads without anybody's command.
+    pub fn is_sole(&self) -> bool {
+        self.record.config.is_sole(&self.params.store)
     }
 
     /// What is so.
