@@ -106,3 +106,16 @@ fn retired_clusters_wait_until_their_record_is_vouched_for() {
     assert_eq!(free(&shell), before + 100);
     check_disk(&shell.detach(), CLUSTERS);
 }
+
+#[test]
+fn a_write_that_is_to_be_durable_does_not_wait_for_another_request() {
+    let mut shell = attach(Shell::format(CLUSTERS, 1 << 20));
+    let begun = shell.now;
+    // New content, the same again, and both at once.
+    assert_eq!(shell.write_durable(7, &[5]), Status::Ok);
+    assert_eq!(shell.write_durable(8, &[5]), Status::Ok);
+    assert_eq!(shell.write_durable(9, &[5, 6]), Status::Ok);
+    assert!(shell.now - begun < 10);
+    let mut shell = attach(shell.disk);
+    assert_eq!(shell.read(7, 4), [5, 5, 5, 6]);
+}

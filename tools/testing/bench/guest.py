@@ -47,6 +47,7 @@ FIO_CELLS = {
     "mix7030_qd32": ["--rw=randrw", "--rwmixread=70", *RANDOM, "--iodepth=32"],
     "mix7030_qd8_jobs4": ["--rw=randrw", "--rwmixread=70", *RANDOM, "--iodepth=8", "--numjobs=4"],
     "fdatasync_qd1": ["--rw=randwrite", *RANDOM, "--ioengine=psync", "--fdatasync=1"],
+    "dsync_qd1": ["--rw=randwrite", *RANDOM, "--ioengine=psync", "--sync=dsync"],
 }
 # As much as there is of sequential writes, and what the network's card moved in both directions meanwhile.
 WIRE_CELLS = {"wire_per_byte_dup0": 0, "wire_per_byte_dup50": 50, "wire_per_byte_dup90": 90}

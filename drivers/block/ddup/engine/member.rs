@@ -297,6 +297,11 @@ impl Store {
         Ok(())
     }
 
+    /// Whether a command waits until requests have ended.
+    pub(super) fn is_quiescing(&self) -> bool {
+        self.member.as_ref().is_some_and(|m| m.quiescing.is_some())
+    }
+
     /// Gives the command that waits to the set, if nothing of a request is on its way any more.
     fn quiesce(&mut self) {
         if self.reserved.entries > 0 {

@@ -158,6 +158,8 @@ pub struct Op {
     pub status: Status,
     /// The shell was told to complete it when its I/O ends, and has not reported a failure.
     pub handed_over: bool,
+    /// It waits for nothing but its data I/O, and the engine has to hear of that to go on.
+    pub listens: bool,
     /// The journal block that must be durable, in phase Commit.
     pub sequence: u64,
     /// What it may still add.
@@ -237,6 +239,7 @@ impl Ops {
                 todo: 0,
                 status: Status::Ok,
                 handed_over: false,
+                listens: false,
                 sequence: 0,
                 reservation: Reservation::default(),
                 epoch: 0,

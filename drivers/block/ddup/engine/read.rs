@@ -202,7 +202,10 @@ impl Store {
             let status = op.status;
             return self.finish(tag, status);
         }
-        if op.io == op.todo && op.status == Status::Ok && !op.handed_over {
+        if op.io == op.todo && !op.handed_over {
+            if op.status != Status::Ok {
+                return self.listen(tag);
+            }
             op.handed_over = true;
             self.act(Action::CompleteAfterIo { tag });
         }

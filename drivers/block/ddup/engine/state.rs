@@ -16,6 +16,7 @@ use super::heal::HEAL_TAGS;
 use super::index::Index;
 use super::journal::{Identity, Journal};
 use super::member::Member;
+use super::mutant::mutant;
 use super::op::{Ops, Phase, Request, Reservation, WaitList};
 use super::overlay::Overlay;
 use super::pin::Pin;
@@ -252,6 +253,8 @@ pub struct Store {
     pub(super) twins: u32,
     /// Clusters that are being compared, with the number of comparisons.
     pub(super) holds: SortedMap<u32>,
+    /// Requests that the engine ends when it hears of their data I/O.
+    pub(super) listeners: u32,
     /// Reads in flight, by epoch.
     pub(super) reads: [u32; 2],
     /// The epoch that new reads are counted in.
@@ -391,6 +394,7 @@ impl Store {
                 locks: with_room(4096)?,
                 twins: 0,
                 holds: with_room(4096)?,
+                listeners: 0,
                 reads: [0; 2],
                 read_epoch: 0,
                 checkpointer: Checkpointer::new(generation, parts.now, parts.blob_places)?,
@@ -603,6 +607,7 @@ impl Store {
         op.todo = count as u32;
         op.status = Status::Ok;
         op.handed_over = false;
+        op.listens = false;
         op.sequence = 0;
         op.reservation = Reservation::default();
         op.since = self.now;
@@ -634,6 +639,7 @@ impl Store {
         }
         op.phase = Phase::Idle;
         op.handed_over = false;
+        self.listeners -= u32::from(core::mem::take(&mut op.listens));
         self.ops.in_flight -= 1;
         if tag < self.config.queue_depth {
             self.served_at = self.now;
@@ -643,6 +649,14 @@ impl Store {
         }
         if !completed {
             self.act(Action::Complete { tag, status });
+        }
+    }
+
+    /// A request waits for nothing but its data I/O, and is ended here and not by the shell.
+    pub(super) fn listen(&mut self, tag: Tag) {
+        if let Some(op) = self.ops.get_mut(tag).filter(|op| !op.listens) {
+            op.listens = true;
+            self.listeners += 1;
         }
     }
 
@@ -779,6 +793,8 @@ impl Store {
         !self.admission.is_empty()
             || !self.space_wait.is_empty()
             || self.twins > 0
+            || self.listeners > 0 && !mutant!(38)
+            || self.is_quiescing()
             || self.recycler.is_pressed()
             || !self.commit_wait.is_empty()
             || self.journal.has_sealed()

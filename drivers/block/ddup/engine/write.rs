@@ -655,7 +655,10 @@ impl Store {
             return self.finish(tag, status);
         }
         let waits = io != todo && !(mutant!(30) && io > 0);
-        if !waits && status == Status::Ok && !fua && !op.handed_over {
+        if !waits && !op.handed_over {
+            if fua || status != Status::Ok {
+                return self.listen(tag);
+            }
             op.handed_over = true;
             mark!(write_handed_over);
             return self.act(Action::CompleteAfterIo { tag });

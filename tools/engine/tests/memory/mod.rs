@@ -18,6 +18,9 @@ use std::collections::{HashMap, HashSet, VecDeque};
 
 pub const PAGE: usize = 4096;
 
+/// Tags of requests are below this.
+const QUEUE_DEPTH: u32 = 128;
+
 /// The hash of the format.
 pub fn hash(bytes: &[u8], seed: u64) -> u64 {
     xxhash_rust::xxh64::xxh64(bytes, seed)
@@ -181,7 +184,7 @@ impl Shell {
         Config {
             store_clusters: clusters,
             read_only: false,
-            queue_depth: 128,
+            queue_depth: QUEUE_DEPTH,
             cache_pages,
             index_bytes: 64 << 20,
             fresh: fresh_ids(),
@@ -248,6 +251,11 @@ impl Shell {
             let Some((tag, block, count, result)) = late.pop_front() else {
                 return;
             };
+            // Else the driver would tell of it when it likes.
+            let is_request = tag < QUEUE_DEPTH && !self.hold_pages;
+            if is_request && result == DataResult::Ok && !self.done.contains_key(&tag) {
+                assert!(self.engine.is_eager(), "tag {tag} waits for nobody");
+            }
             self.engine.data_done(self.now, tag, block, count, result);
         }
     }
@@ -419,13 +427,24 @@ impl Shell {
     }
 
     fn submit(&mut self, kind: OpKind, lbn: u64, count: u64, blocks: &[BlockContent]) -> Status {
+        self.submit_as(kind, lbn, count, blocks, false)
+    }
+
+    fn submit_as(
+        &mut self,
+        kind: OpKind,
+        lbn: u64,
+        count: u64,
+        blocks: &[BlockContent],
+        fua: bool,
+    ) -> Status {
         let request = Request {
             tag: 0,
             kind,
             volume: self.volume,
             lbn: Lbn(lbn),
             count,
-            fua: false,
+            fua,
         };
         self.done.remove(&0);
         self.engine.submit(self.now, request, blocks);
@@ -526,6 +545,13 @@ impl Shell {
         self.writes.insert(0, ids.to_vec());
         let blocks: Vec<_> = ids.iter().map(|&id| (self.content)(id)).collect();
         self.submit(OpKind::Write, lbn, ids.len() as u64, &blocks)
+    }
+
+    /// A write that ends when it is durable.
+    pub fn write_durable(&mut self, lbn: u64, ids: &[u64]) -> Status {
+        self.writes.insert(0, ids.to_vec());
+        let blocks: Vec<_> = ids.iter().map(|&id| (self.content)(id)).collect();
+        self.submit_as(OpKind::Write, lbn, ids.len() as u64, &blocks, true)
     }
 
     pub fn read(&mut self, lbn: u64, count: u64) -> Vec<u64> {

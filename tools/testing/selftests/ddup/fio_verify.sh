@@ -81,6 +81,35 @@ duplicates_that_repeat_need_no_read() {
 	[ "$reads" -lt 20 ]
 }
 
+# Of requests that come one by one none waits for the next one.
+what_is_to_be_durable_takes_milliseconds() {
+	prepare 512M
+	local fs begun size
+	for size in 4k 64k 1M; do
+		begun=$SECONDS
+		dd if=/dev/urandom of="$ddup" bs="$size" count=30 oflag=direct,dsync status=none
+		echo "30 writes of $size: $((SECONDS - begun)) s"
+		[ $((SECONDS - begun)) -lt 15 ]
+	done
+	mkdir -p /tmp/ddup-test.mnt
+	defer rmdir /tmp/ddup-test.mnt
+	modprobe -a ext4 xfs
+	for fs in ext4 xfs; do
+		"mkfs.$fs" -q "$ddup"
+		mount -t "$fs" "$ddup" /tmp/ddup-test.mnt
+		defer umount -q /tmp/ddup-test.mnt
+		begun=$SECONDS
+		for _ in {1..30}; do
+			echo hello >>/tmp/ddup-test.mnt/file
+			sync /tmp/ddup-test.mnt/file
+		done
+		echo "30 fsyncs on $fs: $((SECONDS - begun)) s"
+		[ $((SECONDS - begun)) -lt 15 ]
+		umount /tmp/ddup-test.mnt
+		wipefs -qa "$ddup"
+	done
+}
+
 mapped_is() { # blocks
 	[ "$(counter "$ddup" mapped_blocks)" = "$1" ]
 }
@@ -131,6 +160,7 @@ run_tests \
 	overwrites_by_several_jobs_read_back \
 	duplicates_are_stored_once \
 	duplicates_that_repeat_need_no_read \
+	what_is_to_be_durable_takes_milliseconds \
 	trimmed_blocks_read_as_zero_and_the_rest_stays \
 	zeroes_take_no_space \
 	the_volume_refuses_what_lies_beyond_its_end

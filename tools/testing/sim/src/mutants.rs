@@ -81,6 +81,10 @@ const NAMES: &[(u32, &str)] = &[
         37,
         "a journal block that vouches for its data is flushed only behind it",
     ),
+    (
+        38,
+        "who waits for data I/O that ended waits until something else happens",
+    ),
     (60, "junk is retired while the saved index is being loaded"),
     (
         61,

@@ -254,6 +254,10 @@ pub trait Store: Sized {
     fn background(&mut self, now: Millis) -> bool;
     /// When [`Store::background`] has to be called at the latest.
     fn next_deadline(&self) -> Option<Millis>;
+    /// Whether it is to be told soon of data I/O that went well; else when there is other news.
+    fn is_eager(&self) -> bool {
+        true
+    }
     /// Whether writes that find no space wait for some, from here on; else they fail.
     fn set_wait_for_space(&mut self, wait: bool) {
         let _ = wait;

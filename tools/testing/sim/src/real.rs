@@ -389,6 +389,10 @@ impl Store for Real {
         self.engine.next_deadline()
     }
 
+    fn is_eager(&self) -> bool {
+        self.engine.is_eager()
+    }
+
     fn set_wait_for_space(&mut self, wait: bool) {
         let mut knobs = self.engine.knobs();
         knobs.wait_for_space = wait;

@@ -1243,6 +1243,9 @@ impl<'a, S: Store> World<'a, S> {
             if self.background { 3 } else { 0 },
             if due { 2 } else { 0 },
         ];
+        if weights == [0, 4, 0, 0] && self.in_flight.is_empty() {
+            self.news_is_wanted()?;
+        }
         match self.rng.weighted(&weights) {
             Some(0) => {
                 self.spins = 0;
@@ -1294,6 +1297,19 @@ impl<'a, S: Store> World<'a, S> {
             ));
         }
         Ok(Progress::Some)
+    }
+
+    /// Nothing but news is left: a driver tells of good data I/O at once only if the store says so.
+    fn news_is_wanted(&self) -> Result<(), String> {
+        let good = self.news.iter().all(|n| n.result == DataResult::Ok);
+        let listens = |s: &&Slot| !s.completed && s.untold > 0;
+        match self.slots.values().find(listens) {
+            Some(slot) if good && !self.store.is_eager() => Err(format!(
+                "op {} waits for data I/O that ended, and the store is in no hurry to hear of it",
+                slot.op
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn ready_io(&mut self) -> Option<usize> {
