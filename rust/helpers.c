@@ -513,6 +513,15 @@ bool kstage_llist_empty(const struct llist_head *head)
 
 /* ---- hashes --------------------------------------------------------- */
 
+bool kstage_has_bmi2(void)
+{
+#ifdef CONFIG_X86_64
+	return boot_cpu_has(X86_FEATURE_BMI2);
+#else
+	return false;
+#endif
+}
+
 u32 kstage_crc32c(u32 crc, const void *data, size_t len)
 {
 	return crc32c(crc, data, len);

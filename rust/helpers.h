@@ -239,6 +239,7 @@ struct llist_node *kstage_llist_take_fifo(struct llist_head *head);
 bool kstage_llist_empty(const struct llist_head *head);
 
 /* Hashes (any context). */
+bool kstage_has_bmi2(void);
 u32 kstage_crc32c(u32 crc, const void *data, size_t len);
 void kstage_sha256(const void *data, size_t len, u8 *out);
 u64 kstage_xxh64(const void *data, size_t len, u64 seed);

@@ -10,6 +10,7 @@
 
 pub mod bindings;
 pub mod block;
+pub mod cpu;
 pub mod debugfs;
 pub mod genetlink;
 pub mod hash;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! A module that exercises what the driver does not use, or not on every path: threads, sockets,
-//! requests that end in part and requests that time out; and LZ4 with data that no compressor made.
+//! requests that end in part and requests that time out; LZ4 with data that no compressor made; and
+//! rotations.
 //!
-//! LZ4, threads, and a socket if one is given as `fd`, are tried while the module is loaded: it refuses
+//! Rotations, LZ4, threads, and a socket if one is given as `fd`, are tried while the module is loaded: it refuses
 //! to load if one of them fails. The rest is seen from userspace on `/dev/kstage-test`, whose blocks
 //! of 4 KiB read as their number. Of a request that reaches [`BAD_BLOCK`] only what lies before it
 //! succeeds; one that begins at [`LOST_BLOCK`] is kept until its time is over.
@@ -23,6 +24,7 @@ use kstage::{
         mq::{self, Disk, Limits, Request, TagSet, TimedOut},
         Op, Status, SECTOR_SHIFT,
     },
+    cpu::Bmi2,
     kthread::Kthread,
     lz4,
     socket::Socket,
@@ -78,6 +80,27 @@ fn draw(state: &mut u64) -> usize {
     *state ^= *state >> 7;
     *state ^= *state << 17;
     (*state >> 16) as usize
+}
+
+/// The processor's rotation is the language's.
+fn try_rotations() -> Result {
+    let Some(bmi2) = Bmi2::get() else {
+        return Ok(());
+    };
+    let mut state = 0x6464_7570;
+
+    for _ in 0..100 {
+        let word = draw(&mut state) as u64 ^ (draw(&mut state) as u64) << 24;
+        let same = bmi2.rotate_right::<1>(word) == word.rotate_right(1)
+            && bmi2.rotate_right::<24>(word) == word.rotate_right(24)
+            && bmi2.rotate_right::<32>(word) == word.rotate_right(32)
+            && bmi2.rotate_right::<63>(word) == word.rotate_right(63);
+
+        if !same {
+            return Err(EIO);
+        }
+    }
+    Ok(())
 }
 
 /// What shrinks comes back the same, what does not is refused, and whatever is decompressed writes
@@ -288,6 +311,7 @@ impl kernel::Module for KstageTest {
         let fd = module_parameters::fd.value();
         let fd: &i32 = core::borrow::Borrow::borrow(&fd);
 
+        try_rotations()?;
         try_lz4()?;
         try_threads()?;
         if *fd >= 0 {

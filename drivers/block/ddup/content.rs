@@ -5,12 +5,12 @@
 //! Runs in the context that brings a request, and in a bio's completion; any context.
 
 use crate::{
-    blake2b,
+    blake2b::{self, Rotate},
     engine::{
         types::CHECK_MASK, BlockContent, Check, FingerprintAlgorithm, FingerprintParams, Name,
     },
 };
-use kstage::{hash, mm, page_pool::PageBuf};
+use kstage::{cpu::Bmi2, hash, mm, page_pool::PageBuf};
 
 /// Bytes of a block.
 pub(crate) const BLOCK_SIZE: u32 = 4096;
@@ -18,12 +18,23 @@ pub(crate) const BLOCK_SIZE: u32 = 4096;
 /// Names and checks the blocks of a store.
 pub(crate) struct Fingerprinter {
     params: FingerprintParams,
+    bmi2: Option<Bmi2>,
+}
+
+impl Rotate for Bmi2 {
+    #[inline(always)]
+    fn right<const BITS: u32>(self, word: u64) -> u64 {
+        self.rotate_right::<BITS>(word)
+    }
 }
 
 impl Fingerprinter {
     /// For a store with these parameters.
     pub(crate) fn new(params: FingerprintParams) -> Fingerprinter {
-        Fingerprinter { params }
+        Fingerprinter {
+            params,
+            bmi2: Bmi2::get(),
+        }
     }
 
     /// Names and checks a block. Any context.
@@ -41,7 +52,14 @@ impl Fingerprinter {
 
         match self.params.algorithm {
             FingerprintAlgorithm::Sha256 => copy_head(&mut name.0, &hash::sha256(data)),
-            FingerprintAlgorithm::Blake2b => copy_head(&mut name.0, &blake2b::digest(data)),
+            FingerprintAlgorithm::Blake2b => {
+                let digest = match self.bmi2 {
+                    Some(bmi2) => blake2b::digest(bmi2, data),
+                    None => blake2b::digest(blake2b::Plain, data),
+                };
+
+                copy_head(&mut name.0, &digest);
+            }
             FingerprintAlgorithm::Xxh64 => {
                 let (head, tail) = name.0.split_at_mut(8);
                 // One pass over the block is enough where the keys are the same.

@@ -39,6 +39,25 @@ each_fingerprint_finds_duplicates_and_keeps_data() {
 	refused $USAGE 'blake2b, sha256, xxh64' ddup format --force --fingerprint md5 "$device"
 }
 
+# What a store calls a block is what anybody else would: the head of its digest.
+names_are_those_of_the_standards() {
+	local name
+	head -c 4096 /dev/urandom >/tmp/ddup-test.block
+	defer rm -f /tmp/ddup-test.block
+	for name in blake2b sha256; do
+		make_store 64M --fingerprint "$name"
+		attach "$device"
+		dd if=/tmp/ddup-test.block of="$ddup" bs=4k oflag=direct conv=fsync status=none
+		ddup detach "$ddup"
+		python3 - "$name" "$device" <<-'EOF'
+			import hashlib, sys
+			block = open("/tmp/ddup-test.block", "rb").read()
+			digest = {"blake2b": hashlib.blake2b(block, digest_size=32), "sha256": hashlib.sha256(block)}
+			assert digest[sys.argv[1]].digest()[:24] in open(sys.argv[2], "rb").read(), sys.argv[1]
+		EOF
+	done
+}
+
 duplicates() { # blocks
 	[ "$(counter "$ddup" duplicate_blocks)" = "$1" ]
 }
@@ -77,5 +96,6 @@ the_label_is_kept() {
 
 load
 run_tests each_fingerprint_finds_duplicates_and_keeps_data \
+	names_are_those_of_the_standards \
 	the_journal_has_the_size_that_was_asked_for \
 	the_label_is_kept
