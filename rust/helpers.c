@@ -511,7 +511,7 @@ bool kstage_llist_empty(const struct llist_head *head)
 	return llist_empty(head);
 }
 
-/* ---- hashes --------------------------------------------------------- */
+/* ---- processor ------------------------------------------------------ */
 
 bool kstage_has_bmi2(void)
 {
@@ -521,6 +521,8 @@ bool kstage_has_bmi2(void)
 	return false;
 #endif
 }
+
+/* ---- hashes --------------------------------------------------------- */
 
 u32 kstage_crc32c(u32 crc, const void *data, size_t len)
 {

@@ -4,10 +4,11 @@
 //! requests that end in part and requests that time out; LZ4 with data that no compressor made; and
 //! rotations.
 //!
-//! Rotations, LZ4, threads, and a socket if one is given as `fd`, are tried while the module is loaded: it refuses
-//! to load if one of them fails. The rest is seen from userspace on `/dev/kstage-test`, whose blocks
-//! of 4 KiB read as their number. Of a request that reaches [`BAD_BLOCK`] only what lies before it
-//! succeeds; one that begins at [`LOST_BLOCK`] is kept until its time is over.
+//! Rotations, LZ4, threads, and a socket if one is given as `fd`, are tried while the module is
+//! loaded: it refuses to load if one of them fails. The rest is seen from userspace on
+//! `/dev/kstage-test`, whose blocks of 4 KiB read as their number. Of a request that reaches
+//! [`BAD_BLOCK`] only what lies before it succeeds; one that begins at [`LOST_BLOCK`] is kept until
+//! its time is over.
 
 #![deny(unsafe_code)]
 
