@@ -121,6 +121,7 @@ static COUNTER_FILES: &[Attribute<Volume>] = &[
     counter!(blocks_healed),
     counter!(heals_failed),
     counter!(write_retries),
+    counter!(blocks_lost),
     counter!(clusters_retired),
     counter!(flushes),
     counter!(journal_blocks),
@@ -220,6 +221,7 @@ pub(crate) fn put_counters(counters: &Counters, message: &mut Message<'_>) -> Re
         (uapi::DDUP_A_COUNTERS_INDEX_LIMIT, counters.index_capacity),
         (uapi::DDUP_A_COUNTERS_HEALED_BLOCKS, counters.blocks_healed),
         (uapi::DDUP_A_COUNTERS_FAILED_HEALS, counters.heals_failed),
+        (uapi::DDUP_A_COUNTERS_LOST_BLOCKS, counters.blocks_lost),
     ] {
         message.put_uint(attr, value)?;
     }

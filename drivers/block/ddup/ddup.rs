@@ -3,8 +3,8 @@
 //! ddup: a block device that stores equal blocks once.
 //!
 //! - [`engine`][]: all decisions of a store, without I/O.
-//! - [`queue`][]: requests of a volume; [`content`][]: their fingerprints, with
-//!   [`blake2b`][].
+//! - [`queue`][]: requests of a volume; [`write_data`][]: what writes write; [`content`][]: its
+//!   fingerprints, with [`blake2b`][].
 //! - [`store`][]: runs an engine against a backing device, with [`io`][], [`worker`][] and
 //!   [`compared`][]; [`peer`][]: sessions with other members of a replica set.
 //! - [`control`][]: netlink requests; the list of attached devices.
@@ -40,6 +40,7 @@ mod store;
 mod trace;
 mod uapi;
 mod worker;
+mod write_data;
 
 use kernel::prelude::*;
 

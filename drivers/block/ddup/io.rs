@@ -4,16 +4,18 @@
 //!
 //! A completion runs in any context and never takes the engine's lock: it verifies or compares, puts
 //! the bio itself into the worker's inbox as the report for the engine, and then gives up its part
-//! of the request. So a request ends here when the engine has handed it over and all of its data
-//! I/O succeeded, and the engine is told before it, by the order of the inbox, though later. A bio
-//! that failed keeps its part, and thereby the request, until the engine has decided.
+//! of the request. So a read ends here when the engine has handed it over and all of its data I/O
+//! succeeded, and the engine is told before it, by the order of the inbox, though later. A bio that
+//! failed keeps its part, and thereby the request, until the engine has decided. Bios of a write have
+//! its data and no part of it: it may end before they are done.
 
 use crate::{
     content::{self, BLOCK_SIZE},
     engine::{format::journal, Buf, Check, Cluster, DataResult, IoToken, Tag},
     queue::Queue,
-    trace::{self, DataWork},
+    trace::{self, DataWork, RequestId},
     worker::Worker,
+    write_data::WriteData,
 };
 use kernel::{
     prelude::*,
@@ -36,19 +38,31 @@ use kstage::{
 pub(crate) enum Work {
     /// Reads into the request and verifies under this key.
     Read {
+        /// The request. Taken when the I/O was done and good.
+        part: Option<Part<Queue>>,
         /// Key of checks.
         check_key: u64,
     },
-    /// Writes the request's copy.
-    Write,
-    /// Reads a cluster to compare it with the request's copy.
-    Compare(Cluster, PageBuf),
+    /// Writes the copy of a write's data.
+    Write(Arc<WriteData>),
+    /// Reads a cluster to compare it with such a copy.
+    Compare(Arc<WriteData>, Cluster, PageBuf),
+}
+
+impl Work {
+    /// What it is for tracepoints.
+    pub(crate) fn kind(&self) -> DataWork {
+        match self {
+            Work::Read { .. } => DataWork::Read,
+            Work::Write(_) => DataWork::Write,
+            Work::Compare(..) => DataWork::Compare,
+        }
+    }
 }
 
 /// Data I/O of neighbouring blocks of a request.
 pub(crate) struct DataIo {
-    /// The request. Taken when the I/O was done and good.
-    pub(crate) part: Option<Part<Queue>>,
+    pub(crate) request: RequestId,
     pub(crate) tag: Tag,
     pub(crate) block: u32,
     pub(crate) count: u32,
@@ -60,9 +74,9 @@ pub(crate) struct DataIo {
 }
 
 impl DataIo {
-    pub(crate) fn new(part: Part<Queue>, tag: Tag, block: u32, count: u32, work: Work) -> Self {
+    pub(crate) fn new(request: RequestId, tag: Tag, block: u32, count: u32, work: Work) -> Self {
         DataIo {
-            part: Some(part),
+            request,
             tag,
             block,
             count,
@@ -81,14 +95,14 @@ impl DataIo {
 
     /// Looks at what was read. Any context.
     fn judge(&mut self, ok: bool) {
-        let Some(part) = self.part.as_ref().filter(|_| ok) else {
-            self.result = DataResult::Failed;
-            return;
-        };
-
         self.result = match &self.work {
-            Work::Write => DataResult::Ok,
-            Work::Read { check_key } => {
+            _ if !ok => DataResult::Failed,
+            Work::Write(_) => DataResult::Ok,
+            Work::Read { part: None, .. } => DataResult::Failed,
+            Work::Read {
+                part: Some(part),
+                check_key,
+            } => {
                 let mut cursor = part.cursor();
 
                 cursor.advance(self.block * BLOCK_SIZE);
@@ -108,7 +122,7 @@ impl DataIo {
                 }
                 DataResult::Ok
             }
-            Work::Compare(_, page) => match part.data().pages.get(self.block as usize) {
+            Work::Compare(data, _, page) => match data.pages.get(self.block as usize) {
                 Some(own) if own[..] == page[..] => DataResult::Equal,
                 Some(_) => DataResult::Differs,
                 None => DataResult::Failed,
@@ -118,20 +132,18 @@ impl DataIo {
 
     /// Tells that it is done.
     fn tell_done(&self) {
-        if let Some(part) = self.part.as_ref() {
-            let result = match self.bad == [0; 4] {
-                true => self.result,
-                false => DataResult::Mismatch,
-            };
+        let result = match self.bad == [0; 4] {
+            true => self.result,
+            false => DataResult::Mismatch,
+        };
 
-            let what = match &self.work {
-                Work::Read { .. } => DataWork::Read,
-                Work::Write => DataWork::Write,
-                Work::Compare(..) => DataWork::Compare,
-            };
-
-            trace::data_done(&**part, what, self.block, self.count, result);
-        }
+        trace::data_done(
+            &self.request,
+            self.work.kind(),
+            self.block,
+            self.count,
+            result,
+        );
     }
 
     /// Whether nobody has to decide anything.
@@ -301,35 +313,36 @@ pub(crate) enum Io {
 }
 
 impl Io {
-    /// The data I/O's request.
+    /// The request that a data I/O reads into.
     pub(crate) fn request(&self) -> Option<&Part<Queue>> {
         match self {
-            Io::Data(data) => data.part.as_ref(),
+            Io::Data(DataIo {
+                work: Work::Read { part, .. },
+                ..
+            }) => part.as_ref(),
             _ => None,
         }
     }
 
     /// The copies that a write writes.
     pub(crate) fn pages(&self) -> Option<&[PageBuf]> {
-        let data = match self {
-            Io::Data(data) => data,
-            Io::Stage(stage) => return Some(core::slice::from_ref(&stage.page)),
-            _ => return None,
-        };
-        let first = data.block as usize;
-
-        data.part
-            .as_ref()?
-            .data()
-            .pages
-            .get(first..first + data.count as usize)
+        match self {
+            Io::Data(DataIo {
+                work: Work::Write(data),
+                block,
+                count,
+                ..
+            }) => data.pages.get(*block as usize..(*block + *count) as usize),
+            Io::Stage(stage) => Some(core::slice::from_ref(&stage.page)),
+            _ => None,
+        }
     }
 
     /// The pages that are read into.
     pub(crate) fn pages_mut(&mut self) -> Option<&mut [PageBuf]> {
         match self {
             Io::Data(DataIo {
-                work: Work::Compare(_, page),
+                work: Work::Compare(_, _, page),
                 ..
             }) => Some(core::slice::from_mut(page)),
             Io::Checked(checked) => Some(core::slice::from_mut(&mut checked.page)),
@@ -365,7 +378,10 @@ impl Io {
     /// The I/O did not happen: the request loses nothing but this part.
     pub(crate) fn give_back(self) {
         if let Io::Data(DataIo {
-            part: Some(part), ..
+            work: Work::Read {
+                part: Some(part), ..
+            },
+            ..
         }) = self
         {
             part.finish(Ok(()));
@@ -405,7 +421,10 @@ impl EndIo for Io {
                 data.tell_done();
 
                 let good = data.is_good();
-                let part = if good { data.part.take() } else { None };
+                let part = match &mut data.work {
+                    Work::Read { part, .. } if good => part.take(),
+                    _ => None,
+                };
 
                 worker.report(bio, !good);
                 if let Some(part) = part {

@@ -16,14 +16,15 @@
 
 use crate::{
     content::{Fingerprinter, BLOCK_SIZE},
-    engine::{types::REQUEST_BLOCKS_MAX, BlockContent},
+    engine::types::REQUEST_BLOCKS_MAX,
     error::errno,
     store::Store,
     trace,
+    write_data::WriteData,
 };
 use kernel::{
     prelude::*,
-    sync::{atomic::Atomic, Arc, ArcBorrow},
+    sync::{atomic::Atomic, Arc, ArcBorrow, UniqueArc},
 };
 use kstage::{
     block::{
@@ -31,7 +32,6 @@ use kstage::{
         Op, Status,
     },
     mm::{NoIo, Wait},
-    page_pool::PageBuf,
 };
 
 /// What the requests of a volume share.
@@ -45,13 +45,11 @@ pub(crate) struct Volume {
     pub(crate) fingerprinter: Fingerprinter,
 }
 
-/// Private data of a request. The arrays are as large as the largest request, from the start.
+/// Private data of a request.
 pub(crate) struct RequestData {
-    /// Copy of a write's data.
-    pub(crate) pages: KVec<PageBuf>,
-    /// What the engine wants to know of a write's data.
-    pub(crate) contents: KVec<BlockContent>,
-    /// What a read's data must match.
+    /// The data of a write on its way to the engine.
+    pub(crate) write: Option<UniqueArc<WriteData>>,
+    /// What a read's data must match. As large as the largest request, from the start.
     pub(crate) checks: KVec<Atomic<u64>>,
 }
 
@@ -70,8 +68,7 @@ impl mq::Operations for Queue {
             checks.push(Atomic::new(0), GFP_KERNEL)?;
         }
         Ok(RequestData {
-            pages: KVec::with_capacity(blocks, GFP_KERNEL)?,
-            contents: KVec::with_capacity(blocks, GFP_KERNEL)?,
+            write: None,
             checks,
         })
     }
@@ -98,7 +95,8 @@ impl mq::Operations for Queue {
             return Ok(());
         }
         if request.op() == Op::Write && prepare_write(&volume, &mut request).is_err() {
-            release(&mut request);
+            // Writes that are over may hold what is missing.
+            volume.store.look_for_completions();
             return Err(request);
         }
         volume.store.push(request);
@@ -114,8 +112,7 @@ impl mq::Operations for Queue {
         volume.store.run();
     }
 
-    fn parts_done(mut request: Request<Self>, result: Result<(), Status>) {
-        release(&mut request);
+    fn parts_done(request: Request<Self>, result: Result<(), Status>) {
         complete(request, result);
     }
 }
@@ -130,49 +127,36 @@ pub(crate) fn complete(request: Request<Queue>, result: Result<(), Status>) {
     request.end(result);
 }
 
-/// Gives back what the request's data holds.
-fn release(request: &mut Request<Queue>) {
-    let data = request.data_mut();
-
-    data.pages.clear();
-    data.contents.clear();
-}
-
 /// Copies and fingerprints the data of a write.
 fn prepare_write(volume: &Volume, request: &mut Request<Queue>) -> Result {
-    let blocks = request.bytes() / BLOCK_SIZE;
+    let mut data = volume.store.write_data().take().ok_or(ENOMEM)?;
 
-    release(request);
-    for _ in 0..blocks {
-        let page = volume.store.pages().reuse(Wait::No)?;
-
-        request.data_mut().pages.push(page, GFP_NOWAIT)?;
+    if let Err(error) = fill(volume, request, &mut data) {
+        volume.store.write_data().give_back(data);
+        return Err(error);
     }
-    // The pages change hands for as long as the request is read.
-    let mut pages = core::mem::take(&mut request.data_mut().pages);
-    {
-        let mut cursor = request.cursor();
-
-        for page in pages.iter_mut() {
-            cursor.copy_to(&mut page[..]);
-        }
-    }
-    let data = request.data_mut();
-    let mut result = Ok(());
-    for page in pages.iter() {
-        let content = volume.fingerprinter.describe(page);
-
-        result = data.contents.push(content, GFP_NOWAIT);
-        if result.is_err() {
-            break;
-        }
-    }
-    data.pages = pages;
-    result?;
     if trace::ddup_request_fingerprinted_enabled() {
-        let zero_blocks = request.data().contents.iter().filter(|c| c.zero).count();
+        let zero_blocks = data.contents.iter().filter(|c| c.zero).count();
 
         trace::ddup_request_fingerprinted((&**request).into(), zero_blocks as u32);
+    }
+    request.data_mut().write = Some(data);
+    Ok(())
+}
+
+fn fill(volume: &Volume, request: &Request<Queue>, data: &mut WriteData) -> Result {
+    for _ in 0..request.bytes() / BLOCK_SIZE {
+        data.pages
+            .push(volume.store.pages().reuse(Wait::No)?, GFP_NOWAIT)?;
+    }
+    let mut cursor = request.cursor();
+
+    for page in data.pages.iter_mut() {
+        cursor.copy_to(&mut page[..]);
+    }
+    for page in data.pages.iter() {
+        data.contents
+            .push(volume.fingerprinter.describe(page), GFP_NOWAIT)?;
     }
     Ok(())
 }

@@ -42,9 +42,10 @@ use crate::{
     io::{Commit, Committed, DataIo, Io, MetaIo, Reader, Then, Work, COMMITTED_MAX},
     queue::{self, Queue},
     recent::Recent,
-    trace::{self, DataWork},
+    trace::{self, DataWork, RequestId},
     uapi,
     worker::Worker,
+    write_data::{WriteData, WriteDataPool},
 };
 use core::fmt;
 use kernel::{
@@ -83,6 +84,10 @@ const BIO_RESERVE: u16 = 64;
 /// Pages for copies of data that go from one write to the next, 2 MiB; two of the largest writes.
 /// What more is needed comes from the system, if it has it.
 const PAGE_RESERVE: u16 = 512;
+
+/// Writes whose data is held at once, in slots and on the way there: those of the queues of a volume
+/// on two processors, and those that are acknowledged early.
+const WRITES_MAX: usize = 256 + engine::EARLY_WRITES_MAX;
 
 /// Pages for blocks that come from peers or go to them that are there even when memory is not: two
 /// frames of the largest.
@@ -130,16 +135,34 @@ const CHANGE_RETRY_MS: i64 = 20;
 const REPORT_MS: Millis = 1000;
 
 /// Sectors of a cluster, as a shift.
-const CLUSTER_SECTOR_SHIFT: u32 = CLUSTER_SHIFT - SECTOR_SHIFT;
+pub(crate) const CLUSTER_SECTOR_SHIFT: u32 = CLUSTER_SHIFT - SECTOR_SHIFT;
 
 /// A request that the engine has, by its tag.
 struct Slot {
-    /// The request; None when it is handed over or the slot is free.
+    /// The request; None when it is handed over, has ended, or the slot is free.
     part: Option<Part<Queue>>,
+    /// What it is called in events.
+    request: RequestId,
+    /// What a write writes.
+    write: Option<Arc<WriteData>>,
+    /// How its bios are to be treated.
+    hints: OpFlags,
     /// Data bios of which the engine has not heard.
     bios: u32,
-    /// What it counts for in the crowd; 0: the slot has no request.
+    /// What it counts for in the crowd.
     weight: u32,
+    hold: Hold,
+}
+
+/// Who keeps a slot.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// Nobody.
+    Free,
+    /// A request. Its slot is free when that is gone, and its bios are.
+    Request,
+    /// The engine: it has acknowledged the write and is not done with it.
+    Engine,
 }
 
 /// Neighbouring blocks of a request that are to be read from neighbouring clusters.
@@ -178,6 +201,8 @@ struct Inner {
     engine: Engine,
     slots: KVec<Slot>,
     free: KVec<Tag>,
+    /// Where the data of writes that are over goes.
+    write_data: Arc<WriteDataPool>,
     /// What the requests in slots count for.
     crowd: u32,
     /// Requests that were taken from the inbox and have no slot yet.
@@ -230,6 +255,7 @@ pub(crate) struct Store {
     worker: Arc<Worker>,
     bios: BioSet<Io>,
     pages: PagePool,
+    write_data: Arc<WriteDataPool>,
     /// Pages to compare with. Apart from those of requests, which hold theirs until they were
     /// compared.
     compare_pages: PagePool,
@@ -320,8 +346,12 @@ impl Store {
             slots.push(
                 Slot {
                     part: None,
+                    request: RequestId::default(),
+                    write: None,
+                    hints: OpFlags::NONE,
                     bios: 0,
                     weight: 0,
+                    hold: Hold::Free,
                 },
                 GFP_KERNEL,
             )?;
@@ -331,11 +361,14 @@ impl Store {
         let recent = Recent::new()?;
         let scrub = ScrubNews::new()?;
         let member = Membership::new()?;
+        let write_data = WriteDataPool::new(WRITES_MAX)?;
+        let back = write_data.clone();
         // In its place: it is large for the stack.
         let inner = init!(Inner {
             engine,
             slots,
             free,
+            write_data: back,
             crowd: 0,
             backlog: None,
             compared,
@@ -372,6 +405,7 @@ impl Store {
                 worker,
                 bios,
                 pages,
+                write_data,
                 compare_pages,
                 peer_pages,
                 handles: Atomic::new(0),
@@ -446,6 +480,16 @@ impl Store {
     /// Pages for copies of data.
     pub(crate) fn pages(&self) -> &PagePool {
         &self.pages
+    }
+
+    /// What holds the data of writes.
+    pub(crate) fn write_data(&self) -> &WriteDataPool {
+        &self.write_data
+    }
+
+    /// Sees to it that the engine hears of completions soon, and gives back what it can. Any context.
+    pub(crate) fn look_for_completions(&self) {
+        self.worker.kick();
     }
 
     /// The backing device.
@@ -945,7 +989,9 @@ impl Store {
         let Some(run) = inner.run else {
             return true;
         };
-        let Some(part) = inner.fork(run.tag) else {
+        let slot = inner.slots.get(run.tag as usize);
+        let Some((part, request)) = slot.and_then(|s| Some((s.part.as_ref()?.fork(), s.request)))
+        else {
             inner.run = None;
             return true;
         };
@@ -957,11 +1003,12 @@ impl Store {
             cursor.segment_count(bytes)
         };
 
+        let hints = part.flags().hints();
         let work = Work::Read {
+            part: Some(part),
             check_key: self.check_key.load(Relaxed),
         };
-        let hints = part.flags().hints();
-        let io = Io::Data(DataIo::new(part, run.tag, run.block, run.count, work));
+        let io = Io::Data(DataIo::new(request, run.tag, run.block, run.count, work));
 
         match self.alloc(Op::Read, hints, run.cluster, segments, io) {
             Ok(mut bio) => {
@@ -1045,11 +1092,10 @@ impl Store {
                 count,
                 cluster,
             } => {
-                let Some(part) = inner.fork(tag) else {
+                let Some((request, hints, data)) = inner.write_of(tag) else {
                     return Ok(());
                 };
-                let hints = part.flags().hints();
-                let io = Io::Data(DataIo::new(part, tag, block, count, Work::Write));
+                let io = Io::Data(DataIo::new(request, tag, block, count, Work::Write(data)));
 
                 inner.compared.forget(cluster, count);
                 match self.alloc(Op::Write, hints, cluster, count, io) {
@@ -1061,10 +1107,7 @@ impl Store {
                         bios.push(bio);
                         Ok(())
                     }
-                    Err(io) => {
-                        io.give_back();
-                        Err(action)
-                    }
+                    Err(_) => Err(action),
                 }
             }
             Action::CompareBlock {
@@ -1083,11 +1126,11 @@ impl Store {
                         None => return Err(action),
                     },
                 };
-                let Some(part) = inner.fork(tag) else {
+                let Some((request, _, data)) = inner.write_of(tag) else {
                     return Ok(());
                 };
-                let work = Work::Compare(cluster, page);
-                let io = Io::Data(DataIo::new(part, tag, block, 1, work));
+                let work = Work::Compare(data, cluster, page);
+                let io = Io::Data(DataIo::new(request, tag, block, 1, work));
 
                 match self.alloc(Op::Read, OpFlags::SYNC, cluster, 1, io) {
                     Ok(mut bio) => {
@@ -1097,11 +1140,12 @@ impl Store {
                         bios.push(bio);
                         Ok(())
                     }
-                    Err(io) => {
-                        io.give_back();
-                        Err(action)
-                    }
+                    Err(_) => Err(action),
                 }
+            }
+            Action::Acknowledge { tag } => {
+                inner.acknowledge(tag);
+                Ok(())
             }
             Action::CompleteAfterIo { tag } => {
                 inner.complete(tag, Ok(()));
@@ -1314,15 +1358,18 @@ impl Inner {
         self.slots.get(tag as usize)?.part.as_ref()
     }
 
-    /// One more part of the request of a tag, for a bio.
-    fn fork(&self, tag: Tag) -> Option<Part<Queue>> {
-        Some(self.part(tag)?.fork())
+    /// What a bio of the write of a tag needs: what it is called, its hints and its data.
+    fn write_of(&self, tag: Tag) -> Option<(RequestId, OpFlags, Arc<WriteData>)> {
+        let slot = self.slots.get(tag as usize)?;
+
+        Some((slot.request, slot.hints, slot.write.clone()?))
     }
 
     /// Compares a block of a write with a cluster, if that needs no read.
     fn compare(&self, tag: Tag, block: u32, cluster: Cluster) -> Option<DataResult> {
         let theirs = self.compared.get(cluster)?;
-        let own = self.part(tag)?.data().pages.get(block as usize)?;
+        let own = self.slots.get(tag as usize)?.write.as_ref()?;
+        let own = own.pages.get(block as usize)?;
 
         Some(if own[..] == theirs[..] {
             DataResult::Equal
@@ -1333,11 +1380,10 @@ impl Inner {
 
     /// Keeps what is written to neighbouring clusters, if there are peers that may want it.
     fn keep_for_peers(&mut self, tag: Tag, block: u32, count: u32, cluster: Cluster) {
-        let part = self.slots.get(tag as usize).and_then(|s| s.part.as_ref());
-        let Some(part) = part.filter(|_| self.member.has_sessions()) else {
+        let data = self.slots.get(tag as usize).and_then(|s| s.write.as_ref());
+        let Some(data) = data.filter(|_| self.member.has_sessions()) else {
             return;
         };
-        let data = part.data();
         let blocks = data.pages.iter().zip(data.contents.iter());
         let blocks = blocks.skip(block as usize).take(count as usize);
 
@@ -1348,8 +1394,8 @@ impl Inner {
 
     /// Tells that a data bio of this tag was made.
     fn tell_data(&self, tag: Tag, what: DataWork, block: u32, count: u32, cluster: Cluster) {
-        if let Some(part) = self.part(tag) {
-            trace::data_submitted(&**part, what, block, count, cluster);
+        if let Some(slot) = self.slots.get(tag as usize) {
+            trace::data_submitted(&slot.request, what, block, count, cluster);
         }
     }
 
@@ -1360,10 +1406,25 @@ impl Inner {
         }
     }
 
+    /// A write ends, and the engine goes on with it.
+    fn acknowledge(&mut self, tag: Tag) {
+        let Some(slot) = self.slot(tag) else {
+            return;
+        };
+
+        slot.hold = Hold::Engine;
+        if let Some(part) = slot.part.take() {
+            part.finish(Ok(()));
+        }
+    }
+
     /// The engine is done with a request, but for bios that it has not heard of.
     fn complete(&mut self, tag: Tag, result: Result<(), block::Status>) {
-        if let Some(part) = self.slot(tag).and_then(|slot| slot.part.take()) {
-            part.finish(result);
+        if let Some(slot) = self.slot(tag) {
+            slot.hold = Hold::Request;
+            if let Some(part) = slot.part.take() {
+                part.finish(result);
+            }
         }
         self.release(tag);
     }
@@ -1374,24 +1435,66 @@ impl Inner {
             return;
         };
 
-        if slot.weight > 0 && slot.part.is_none() && slot.bios == 0 {
+        if slot.hold == Hold::Request && slot.part.is_none() && slot.bios == 0 {
             let weight = core::mem::take(&mut slot.weight);
+            let write = slot.write.take();
 
+            slot.hold = Hold::Free;
             self.crowd -= weight;
+            if let Some(write) = write {
+                self.write_data.give_back_shared(write);
+            }
             // There is room for all tags.
             let _ = self.free.push_within_capacity(tag);
         }
     }
 
     /// Gives a request to the engine. There is a slot for it.
-    fn submit(&mut self, now: Millis, request: Request<Queue>) {
+    fn submit(&mut self, now: Millis, mut request: Request<Queue>) {
+        let write = request.data_mut().write.take();
+        let described = match self.describe(&request) {
+            Ok(described) => described,
+            Err(status) => {
+                if let Some(write) = write {
+                    self.write_data.give_back(write);
+                }
+                return queue::complete(request, Err(status));
+            }
+        };
+        let moved = match described.kind {
+            OpKind::Read | OpKind::Write => request.bytes(),
+            _ => 0,
+        };
+        let Some(slot) = self.slots.get_mut(described.tag as usize) else {
+            return;
+        };
+
+        slot.request = RequestId::of(&request);
+        slot.write = write.map(Into::into);
+        slot.hints = request.flags().hints();
+        slot.bios = 0;
+        slot.weight = 1 + moved / CROWD_BYTES;
+        slot.hold = Hold::Request;
+        self.crowd += slot.weight;
+        trace::ddup_request_submitted((&*request).into(), described.tag);
+        slot.part = Some(request.into_part());
+
+        let contents = slot.write.as_ref().map_or(&[][..], |data| &data.contents);
+        self.engine.submit(now, described, contents);
+        if self.observed {
+            self.engine.name_request(described.tag, slot.request.key);
+        }
+    }
+
+    /// What the engine is told of a request, in a slot that is taken for it.
+    fn describe(&mut self, request: &Request<Queue>) -> Result<engine::Request, block::Status> {
         let kind = match request.op() {
             Op::Read => OpKind::Read,
             Op::Write => OpKind::Write,
             Op::Flush => OpKind::Flush,
             Op::Discard => OpKind::Discard,
             Op::WriteZeroes => OpKind::WriteZeroes,
-            Op::Other(_) => return queue::complete(request, Err(block::Status::NOTSUPP)),
+            Op::Other(_) => return Err(block::Status::NOTSUPP),
         };
         let (volume, number) = {
             let data = request.queue_data();
@@ -1400,36 +1503,16 @@ impl Inner {
         };
         // A peer may have removed it, and another one may have its slot by now.
         if !self.engine.is_volume(volume, number) {
-            return queue::complete(request, Err(block::Status::IOERR));
+            return Err(block::Status::IOERR);
         }
-        let Some(tag) = self.free.pop() else {
-            return queue::complete(request, Err(block::Status::RESOURCE));
-        };
-        let described = engine::Request {
-            tag,
+        Ok(engine::Request {
+            tag: self.free.pop().ok_or(block::Status::RESOURCE)?,
             kind,
             volume,
             lbn: Lbn(request.sector() >> CLUSTER_SECTOR_SHIFT),
             count: u64::from(request.bytes() / BLOCK_SIZE),
             fua: request.flags().contains(OpFlags::FUA) && !cfg!(ddup_no_flush),
-        };
-        let moved = match kind {
-            OpKind::Read | OpKind::Write => request.bytes(),
-            _ => 0,
-        };
-
-        if let Some(slot) = self.slots.get_mut(tag as usize) {
-            let part = slot.part.insert(request.into_part());
-
-            slot.bios = 0;
-            slot.weight = 1 + moved / CROWD_BYTES;
-            self.crowd += slot.weight;
-            trace::ddup_request_submitted((&**part).into(), tag);
-            self.engine.submit(now, described, &part.data().contents);
-            if self.observed {
-                self.engine.name_request(tag, part.identity());
-            }
-        }
+        })
     }
 
     /// Tells the engine of a bio that is done.
@@ -1476,26 +1559,38 @@ impl Inner {
             },
             // Its thread takes it.
             Io::Send(_) => {}
-            Io::Data(mut data) => {
-                let tag = data.tag;
+            Io::Data(data) => self.report_data(now, data),
+        }
+    }
 
-                if let Some(slot) = self.slot(tag) {
-                    slot.bios = slot.bios.saturating_sub(1);
-                    match data.part.take() {
-                        // It was handed over, and failed: the engine decides.
-                        Some(part) if slot.part.is_none() => slot.part = Some(part),
-                        Some(part) => part.finish(Ok(())),
-                        None => {}
-                    }
-                }
-                self.report_blocks(now, &data);
-                self.release(tag);
-                if let (Work::Compare(cluster, page), DataResult::Equal) = (data.work, data.result)
-                {
-                    self.compared.insert(cluster, page);
+    /// Tells the engine of a data bio that is done.
+    fn report_data(&mut self, now: Millis, mut data: DataIo) {
+        let (tag, result) = (data.tag, data.result);
+
+        if let Some(slot) = self.slot(tag) {
+            slot.bios = slot.bios.saturating_sub(1);
+            if let Work::Read { part, .. } = &mut data.work {
+                match part.take() {
+                    // It was handed over, and failed: the engine decides.
+                    Some(part) if slot.part.is_none() => slot.part = Some(part),
+                    Some(part) => part.finish(Ok(())),
+                    None => {}
                 }
             }
         }
+        self.report_blocks(now, &data);
+        // Its slot gives back the data, which nobody else must have then.
+        match data.work {
+            Work::Compare(own, cluster, page) => {
+                drop(own);
+                if result == DataResult::Equal {
+                    self.compared.insert(cluster, page);
+                }
+            }
+            Work::Write(own) => drop(own),
+            Work::Read { .. } => {}
+        }
+        self.release(tag);
     }
 
     /// Reports the blocks of a data bio, neighbours with the same result at once.

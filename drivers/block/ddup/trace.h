@@ -181,11 +181,20 @@ TRACE_EVENT(ddup_request_completed,
 		DDUP_TRACE_REQUEST_ARGS, __entry->error, __entry->duration)
 );
 
+/* A request that may have ended, by the dev and tag in its key. */
+#define DDUP_TRACE_DATA_ASSIGN					\
+		__entry->dev = key >> 32;			\
+		__entry->tag = key;				\
+		__entry->op = (__force u32)(work == 0 ?		\
+			REQ_OP_READ : REQ_OP_WRITE);		\
+		__entry->blocks = blocks;			\
+		__entry->lbn = lbn;
+
 /* Blocks of a request, counted from its first, go to or come from clusters. */
 TRACE_EVENT(ddup_data_submitted,
-	TP_PROTO(struct request *rq, u32 work, u32 block, u32 count,
+	TP_PROTO(u64 key, u64 lbn, u32 blocks, u32 work, u32 block, u32 count,
 		 u64 cluster),
-	TP_ARGS(rq, work, block, count, cluster),
+	TP_ARGS(key, lbn, blocks, work, block, count, cluster),
 	TP_STRUCT__entry(
 		DDUP_TRACE_REQUEST_FIELDS
 		__field(u32, work)
@@ -194,7 +203,7 @@ TRACE_EVENT(ddup_data_submitted,
 		__field(u64, cluster)
 	),
 	TP_fast_assign(
-		DDUP_TRACE_REQUEST_ASSIGN(rq)
+		DDUP_TRACE_DATA_ASSIGN
 		__entry->work = work;
 		__entry->block = block;
 		__entry->count = count;
@@ -207,11 +216,11 @@ TRACE_EVENT(ddup_data_submitted,
 		__entry->block, __entry->count, __entry->cluster)
 );
 
-/* That is done. */
+/* That is done; the request may have ended before. */
 TRACE_EVENT(ddup_data_done,
-	TP_PROTO(struct request *rq, u32 work, u32 block, u32 count,
+	TP_PROTO(u64 key, u64 lbn, u32 blocks, u32 work, u32 block, u32 count,
 		 u32 result),
-	TP_ARGS(rq, work, block, count, result),
+	TP_ARGS(key, lbn, blocks, work, block, count, result),
 	TP_STRUCT__entry(
 		DDUP_TRACE_REQUEST_FIELDS
 		__field(u32, work)
@@ -220,7 +229,7 @@ TRACE_EVENT(ddup_data_done,
 		__field(u32, result)
 	),
 	TP_fast_assign(
-		DDUP_TRACE_REQUEST_ASSIGN(rq)
+		DDUP_TRACE_DATA_ASSIGN
 		__entry->work = work;
 		__entry->block = block;
 		__entry->count = count;

@@ -5,11 +5,16 @@
 //! One that is off costs a branch that is never taken. What only the engine sees comes from it as an event, through the
 //! observer that [`observer`] makes; the store is named by the number of its backing device.
 
-use crate::engine::{
-    event::{Decision, Event, Life, Observer},
-    Cluster, DataResult,
+use crate::{
+    content::BLOCK_SIZE,
+    engine::{
+        event::{Decision, Event, Life, Observer},
+        Cluster, DataResult,
+    },
+    queue::Queue,
+    store::CLUSTER_SECTOR_SHIFT,
 };
-use kstage::tracepoint::Request;
+use kstage::{block::mq::RequestRef, tracepoint::Request};
 
 kstage::tracepoints! {
     /// The driver has a request.
@@ -22,8 +27,12 @@ kstage::tracepoints! {
     fn ddup_request_waits(dev: u32, tag: u32, sequence: u64);
     /// A request ends.
     pub(crate) fn ddup_request_completed(rq: Request<'_>, error: i32);
-    fn ddup_data_submitted(rq: Request<'_>, work: u32, block: u32, count: u32, cluster: u64);
-    fn ddup_data_done(rq: Request<'_>, work: u32, block: u32, count: u32, result: u32);
+    fn ddup_data_submitted(
+        key: u64, lbn: u64, blocks: u32, work: u32, block: u32, count: u32, cluster: u64,
+    );
+    fn ddup_data_done(
+        key: u64, lbn: u64, blocks: u32, work: u32, block: u32, count: u32, result: u32,
+    );
     fn ddup_journal_submitted(
         dev: u32, sequence: u64, cluster: u64, records: u32, bytes: u32, quick: bool,
     );
@@ -49,30 +58,53 @@ pub(crate) enum DataWork {
     Compare = 2,
 }
 
+/// What names a request in its events. It may have ended.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct RequestId {
+    /// See [`RequestRef::identity`].
+    pub(crate) key: u64,
+    lbn: u64,
+    blocks: u32,
+}
+
+impl RequestId {
+    /// Of a request with blocks. Any context.
+    pub(crate) fn of(request: &RequestRef<Queue>) -> RequestId {
+        RequestId {
+            key: request.identity(),
+            lbn: request.sector() >> CLUSTER_SECTOR_SHIFT,
+            blocks: request.bytes() / BLOCK_SIZE,
+        }
+    }
+}
+
 /// Blocks of a request are sent to clusters, or for them.
 #[inline(always)]
-pub(crate) fn data_submitted<'a>(
-    rq: impl Into<Request<'a>>,
+pub(crate) fn data_submitted(
+    id: &RequestId,
     what: DataWork,
     block: u32,
     count: u32,
     cluster: Cluster,
 ) {
     if ddup_data_submitted_enabled() {
-        ddup_data_submitted(rq.into(), what as u32, block, count, cluster.0);
+        let RequestId { key, lbn, blocks } = *id;
+
+        ddup_data_submitted(key, lbn, blocks, what as u32, block, count, cluster.0);
     }
 }
 
 /// That is done.
 #[inline(always)]
-pub(crate) fn data_done<'a>(
-    rq: impl Into<Request<'a>>,
+pub(crate) fn data_done(
+    id: &RequestId,
     what: DataWork,
     block: u32,
     count: u32,
     result: DataResult,
 ) {
     if ddup_data_done_enabled() {
+        let RequestId { key, lbn, blocks } = *id;
         let result = match result {
             DataResult::Ok => 0,
             DataResult::Failed => 1,
@@ -81,7 +113,7 @@ pub(crate) fn data_done<'a>(
             DataResult::Differs => 4,
         };
 
-        ddup_data_done(rq.into(), what as u32, block, count, result);
+        ddup_data_done(key, lbn, blocks, what as u32, block, count, result);
     }
 }
 

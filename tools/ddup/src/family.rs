@@ -333,6 +333,7 @@ counters! {
     index_limit = 29, Gauge, "Fingerprints that the index has room for.";
     healed_blocks = 30, Counter, "Blocks whose content did not match its check and was stored anew.";
     failed_heals = 31, Counter, "Blocks that did not match their check and were not healed, with members connected.";
+    lost_blocks = 32, Counter, "Blocks of acknowledged writes that the backing device took nowhere.";
 }
 
 impl Counters {

@@ -15,7 +15,7 @@ use ddup_engine::engine::replication::set::Compared;
 use ddup_engine::engine::replication::types::{Id, Position};
 use ddup_engine::engine::show::Object;
 use ddup_engine::engine::VolumeChange::{self, Create, Remove, Resize};
-use ddup_engine::engine::{Knobs, SendBlock, SetCommand, Status};
+use ddup_engine::engine::{DataResult, Knobs, SendBlock, SetCommand, Status};
 use kernel::error::code::{EEXIST, EINVAL, ENOENT, EPERM};
 use kernel::prelude::{KBox, KVec, GFP_KERNEL};
 use memory::{check_disk, content, hash, params, Disk, Shell};
@@ -1193,6 +1193,29 @@ fn a_reign_ends_with_its_lease_and_what_waits_for_one_fails() {
     net.run(10);
     assert!(!net.shells[0].serves);
     assert_eq!(ended(&net)[..2], [Some(Status::Io); 2]);
+}
+
+#[test]
+fn what_follows_a_write_that_was_acknowledged_early_ends_with_the_reign() {
+    let mut net = pair();
+    net.shells[0].hold_writes = true;
+    net.shells[0].begin_write(4, 5, &[9]);
+    assert_eq!(ended(&net)[1], Some(Status::Ok));
+    net.shells[0].begin_read(3, 5, 1);
+    net.shells[0].begin_write(5, 5, &[8]);
+    let now = net.shells[0].now;
+    let fence = SetCommand::Fence { term: 9 };
+    net.shells[0].engine.set_command(now, 99, fence).unwrap();
+    net.run(50);
+    assert!(!net.shells[0].done.contains_key(&3));
+    net.shells[0].hold_writes = false;
+    net.shells[0].end_writes(DataResult::Ok);
+    net.run(50);
+    let shell = &net.shells[0];
+    assert!(!shell.serves && shell.replies.iter().any(|r| r.0 == 99));
+    assert_eq!(shell.reads[&3], [Some(9)]);
+    assert_eq!(shell.done[&3], Status::Ok);
+    assert_eq!(shell.done[&5], Status::Io);
 }
 
 const OTHER: Id = [0x77; 16];

@@ -35,6 +35,7 @@ def fold(lines):
     return counts
 
 
+RANGE = re.compile(r"[a-z-]+ \d+ \+ \d+ ")
 EVENT = re.compile(r"\s(\d+\.\d+): ddup_(\w+): (\d+,\d+) (?:tag (\d+) )?(.*)$")
 # A request goes through these, in this order; not each through all of them.
 STAGES = ("request_queued", "request_fingerprinted", "request_submitted", "request_decided", "data_submitted",
@@ -52,7 +53,7 @@ MEANING = {
 
 def split(lines):
     """Averages over writes of the time between one stage and the next."""
-    open_requests, spent, counts = {}, collections.Counter(), collections.Counter()
+    open_requests, ranges, spent, counts = {}, {}, collections.Counter(), collections.Counter()
     writes, whole = 0, 0.0
     for line in lines:
         match = EVENT.search(line)
@@ -62,7 +63,11 @@ def split(lines):
         if stage == "request_queued":
             if match[5].startswith("write "):
                 open_requests[key] = [(stage, moment)]
+                ranges[key] = RANGE.match(match[5])[0]
         elif key in open_requests:
+            # The data of one that was acknowledged early, whose tag has another one by now.
+            if stage == "data_done" and not match[5].startswith(ranges[key]):
+                continue
             open_requests[key].append((stage, moment))
             if stage == "request_completed":
                 path = open_requests.pop(key)

@@ -24,6 +24,9 @@ impl Store {
         if self.failed.is_some() && !self.config.read_only {
             return self.finish(tag, Status::Io);
         }
+        if self.tells_lost() {
+            return self.finish(tag, Status::Io);
+        }
         if self.member.is_some() {
             return self.flush_set(tag);
         }
@@ -40,6 +43,7 @@ impl Store {
 
     /// Lets a request wait until the journal block that it names is durable.
     pub(super) fn wait_for_commit(&mut self, tag: Tag) {
+        self.stop_listening(tag);
         if self.member.is_some() {
             return self.flush_set(tag);
         }

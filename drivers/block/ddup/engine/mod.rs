@@ -19,22 +19,25 @@
 //!
 //! 1. Before [`Engine::submit`] it reports every completion that already happened, also of
 //!    requests that it completed itself. So a read sees, and a FLUSH covers, what was acknowledged.
-//! 2. [`Action::CompleteAfterIo`]: all that a request still waits for is its data I/O. When that
+//! 2. [`Action::CompleteAfterIo`]: all that a read still waits for is its data I/O. When that
 //!    has succeeded the shell completes the request at once and reports by [`Engine::data_done`]
 //!    when it likes; nothing that the engine does then can fail. If some of it failed the shell
 //!    does not complete, reports, and the engine sends what to do instead.
-//! 3. When it carries out an [`Action::WriteMeta`] it may take requests that wait for nothing but
+//! 3. [`Action::Acknowledge`]: the shell completes the write at once, whatever its data I/O has come
+//!    to, and keeps the data and the tag until [`Action::Complete`]: a try that fails is followed by
+//!    another one.
+//! 4. When it carries out an [`Action::WriteMeta`] it may take requests that wait for nothing but
 //!    that write ([`Engine::hand_over_commit`]). When it has succeeded the shell completes them at
 //!    once and reports when it likes; if it failed it keeps them, and the engine sends what to do.
-//! 4. A tag is free for a new request when the engine has seen all its completions.
-//! 5. No order of I/O is needed among actions: where order matters the engine waits.
+//! 5. A tag is free for a new request when the engine has seen all its completions.
+//! 6. No order of I/O is needed among actions: where order matters the engine waits.
 //!
 //! # The path of a 4 KiB write
 //!
 //! 1. `admit.rs`: room is promised in journal, overlay, cache of pages to rewrite, and on disk.
 //! 2. `write.rs`: the index is asked and its answer confirmed, or the hash lock taken and a cluster
-//!    handed out (`space.rs`); the shell writes the data; the record is appended (`journal.rs`) and
-//!    applied (`overlay.rs`).
+//!    handed out (`space.rs`); it is acknowledged (`early.rs`) while the shell writes the data; then
+//!    the record is appended (`journal.rs`) and applied (`overlay.rs`).
 //! 3. `flush.rs`: a FLUSH, FUA or the commit interval writes the journal block, with the device's
 //!    flush before it, or behind it for both.
 //! 4. `checkpoint.rs`: the overlay is merged into the trees, and a superblock makes that durable.
@@ -65,6 +68,7 @@ mod admit;
 mod buf;
 mod checkpoint;
 mod discard;
+mod early;
 mod flush;
 mod heal;
 mod journal;
@@ -94,6 +98,7 @@ mod volume;
 mod write;
 
 pub use self::buf::Buf;
+pub use self::early::EARLY_WRITES_MAX;
 pub use self::format::page::Hash;
 #[cfg(not(MODULE))]
 pub use self::mutant::set_mutant;
@@ -359,7 +364,13 @@ pub enum Action {
         /// The request.
         tag: Tag,
     },
-    /// Complete the request. None of its I/O is with the shell.
+    /// Complete the write now, with success (see the module's documentation).
+    Acknowledge {
+        /// The request.
+        tag: Tag,
+    },
+    /// Complete the request, unless it was acknowledged: that is over. None of its I/O is with the
+    /// shell.
     Complete {
         /// The request.
         tag: Tag,

@@ -90,6 +90,8 @@ pub struct Block {
     pub alone: bool,
     /// Candidates of the index whose bytes differ; for a read, heals that it has waited for.
     pub passed: u8,
+    /// No try got its data to the disk, and it was acknowledged.
+    pub lost: bool,
     /// It owns the hash lock of its name.
     pub owner: bool,
     /// First of the blocks that wait for this one (tag << 9 | block), or the next such block. Those
@@ -158,6 +160,8 @@ pub struct Op {
     pub status: Status,
     /// The shell was told to complete it when its I/O ends, and has not reported a failure.
     pub handed_over: bool,
+    /// It was acknowledged before its data was on disk.
+    pub early: bool,
     /// It waits for nothing but its data I/O, and the engine has to hear of that to go on.
     pub listens: bool,
     /// The journal block that must be durable, in phase Commit.
@@ -239,6 +243,7 @@ impl Ops {
                 todo: 0,
                 status: Status::Ok,
                 handed_over: false,
+                early: false,
                 listens: false,
                 sequence: 0,
                 reservation: Reservation::default(),

@@ -226,6 +226,8 @@ impl Store {
             "waits_for_page": u8::from(!self.page_wait.is_empty()),
             "waits_for_commit": u8::from(!self.commit_wait.is_empty()),
             "waits_for_twin": self.twins,
+            "waits_for_early_writes": u8::from(self.early.is_followed()),
+            "early_writes": self.early.writes(),
             "hash_locks": self.locks.len(),
             "holds": self.holds.len(),
             "reads": self.reads.iter().sum::<u32>(),

@@ -8,6 +8,7 @@
 use super::admit::Admission;
 use super::cache::{Cache, SlotId, Tree};
 use super::checkpoint::Checkpointer;
+use super::early::Early;
 use super::event::Observer;
 use super::format::index::SavedIndex;
 use super::format::page::{tree, VolumeEntry, COUNT_LEAF, MAP_LEAF, NAME_LEAF};
@@ -15,6 +16,7 @@ use super::format::superblock::Superblock;
 use super::heal::HEAL_TAGS;
 use super::index::Index;
 use super::journal::{Identity, Journal};
+use super::mark::mark;
 use super::member::Member;
 use super::mutant::mutant;
 use super::op::{Ops, Phase, Request, Reservation, WaitList};
@@ -132,6 +134,8 @@ counters! {
     heals_failed,
     /// Data writes that failed and were tried elsewhere.
     write_retries,
+    /// Blocks of acknowledged writes whose data no try got to the disk.
+    blocks_lost,
     /// Clusters retired.
     clusters_retired,
     /// FLUSH requests.
@@ -253,6 +257,8 @@ pub struct Store {
     pub(super) twins: u32,
     /// Clusters that are being compared, with the number of comparisons.
     pub(super) holds: SortedMap<u32>,
+    /// Writes that were acknowledged before their data was on disk.
+    pub(super) early: KBox<Early>,
     /// Requests that the engine ends when it hears of their data I/O.
     pub(super) listeners: u32,
     /// Reads in flight, by epoch.
@@ -394,6 +400,7 @@ impl Store {
                 locks: with_room(4096)?,
                 twins: 0,
                 holds: with_room(4096)?,
+                early: Early::new()?,
                 listeners: 0,
                 reads: [0; 2],
                 read_epoch: 0,
@@ -520,12 +527,26 @@ impl Store {
             });
         }
         self.ops.in_flight += 1;
-        match request.kind {
+        if !self.follow(&request) {
+            self.let_in(tag);
+        }
+    }
+
+    /// A request begins.
+    pub(super) fn let_in(&mut self, tag: Tag) {
+        // While it followed others it was none of those that were failed for this.
+        if self.is_refusing() {
+            mark!(member_refuses_follower);
+            return self.finish(tag, Status::Io);
+        }
+        let Some(op) = self.ops.get_mut(tag) else {
+            return;
+        };
+        let kind = op.request.kind;
+        match kind {
             OpKind::Read | OpKind::Flush => {
-                if let Some(op) = self.ops.get_mut(tag) {
-                    op.phase = Phase::Running;
-                }
-                match request.kind == OpKind::Read && self.lacks_lease() {
+                op.phase = Phase::Running;
+                match kind == OpKind::Read && self.lacks_lease() {
                     true => self.await_lease(tag),
                     false => self.ops.park(&mut self.ready, tag),
                 }
@@ -595,6 +616,7 @@ impl Store {
                 retries: 0,
                 alone: false,
                 passed: 0,
+                lost: false,
                 owner: false,
                 twin: NO_TWIN,
             };
@@ -607,6 +629,7 @@ impl Store {
         op.todo = count as u32;
         op.status = Status::Ok;
         op.handed_over = false;
+        op.early = false;
         op.listens = false;
         op.sequence = 0;
         op.reservation = Reservation::default();
@@ -627,6 +650,8 @@ impl Store {
     /// it by itself it is told now, with `status`.
     pub(super) fn finish(&mut self, tag: Tag, status: Status) {
         self.release_reservation(tag);
+        self.end_early(tag);
+        self.stop_listening(tag);
         let Some(op) = self.ops.get_mut(tag) else {
             return;
         };
@@ -639,7 +664,6 @@ impl Store {
         }
         op.phase = Phase::Idle;
         op.handed_over = false;
-        self.listeners -= u32::from(core::mem::take(&mut op.listens));
         self.ops.in_flight -= 1;
         if tag < self.config.queue_depth {
             self.served_at = self.now;
@@ -657,6 +681,13 @@ impl Store {
         if let Some(op) = self.ops.get_mut(tag).filter(|op| !op.listens) {
             op.listens = true;
             self.listeners += 1;
+        }
+    }
+
+    /// What it listened for was heard.
+    pub(super) fn stop_listening(&mut self, tag: Tag) {
+        if let Some(op) = self.ops.get_mut(tag) {
+            self.listeners -= u32::from(core::mem::take(&mut op.listens));
         }
     }
 
@@ -793,6 +824,7 @@ impl Store {
         !self.admission.is_empty()
             || !self.space_wait.is_empty()
             || self.twins > 0
+            || self.early.is_followed()
             || self.listeners > 0 && !mutant!(38)
             || self.is_quiescing()
             || self.recycler.is_pressed()
@@ -811,7 +843,8 @@ impl Store {
         };
         if done && self.meta_in_flight == 0 && !self.scrub_reads() {
             self.mode = Mode::Detached;
-            let nothing_lost = clean || self.failed.is_none() || self.config.read_only;
+            let whole = clean || self.failed.is_none() || self.config.read_only;
+            let nothing_lost = whole && !self.early.has_lost();
             self.act(Action::Detached(nothing_lost));
         }
     }

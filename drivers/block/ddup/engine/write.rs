@@ -2,9 +2,9 @@
 
 //! A write: from the look-up of its content to the record in the journal.
 //!
-//! Functions stand in the order in which a block meets them. A block is acknowledged, or handed
-//! over to the shell for acknowledgement, when all that is missing is its data on disk; then its
-//! record is appended without fail, and a record is appended only when the data is there.
+//! Functions stand in the order in which a block meets them. A plain write is acknowledged
+//! (`early.rs`) when all that is missing is its data on disk; then its records are appended without
+//! fail. The record of a block is appended only when its data is there, or will never be.
 
 use super::event::{Decision, Life};
 use super::format::journal::{self as codec, map_bytes_max, MapChange, Record};
@@ -270,15 +270,27 @@ impl Store {
 
     /// Takes a cluster for a block and lets its data be written there.
     fn write_fresh(&mut self, tag: Tag, block: u32, run: &mut Run) -> Step {
+        // A write that was acknowledged has kept that of a try that failed.
+        let failed = match self.ops.get(tag).filter(|op| op.early) {
+            Some(op) => op
+                .blocks
+                .get(block as usize)
+                .map_or(Cluster::NONE, |b| b.cluster),
+            None => Cluster::NONE,
+        };
         let Some(cluster) = self.allocate() else {
-            if self.exhausted && !self.config.knobs.wait_for_space {
+            let patient = self.config.knobs.wait_for_space && failed == Cluster::NONE;
+            if self.exhausted && !patient {
                 mark!(no_cluster_at_all);
-                self.fail_block(tag, block, Status::NoSpace);
+                self.give_up_block(tag, block, Status::NoSpace);
             } else {
-                self.set_state(tag, block, BlockState::NoCluster, Cluster::NONE);
+                self.set_state(tag, block, BlockState::NoCluster, failed);
             }
             return Step::Next;
         };
+        if failed != Cluster::NONE {
+            self.space.settled(failed);
+        }
         if self.is_lost(tag) {
             self.set_state(tag, block, BlockState::ReadyFresh, cluster);
             return Step::Next;
@@ -375,20 +387,25 @@ impl Store {
                 if result == DataResult::Ok || mutant!(31) {
                     return self.set_state(tag, block, BlockState::ReadyFresh, b.cluster);
                 }
-                self.space.settled(b.cluster);
                 self.stats.write_retries += 1;
                 mark!(data_write_fails);
+                let early = self.ops.get(tag).is_some_and(|op| op.early);
+                if !early {
+                    self.space.settled(b.cluster);
+                }
                 if let Some(op) = self.ops.get_mut(tag) {
                     op.handed_over = false;
                 }
                 if b.retries + 1 >= WRITE_TRIES {
                     mark!(data_write_given_up);
-                    return self.fail_block(tag, block, Status::Io);
+                    return self.give_up_block(tag, block, Status::Io);
                 }
+                // A write that was acknowledged keeps it until it has another one.
+                let kept = if early { b.cluster } else { Cluster::NONE };
                 if let Some(b) = self.ops.block_mut(tag, block) {
                     b.retries += 1;
-                    b.state = BlockState::NoCluster;
                 }
+                self.set_state(tag, block, BlockState::NoCluster, kept);
                 self.wake(tag);
             }
             (BlockState::Compare, result) => {
@@ -444,6 +461,7 @@ impl Store {
                 let lbn = first.0 + u64::from(end);
                 let together = next.state == head.state
                     && lbn % MAP_LEAF != 0
+                    && next.lost == head.lost
                     && (next.cluster == Cluster::NONE) == (head.cluster == Cluster::NONE)
                     && next.cluster.0 / NAME_LEAF == head.cluster.0 / NAME_LEAF;
                 if !together {
@@ -505,7 +523,7 @@ impl Store {
         let Ok(sequence) = appended else {
             return self.fail(super::FailReason::Promise);
         };
-        if fresh && self.is_lost(tag) {
+        if fresh && (self.is_lost(tag) || head.lost) {
             self.journal.make_plain();
         }
         if !fresh {
@@ -553,7 +571,7 @@ impl Store {
             if fresh {
                 self.stats.blocks_fresh += 1;
                 self.space.settled(b.cluster);
-                if is_shareable(&b.content.name) {
+                if is_shareable(&b.content.name) && !b.lost {
                     self.index.insert(&b.content.name, b.cluster);
                 }
             } else if b.cluster == Cluster::NONE {
@@ -566,7 +584,10 @@ impl Store {
         for i in block..end {
             if fresh {
                 let cluster = self.ops.block(tag, i).map(|b| b.cluster);
-                self.unlock_name(tag, i, cluster);
+                self.unlock_name(tag, i, cluster.filter(|_| !head.lost));
+                if let Some(cluster) = cluster.filter(|_| head.lost) {
+                    self.quarantine(cluster);
+                }
             }
         }
     }
@@ -625,12 +646,17 @@ impl Store {
     /// A block will not be written. Those that wait for its content try by themselves.
     pub(super) fn fail_block(&mut self, tag: Tag, block: u32, status: Status) {
         self.unlock_name(tag, block, None);
-        if let Some(op) = self.ops.get_mut(tag) {
-            op.status = status;
-            if let Some(b) = op.blocks.get_mut(block as usize) {
-                if !matches!(b.state, BlockState::Done | BlockState::Failed) {
-                    b.state = BlockState::Failed;
-                    op.todo -= 1;
+        let Some(op) = self.ops.get_mut(tag) else {
+            return;
+        };
+        op.status = status;
+        let early = op.early;
+        if let Some(b) = op.blocks.get_mut(block as usize) {
+            if !matches!(b.state, BlockState::Done | BlockState::Failed) {
+                b.state = BlockState::Failed;
+                op.todo -= 1;
+                if early {
+                    self.note_lost();
                 }
             }
         }
@@ -655,13 +681,12 @@ impl Store {
             return self.finish(tag, status);
         }
         let waits = io != todo && !(mutant!(30) && io > 0);
-        if !waits && !op.handed_over {
-            if fua || status != Status::Ok {
-                return self.listen(tag);
+        if !waits {
+            let early = op.early || (!fua && status == Status::Ok && self.acknowledge(tag));
+            if !early {
+                self.listen(tag);
             }
-            op.handed_over = true;
-            mark!(write_handed_over);
-            return self.act(Action::CompleteAfterIo { tag });
+            return;
         }
         let starved = op.blocks.iter().any(|b| b.state == BlockState::NoCluster);
         if starved {
@@ -676,6 +701,9 @@ impl Store {
     /// others of the same content wait by themselves. It will start anew with what is left of it.
     pub(super) fn release_starved(&mut self, tag: Tag) {
         let waits = |state| matches!(state, BlockState::NoCluster);
+        if self.ops.get(tag).is_some_and(|op| op.early) {
+            return;
+        }
         let over = |state| matches!(state, BlockState::Done | BlockState::Failed);
         let Some(op) = self.ops.get_mut(tag) else {
             return;
@@ -705,7 +733,7 @@ impl Store {
                     .block(tag, block)
                     .is_some_and(|b| b.state == BlockState::NoCluster)
                 {
-                    self.fail_block(tag, block, Status::NoSpace);
+                    self.give_up_block(tag, block, Status::NoSpace);
                 }
             }
             self.wake(tag);

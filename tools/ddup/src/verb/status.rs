@@ -214,6 +214,7 @@ fn describe_counters(c: &Counters) -> Vec<(&'static str, String)> {
             "trouble",
             phrases(&|p| {
                 p.trouble(c.write_retries, "writes failed and were tried elsewhere");
+                p.trouble(c.lost_blocks, "acknowledged blocks lost");
                 p.trouble(c.check_errors, "reads that did not match their check");
                 p.trouble(c.quarantined_clusters, "clusters quarantined");
                 p.trouble(c.healed_blocks, "blocks healed");

@@ -19,7 +19,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 pub const PAGE: usize = 4096;
 
 /// Tags of requests are below this.
-const QUEUE_DEPTH: u32 = 128;
+const QUEUE_DEPTH: u32 = 160;
 
 /// The hash of the format.
 pub fn hash(bytes: &[u8], seed: u64) -> u64 {
@@ -68,6 +68,8 @@ pub struct Shell {
     writes: HashMap<u32, Vec<u64>>,
     pub reads: HashMap<u32, Vec<Option<u64>>>,
     pub done: HashMap<u32, Status>,
+    /// Of those, writes that were acknowledged before their end.
+    early: HashSet<u32>,
     /// What names and checks the content of a number.
     content: fn(u64) -> BlockContent,
     /// Requests get names for events, which no two share.
@@ -76,6 +78,8 @@ pub struct Shell {
     pub started: bool,
     pub failed: Option<FailReason>,
     pub detached: bool,
+    /// Whether nothing was lost, when it is detached.
+    pub clean: bool,
     /// Of a member of a replica set: whether its volume takes requests.
     pub serves: bool,
     /// Blocks that came from peers, by handle, and that were read for them, by token.
@@ -99,6 +103,9 @@ pub struct Shell {
     pub unread: HashMap<u64, u32>,
     /// What scrubs read is not there before it is let go.
     pub hold_scrubs: bool,
+    /// Data is not written before it is let go: request, first block, blocks, first cluster.
+    pub hold_writes: bool,
+    pub held_writes: Vec<(u32, u32, u32, u64)>,
     pub held: Vec<(u32, u32)>,
 }
 
@@ -205,12 +212,14 @@ impl Shell {
             writes: HashMap::new(),
             reads: HashMap::new(),
             done: HashMap::new(),
+            early: HashSet::new(),
             content,
             name_requests: false,
             names: 0,
             started: false,
             failed: None,
             detached: false,
+            clean: false,
             serves: false,
             received: HashMap::new(),
             fetched: HashMap::new(),
@@ -225,6 +234,8 @@ impl Shell {
             frozen_pages: 0,
             unread: HashMap::new(),
             hold_scrubs: false,
+            hold_writes: false,
+            held_writes: Vec::new(),
             held: Vec::new(),
         };
         shell.engine.start(1);
@@ -310,6 +321,9 @@ impl Shell {
                 count,
                 cluster,
             } => {
+                if self.hold_writes {
+                    return self.held_writes.push((tag, block, count, cluster.0));
+                }
                 for i in 0..u64::from(count) {
                     let id = self.writes[&tag][block as usize + i as usize];
                     self.disk.data.insert(cluster.0 + i, id);
@@ -328,11 +342,17 @@ impl Shell {
                 };
                 late.push_back((tag, block, 1, result));
             }
+            Action::Acknowledge { tag } => {
+                self.done.insert(tag, Status::Ok);
+                self.early.insert(tag);
+            }
             Action::CompleteAfterIo { tag } => {
                 self.done.insert(tag, Status::Ok);
             }
             Action::Complete { tag, status } => {
-                self.done.insert(tag, status);
+                if !self.early.remove(&tag) {
+                    self.done.insert(tag, status);
+                }
             }
             Action::ReadMeta {
                 token,
@@ -420,7 +440,7 @@ impl Shell {
             Action::ClosePeer { store, nonce } => self.closed.push((store, nonce)),
             Action::Role { serves } => self.serves = serves,
             Action::Detached(ok) => {
-                assert_eq!(ok, self.failed.is_none());
+                self.clean = ok;
                 self.detached = true;
             }
         }
@@ -463,52 +483,52 @@ impl Shell {
         self.done[&0]
     }
 
-    /// Submits a write, which ends when it ends: see `done`.
-    pub fn begin_write(&mut self, tag: u32, lbn: u64, ids: &[u64]) {
-        let blocks: Vec<_> = ids.iter().map(|&id| (self.content)(id)).collect();
-        self.writes.insert(tag, ids.to_vec());
-        self.done.remove(&tag);
+    fn begin(
+        &mut self,
+        tag: u32,
+        kind: OpKind,
+        at: (u64, u64),
+        blocks: &[BlockContent],
+        fua: bool,
+    ) {
         let request = Request {
             tag,
-            kind: OpKind::Write,
+            kind,
             volume: self.volume,
-            lbn: Lbn(lbn),
-            count: ids.len() as u64,
-            fua: false,
+            lbn: Lbn(at.0),
+            count: at.1,
+            fua,
         };
-        self.engine.submit(self.now, request, &blocks);
+        self.done.remove(&tag);
+        self.engine.submit(self.now, request, blocks);
         self.drain();
+    }
+
+    fn begin_write_as(&mut self, tag: u32, lbn: u64, ids: &[u64], fua: bool) {
+        let blocks: Vec<_> = ids.iter().map(|&id| (self.content)(id)).collect();
+        self.writes.insert(tag, ids.to_vec());
+        self.begin(tag, OpKind::Write, (lbn, ids.len() as u64), &blocks, fua);
+    }
+
+    /// Submits a write, which ends when it ends: see `done`.
+    pub fn begin_write(&mut self, tag: u32, lbn: u64, ids: &[u64]) {
+        self.begin_write_as(tag, lbn, ids, false);
+    }
+
+    /// Submits a write that ends when it is durable.
+    pub fn begin_write_durable(&mut self, tag: u32, lbn: u64, ids: &[u64]) {
+        self.begin_write_as(tag, lbn, ids, true);
     }
 
     /// Submits a read, which ends when it ends.
     pub fn begin_read(&mut self, tag: u32, lbn: u64, count: u64) {
         self.reads.insert(tag, vec![None; count as usize]);
-        self.done.remove(&tag);
-        let request = Request {
-            tag,
-            kind: OpKind::Read,
-            volume: self.volume,
-            lbn: Lbn(lbn),
-            count,
-            fua: false,
-        };
-        self.engine.submit(self.now, request, &[]);
-        self.drain();
+        self.begin(tag, OpKind::Read, (lbn, count), &[], false);
     }
 
     /// Submits a FLUSH, which ends when it ends.
     pub fn begin_flush(&mut self, tag: u32) {
-        self.done.remove(&tag);
-        let request = Request {
-            tag,
-            kind: OpKind::Flush,
-            volume: 0,
-            lbn: Lbn(0),
-            count: 0,
-            fua: false,
-        };
-        self.engine.submit(self.now, request, &[]);
-        self.drain();
+        self.begin(tag, OpKind::Flush, (0, 0), &[], false);
     }
 
     /// Lets time pass, with background work every few milliseconds.
@@ -567,7 +587,11 @@ impl Shell {
     }
 
     pub fn flush(&mut self) {
-        assert_eq!(self.submit(OpKind::Flush, 0, 0, &[]), Status::Ok);
+        assert_eq!(self.try_flush(), Status::Ok);
+    }
+
+    pub fn try_flush(&mut self) -> Status {
+        self.submit(OpKind::Flush, 0, 0, &[])
     }
 
     pub fn begin_scrub(&mut self) -> Result {
@@ -599,6 +623,22 @@ impl Shell {
         self.turn();
     }
 
+    /// The data that is held gets to the disk, or does not.
+    pub fn end_writes(&mut self, result: DataResult) {
+        for (tag, block, count, cluster) in std::mem::take(&mut self.held_writes) {
+            for i in block..block + count {
+                let id = self.writes[&tag][i as usize];
+                let cluster = cluster + u64::from(i - block);
+                match result {
+                    DataResult::Ok => drop(self.disk.data.insert(cluster, id)),
+                    _ => drop(self.disk.rotten.insert(cluster)),
+                }
+            }
+            self.engine.data_done(self.now, tag, block, count, result);
+        }
+        self.drain();
+    }
+
     pub fn discard(&mut self, lbn: u64, count: u64) {
         assert_eq!(self.submit(OpKind::Discard, lbn, count, &[]), Status::Ok);
     }
@@ -609,6 +649,7 @@ impl Shell {
             self.turn();
             self.now += 1;
             if self.detached {
+                assert_eq!(self.clean, self.failed.is_none());
                 return self.disk;
             }
         }

@@ -226,6 +226,8 @@ impl Machine<'_> {
                 };
                 self.store.data_done(now, tag, block, 1, result);
             }
+            // Its tag is free when it is complete.
+            Action::Acknowledge { .. } => {}
             Action::CompleteAfterIo { .. } | Action::Complete { .. } => self.ended = true,
             Action::ScrubFound { .. } | Action::ScrubEnded => {}
             Action::ReadMeta {

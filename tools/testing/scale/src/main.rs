@@ -122,6 +122,8 @@ impl Shell {
                     self.engine
                         .meta_done(self.now, token, Default::default(), true);
                 }
+                // Its tag is free when it is complete.
+                Action::Acknowledge { .. } => {}
                 Action::CompleteAfterIo { tag } => self.busy[tag as usize] = false,
                 Action::Complete { tag, status } => {
                     assert_eq!(status, Status::Ok);

@@ -122,12 +122,14 @@ a_request_that_does_not_end_is_shown() {
 	dmsetup suspend --noflush --nolockfs held
 	defer dmsetup resume held
 	dd if=/dev/urandom of="$ddup" bs=4096 seek=77 count=1 oflag=direct status=none &
-	wait_for 60 has_request '^slot [0-9]+ Write volume 0 lbn 77 count 1 fua 0 phase Running handed_over 1 .* io 1 '
+	wait_for 60 has_request '^slot [0-9]+ Write volume 0 lbn 77 count 1 fua 0 phase Running .* io 1 '
 	cat "$(folder)/requests" "$(folder)/queue"
 	[ "$(state store requests)" = 1 ]
+	[ "$(state store early_writes)" = 1 ]
 	[ "$(state queue slots)" -gt "$(state queue slots_free)" ]
 	sync "$ddup" &
-	wait_for 60 has_request ' Flush .* phase Commit .* sequence [1-9]'
+	wait_for 60 has_request ' Flush '
+	[ "$(state store waits_for_early_writes)" = 1 ]
 	dmsetup resume held
 	wait
 	# The engine hears of what was completed within a second.

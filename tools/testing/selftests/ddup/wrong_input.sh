@@ -358,6 +358,48 @@ a_backing_device_that_fails_gives_errors_and_no_hang() {
 	ddup detach "$ddup"
 }
 
+# Replaces the table of `failing`, which is on stdin.
+reload() {
+	dmsetup suspend --noflush --nolockfs failing
+	dmsetup load failing
+	dmsetup resume failing
+}
+
+acknowledged_data_that_can_not_be_written_fails_the_next_fsync() {
+	local at sectors
+	make_store 256M
+	sectors=$(blockdev --getsz "$device")
+	make_mapped failing "0 $sectors linear $device 0"
+	attach "$mapped"
+	ddup set "$ddup" checkpoint_interval=3600000
+	yes 'here is where data lies' | head -c 4096 | dd of="$ddup" bs=4096 oflag=direct iflag=fullblock status=none
+	sync "$ddup"
+	at=$(($(grep -abo -m 1 'here is where data lies' "$device" | head -n 1 | cut -d: -f1) / 512))
+	# The journal is before.
+	printf '0 %u linear %s 0\n%u %u error\n' $at "$device" $at $((sectors - at)) | reload
+	dd if=/dev/urandom of="$ddup" bs=4096 seek=7 count=1 oflag=direct status=none
+	if sync "$ddup"; then
+		fail "an fsync succeeded that covers lost data"
+	fi
+	[ "$(counter "$ddup" lost_blocks)" = 1 ]
+	[ "$(counter "$ddup" write_retries)" = 3 ]
+	ddup status "$ddup" | grep -q '1 acknowledged blocks\? lost'
+	# It is told once, the block stays lost, and a new write mends it.
+	sync "$ddup"
+	if dd if="$ddup" of=/dev/null bs=4096 skip=7 count=1 iflag=direct status=none; then
+		fail "lost data was read"
+	fi
+	echo "0 $sectors linear $device 0" | reload
+	head -c 4096 /dev/urandom >/tmp/ddup-test.data
+	defer rm -f /tmp/ddup-test.data
+	dd if=/tmp/ddup-test.data of="$ddup" bs=4096 seek=7 oflag=direct,dsync status=none
+	ddup detach "$ddup"
+	attach "$mapped"
+	dd if="$ddup" bs=4096 skip=7 count=1 iflag=direct status=none | cmp - /tmp/ddup-test.data
+	ddup detach "$ddup"
+	ddup check "$mapped"
+}
+
 a_backing_device_that_vanishes_gives_errors_and_no_hang() {
 	modprobe scsi_debug dev_size_mb=256 || skip "no scsi_debug"
 	defer modprobe -r scsi_debug
@@ -407,4 +449,5 @@ run_tests \
 	rmmod_detaches_what_nobody_has_open \
 	unprivileged_users_may_look_and_not_touch \
 	a_backing_device_that_fails_gives_errors_and_no_hang \
+	acknowledged_data_that_can_not_be_written_fails_the_next_fsync \
 	a_backing_device_that_vanishes_gives_errors_and_no_hang

@@ -170,6 +170,8 @@ pub struct Node {
     pub attached_at: u64,
     pub serves: bool,
     pub asked: BTreeMap<Tag, Asked>,
+    /// Writes that were acknowledged and whose tags are not free.
+    pub early: BTreeMap<Tag, Asked>,
     /// Blocks that came from peers.
     pub received: BTreeMap<u64, Content>,
     /// Blocks that were read for peers.
@@ -281,6 +283,7 @@ impl Node {
             attached_at: 0,
             serves: false,
             asked: BTreeMap::new(),
+            early: BTreeMap::new(),
             received: BTreeMap::new(),
             fetched: BTreeMap::new(),
             written: BTreeMap::new(),
@@ -380,6 +383,7 @@ impl Node {
         self.started = false;
         self.serves = false;
         self.asked.clear();
+        self.early.clear();
         self.received.clear();
         self.fetched.clear();
         self.ios.clear();
@@ -612,6 +616,7 @@ impl Node {
                 let contents = self
                     .asked
                     .get(&tag)
+                    .or_else(|| self.early.get(&tag))
                     .map(|a| a.contents[block as usize..(block + count) as usize].to_vec());
                 Told::Io(Io::Write {
                     tag,
@@ -658,10 +663,22 @@ impl Node {
                 }
                 return self.poll(now);
             }
-            Action::Complete { tag, status } => match self.asked.remove(&tag) {
-                Some(asked) => Told::Ended(tag, asked, status),
+            Action::Acknowledge { tag } => match self.asked.remove(&tag) {
+                Some(asked) => {
+                    self.early.insert(tag, asked.clone());
+                    Told::Ended(tag, asked, Status::Ok)
+                }
                 None => return self.poll(now),
             },
+            Action::Complete { tag, status } => {
+                if self.early.remove(&tag).is_some() {
+                    return self.poll(now);
+                }
+                match self.asked.remove(&tag) {
+                    Some(asked) => Told::Ended(tag, asked, status),
+                    None => return self.poll(now),
+                }
+            }
             Action::ReadMeta {
                 token,
                 cluster,
@@ -794,6 +811,7 @@ impl Node {
             attached_at: 0,
             serves: false,
             asked: BTreeMap::new(),
+            early: BTreeMap::new(),
             received: BTreeMap::new(),
             fetched: BTreeMap::new(),
             written: BTreeMap::new(),

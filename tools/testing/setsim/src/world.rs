@@ -347,7 +347,8 @@ impl World {
     // The workload.
 
     fn tag(&self, n: usize) -> Option<Tag> {
-        (0..TAGS).find(|tag| !self.nodes[n].asked.contains_key(tag))
+        let node = &self.nodes[n];
+        (0..TAGS).find(|tag| !node.asked.contains_key(tag) && !node.early.contains_key(tag))
     }
 
     /// A range in which nothing is under way.

@@ -85,6 +85,23 @@ const NAMES: &[(u32, &str)] = &[
         38,
         "who waits for data I/O that ended waits until something else happens",
     ),
+    (
+        40,
+        "writes are acknowledged early while a FLUSH waits for those before",
+    ),
+    (
+        41,
+        "FLUSH does not wait for data of writes acknowledged early",
+    ),
+    (
+        42,
+        "a read does not wait for a write acknowledged early of its blocks",
+    ),
+    (
+        43,
+        "a write does not wait for one acknowledged early of its blocks",
+    ),
+    (44, "no FLUSH tells that acknowledged data was lost"),
     (60, "junk is retired while the saved index is being loaded"),
     (
         61,

@@ -143,6 +143,12 @@ pub enum Action<T> {
         block: u32,
         cluster: u64,
     },
+    /// Complete the write now, with success; its tag is taken until `Complete`.
+    Acknowledge {
+        /// The request.
+        tag: u32,
+    },
+    /// Complete the request when its data I/O has succeeded.
     CompleteAfterIo {
         tag: u32,
     },

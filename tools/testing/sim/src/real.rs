@@ -304,6 +304,7 @@ impl Store for Real {
                 block,
                 cluster: cluster.0,
             },
+            Action::Acknowledge { tag } => port::Action::Acknowledge { tag },
             Action::CompleteAfterIo { tag } => port::Action::CompleteAfterIo { tag },
             Action::Complete { tag, status } => port::Action::Complete {
                 tag,

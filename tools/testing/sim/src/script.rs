@@ -551,7 +551,7 @@ impl Maker {
                 let read_ppm = rng.pick(&[0, 1000, 20_000]) as u32;
                 Op::IoFaults {
                     read_ppm,
-                    write_ppm: rng.pick(&[0, 300, 3000, 30_000, 200_000]) as u32,
+                    write_ppm: rng.pick(&[0, 300, 3000, 30_000, 200_000, 500_000]) as u32,
                 }
             } else {
                 Op::IoFaults {

@@ -140,6 +140,11 @@ struct Slot {
     /// It completes when no data I/O is at the disk.
     after_io: bool,
     completed: bool,
+    /// It completed early, before the operation of this number came; the store will say when its
+    /// tag is free.
+    acknowledged: Option<u32>,
+    /// Blocks whose data did not get to the disk by the last try.
+    unwritten: BTreeSet<u32>,
     /// It may fail for want of space: the policy was so at some time since it came.
     may_fail: bool,
     patience: u32,
@@ -221,6 +226,11 @@ pub struct World<'a, S: Store> {
     /// Data that was written since the store was idle or attached: without it the last block of the
     /// journal may not count.
     young: BTreeSet<u64>,
+    /// Data that was acknowledged before the operation of this number did not get to the disk, and no
+    /// FLUSH has failed since.
+    untold_loss: Option<u32>,
+    /// Such data was lost at some time: reads of it fail.
+    holed: bool,
     /// So much rotted that the store can't be attached any more: the history ends.
     lost: bool,
     step: usize,
@@ -349,6 +359,8 @@ impl<'a, S: Store> World<'a, S> {
             rotten: false,
             journal_rots: false,
             young: BTreeSet::new(),
+            untold_loss: None,
+            holed: false,
             lost: false,
             step: 0,
             verbose,
@@ -756,6 +768,8 @@ impl<'a, S: Store> World<'a, S> {
                 untold_failures: 0,
                 after_io: false,
                 completed: false,
+                acknowledged: None,
+                unwritten: BTreeSet::new(),
                 may_fail: !self.wait_for_space,
                 patience: PATIENCE,
             },
@@ -784,7 +798,8 @@ impl<'a, S: Store> World<'a, S> {
     }
 
     fn free_slot(&mut self, tag: u32) {
-        let free = |s: &Slot| s.completed && s.at_disk == 0 && s.untold == 0;
+        let free =
+            |s: &Slot| s.completed && s.acknowledged.is_none() && s.at_disk == 0 && s.untold == 0;
         if self.slots.get(&tag).is_some_and(free) {
             self.slots.remove(&tag);
         }
@@ -951,6 +966,16 @@ impl<'a, S: Store> World<'a, S> {
                     }
                 }
             }
+            Action::Acknowledge { tag } => {
+                say!(self, "  tag {tag}: acknowledge");
+                let next_op = self.next_op;
+                let slot = self.slot(tag, 0, 0, "Acknowledge")?;
+                if slot.request.kind != Kind::Write || slot.request.fua {
+                    return Err(format!("tag {tag}: Acknowledge of a {:?}", slot.request));
+                }
+                slot.acknowledged = Some(next_op);
+                self.complete(tag, Status::Ok)?;
+            }
             Action::Complete { tag, status } => {
                 let slot = self.slot(tag, 0, 0, "Complete")?;
                 if slot.at_disk > 0 || slot.untold > 0 {
@@ -959,7 +984,20 @@ impl<'a, S: Store> World<'a, S> {
                         slot.at_disk, slot.untold
                     ));
                 }
-                self.complete(tag, status)?;
+                if let Some(before) = slot.acknowledged.take() {
+                    let lost = status != Status::Ok || !slot.unwritten.is_empty();
+                    say!(
+                        self,
+                        "  tag {tag}: was acknowledged, ends {status:?}, lost: {lost}"
+                    );
+                    if lost {
+                        self.untold_loss = Some(before);
+                        self.holed = true;
+                    }
+                    self.free_slot(tag);
+                } else {
+                    self.complete(tag, status)?;
+                }
             }
             Action::ReadMeta {
                 token,
@@ -1075,6 +1113,9 @@ impl<'a, S: Store> World<'a, S> {
             }
             Action::Detached { ok } => {
                 say!(self, "  detached: {ok}");
+                if ok && self.untold_loss.is_some() {
+                    return Err("a clean detach, and acknowledged data is lost".into());
+                }
                 self.life = Life::Detached(ok);
             }
             Action::Event(text) => say!(self, "  event: {text}"),
@@ -1140,7 +1181,7 @@ impl<'a, S: Store> World<'a, S> {
     fn slot(&mut self, tag: u32, block: u32, count: u32, what: &str) -> Result<&mut Slot, String> {
         match self.slots.get_mut(&tag) {
             None => Err(format!("{what} for tag {tag}, which is not in use")),
-            Some(slot) if slot.completed => Err(format!(
+            Some(slot) if slot.completed && slot.acknowledged.is_none() => Err(format!(
                 "{what} for tag {tag} (op {}), which has completed",
                 slot.op
             )),
@@ -1155,7 +1196,7 @@ impl<'a, S: Store> World<'a, S> {
     // ---- completions -----------------------------------------------------------------------
 
     fn errors_are_fair(&self) -> bool {
-        self.faulted || self.rotten
+        self.faulted || self.rotten || self.holed
     }
 
     /// The submitter sees its request end.
@@ -1197,6 +1238,13 @@ impl<'a, S: Store> World<'a, S> {
                 Ok(())
             }
             Kind::Flush => {
+                let told = self.untold_loss.is_some_and(|before| op >= before);
+                if ok && told {
+                    return Err(format!(
+                        "op {op}: no word of acknowledged data that is lost"
+                    ));
+                }
+                self.untold_loss = self.untold_loss.filter(|_| !told);
                 self.oracle.flushed(op, ok);
                 Ok(())
             }
@@ -1428,6 +1476,14 @@ impl<'a, S: Store> World<'a, S> {
                     self,
                     "  tag {tag}: wrote blocks {block}+{count}: {result:?}"
                 );
+                if let Some(slot) = self.slots.get_mut(&tag) {
+                    match failed {
+                        true => slot.unwritten.extend(block..block + count),
+                        false => slot
+                            .unwritten
+                            .retain(|b| !(block..block + count).contains(b)),
+                    }
+                }
                 self.news(tag, block, count, result);
                 self.data_ended(tag)
             }
@@ -1853,6 +1909,7 @@ impl<'a, S: Store> World<'a, S> {
     fn attach(&mut self, again: &[u32]) -> Result<(), String> {
         let mut again = again.iter();
         self.faulted = false;
+        self.untold_loss = None;
         'recovery: loop {
             let budget = again.next().copied().unwrap_or(u32::MAX);
             self.with_store(|s, now| s.start(now))?;
@@ -1888,6 +1945,7 @@ impl<'a, S: Store> World<'a, S> {
                     self.cut(Loss::None);
                     self.renew()?;
                     self.faulted = false;
+                    self.untold_loss = None;
                 }
                 Life::Failed(_) if self.rotten => {
                     self.lost = true;

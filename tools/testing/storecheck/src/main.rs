@@ -225,6 +225,7 @@ impl Shell {
                 self.late.push((tag, block, 1, result));
             }
             Action::ZeroBlocks { .. } => {}
+            Action::Acknowledge { .. } => {}
             Action::CompleteAfterIo { .. } => self.done = Some(Status::Ok),
             Action::Complete { status, .. } => self.done = Some(status),
             Action::WriteRun {
