@@ -27,7 +27,7 @@ fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
 }
 
 /// Mutants of what only members of a replica set do.
-const OF_MEMBERS: [std::ops::Range<u32>; 3] = [70..100, 260..280, 320..322];
+const OF_MEMBERS: [std::ops::Range<u32>; 3] = [70..100, 260..280, 312..322];
 
 /// What stands between `open` and `)`, outside of comments.
 fn arguments<'a>(text: &'a str, open: &str) -> Vec<&'a str> {
