@@ -5,7 +5,7 @@
 
 mod memory;
 
-use ddup_engine::engine::{DataResult, Status, EARLY_WRITES_MAX};
+use ddup_engine::engine::{DataResult, Status, VolumeChange, EARLY_WRITES_MAX};
 use memory::{check_disk, Shell};
 
 const CLUSTERS: u64 = 16 * 4096;
@@ -163,4 +163,19 @@ fn a_detach_after_a_loss_of_which_nobody_was_told_is_not_clean() {
         shell.pass(5);
     }
     assert!(!shell.clean);
+}
+
+#[test]
+fn a_loss_is_told_to_the_volume_whose_data_it_was() {
+    let mut shell = attach();
+    shell.volume = shell.change(VolumeChange::Create {
+        blocks: 100,
+        uuid: [9; 16],
+    });
+    lose(&mut shell, 7, &[5]);
+    let own = std::mem::replace(&mut shell.volume, 0);
+    assert_eq!(shell.try_flush(), Status::Ok);
+    shell.volume = own;
+    assert_eq!(shell.try_flush(), Status::Io);
+    assert_eq!(shell.try_flush(), Status::Ok);
 }

@@ -10,7 +10,8 @@
 //! acknowledged early, so what they wait for is under way already.
 //!
 //! Data that no try got to the disk is lost. Its block is journaled all the same, with a cluster
-//! that was not written, which is quarantined: reads of it fail, and so does the next FLUSH.
+//! that was not written, which is quarantined: reads of it fail, and so does the next FLUSH of its
+//! volume.
 //!
 //! There is one [`Early`] per store, owned by it.
 
@@ -20,7 +21,7 @@ use super::op::{BlockState, OpKind, WaitList};
 use super::overlay::key;
 use super::sorted::SortedMap;
 use super::state::{Mode, Store};
-use super::types::{Cluster, Lbn, Status, Tag};
+use super::types::{Cluster, Lbn, Status, Tag, VOLUMES_MAX};
 use super::{Action, Request};
 use kernel::prelude::*;
 
@@ -38,8 +39,8 @@ pub struct Early {
     blocks: u32,
     /// Wait until there is none.
     followers: WaitList,
-    /// Data of one was lost, and no FLUSH has said so.
-    lost: bool,
+    /// Volumes, by slot, of which data was lost and no FLUSH has said so.
+    lost: [u64; VOLUMES_MAX / 64],
 }
 
 impl Early {
@@ -52,7 +53,7 @@ impl Early {
             ranges,
             blocks: 0,
             followers: WaitList::new(),
-            lost: false,
+            lost: [0; VOLUMES_MAX / 64],
         };
         Ok(KBox::new(early, GFP_KERNEL)?)
     }
@@ -69,7 +70,7 @@ impl Early {
 
     /// Whether data was lost of which no FLUSH has told.
     pub fn has_lost(&self) -> bool {
-        self.lost
+        self.lost != [0; VOLUMES_MAX / 64]
     }
 
     fn overlaps(&self, slot: usize, lbn: Lbn, count: u64) -> bool {
@@ -161,18 +162,26 @@ impl Store {
         }
         b.lost = true;
         b.state = BlockState::ReadyFresh;
-        self.note_lost();
+        let volume = self.ops.get(tag).map_or(0, |op| op.request.volume);
+        self.note_lost(volume);
     }
 
-    /// Data that was acknowledged is lost: the next FLUSH fails.
-    pub(super) fn note_lost(&mut self) {
+    /// Data of a volume that was acknowledged is lost: the next FLUSH of that volume fails.
+    pub(super) fn note_lost(&mut self, volume: u32) {
         self.stats.blocks_lost += 1;
-        self.early.lost = !mutant!(44);
+        if let Some(word) = self.early.lost.get_mut(volume as usize / 64) {
+            *word |= u64::from(!mutant!(44)) << (volume % 64);
+        }
         mark!(acknowledged_write_lost);
     }
 
-    /// Whether a FLUSH has to tell that data was lost; it does so once.
-    pub(super) fn tells_lost(&mut self) -> bool {
-        core::mem::take(&mut self.early.lost)
+    /// Whether a FLUSH of a volume has to tell that data was lost; it does so once.
+    pub(super) fn tells_lost(&mut self, volume: u32) -> bool {
+        let Some(word) = self.early.lost.get_mut(volume as usize / 64) else {
+            return false;
+        };
+        let lost = *word >> (volume % 64) & 1 != 0;
+        *word &= !(1 << (volume % 64));
+        lost
     }
 }

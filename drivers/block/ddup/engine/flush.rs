@@ -24,7 +24,8 @@ impl Store {
         if self.failed.is_some() && !self.config.read_only {
             return self.finish(tag, Status::Io);
         }
-        if self.tells_lost() {
+        let volume = self.ops.get(tag).map_or(0, |op| op.request.volume);
+        if self.tells_lost(volume) {
             return self.finish(tag, Status::Io);
         }
         if self.member.is_some() {

@@ -650,13 +650,13 @@ impl Store {
             return;
         };
         op.status = status;
-        let early = op.early;
+        let (early, volume) = (op.early, op.request.volume);
         if let Some(b) = op.blocks.get_mut(block as usize) {
             if !matches!(b.state, BlockState::Done | BlockState::Failed) {
                 b.state = BlockState::Failed;
                 op.todo -= 1;
                 if early {
-                    self.note_lost();
+                    self.note_lost(volume);
                 }
             }
         }

@@ -984,16 +984,18 @@ impl<'a, S: Store> World<'a, S> {
                         slot.at_disk, slot.untold
                     ));
                 }
+                let volume = slot.request.volume;
                 if let Some(before) = slot.acknowledged.take() {
                     let lost = status != Status::Ok || !slot.unwritten.is_empty();
                     say!(
                         self,
                         "  tag {tag}: was acknowledged, ends {status:?}, lost: {lost}"
                     );
-                    if lost {
+                    // Those of other volumes are not told to the one that is flushed.
+                    if lost && volume == 0 {
                         self.untold_loss = Some(before);
-                        self.holed = true;
                     }
+                    self.holed |= lost;
                     self.free_slot(tag);
                 } else {
                     self.complete(tag, status)?;
